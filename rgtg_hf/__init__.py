@@ -1,0 +1,41 @@
+"""Steer any causal language model at decoding time with a reward model trained on prefixes.
+
+The public names are here. Importing the package is light: each name is loaded when it is first used, and TRL only
+with the trainer.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from rgtg_hf.version import __version__
+
+if TYPE_CHECKING:
+    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+    from rgtg_hf.training.config import PrefixRewardConfig
+    from rgtg_hf.training.trainer import PrefixRewardTrainer
+
+_MODULE_OF = {
+    "PrefixRewardConfig": "rgtg_hf.training.config",
+    "PrefixRewardTrainer": "rgtg_hf.training.trainer",
+    "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
+    "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
+}
+
+__all__ = [  # noqa: RUF022  the version last
+    "PrefixRewardConfig",
+    "PrefixRewardTrainer",
+    "RewardGuidedLogitsProcessor",
+    "prefix_rewards",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The `rgtg-hf` command."""

@@ -1,0 +1,1 @@
+"""From logits and rewards to guided logits, inside generate()."""

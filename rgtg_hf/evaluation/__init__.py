@@ -1,0 +1,1 @@
+"""What steering does: gold reward, divergence, speed."""

@@ -1,0 +1,100 @@
+"""Every prefix's reward from one forward pass.
+
+A causal sequence classifier computes its score head at every position and then keeps a single one of them
+("pooling"). The positions it throws away are what this package is about: the score at position i has read the
+tokens up to i and nothing else, so it is the reward of that prefix.
+
+The scores are taken by a forward hook on the head, from inside the model's own forward call. That keeps wrappers
+that act on that call (DistributedDataParallel, FSDP2, gradient checkpointing, PEFT) in charge of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["capture_position_rewards", "find_score_head", "prefix_rewards"]
+
+
+def find_score_head(model: nn.Module) -> nn.Module:
+    """Finds the linear head that turns hidden states into rewards.
+
+    Wrappers are looked through (DDP's `module`, PEFT's `base_model.model`), and with PEFT's `modules_to_save` the
+    trained copy is found by hooking its wrapper.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model, wrapped or not.
+
+    Returns:
+        The module whose output has one value per position, shape `[batch, length, 1]`.
+
+    Raises:
+        ValueError: If no module of the model is called `score`, which is what causal sequence classifiers call
+            their head. Encoders such as BERT call it `classifier` and read the whole text at once.
+    """
+    heads = [module for name, module in model.named_modules() if name == "score" or name.endswith(".score")]
+    if not heads:
+        raise ValueError(
+            f"{type(model).__name__} has no `score` head, so it gives no reward at every position. A prefix reward "
+            "model is a causal sequence classifier: load it with "
+            "`AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)` from a decoder-only checkpoint "
+            "(Llama, Qwen, GPT-2, ...)."
+        )
+    return heads[0]
+
+
+@contextmanager
+def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the rewards of all positions from every forward call of `model` made inside the context.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model with one label, wrapped or not.
+
+    Yields:
+        A list that gains one tensor of shape `[batch, length]` per forward call, with gradients where enabled.
+    """
+    captured: list[Tensor] = []
+    handle = find_score_head(model).register_forward_hook(lambda _m, _args, output: captured.append(output[..., 0]))
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def prefix_rewards(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **model_kwargs: object
+) -> Tensor:
+    """Rewards of all prefixes of a batch of sequences, r(x, y_<=i) for every i, from one forward pass.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model with `num_labels=1`, wrapped or not.
+        input_ids: Token ids of prompt and response, shape `[batch, length]`.
+        attention_mask: 1 for tokens and 0 for padding, shape `[batch, length]`. Defaults to no padding.
+        model_kwargs: Passed on to the model, for example `position_ids` (needed with left padding by models that
+            count positions from the left edge, such as GPT-2).
+
+    Returns:
+        Rewards of shape `[batch, length]` in the model's dtype: entry `[b, i]` is the reward of the first `i + 1`
+        tokens of row `b`. Entries at padded positions mean nothing.
+
+    Example:
+        ```python
+        import torch
+        from transformers import LlamaConfig, LlamaForSequenceClassification
+        from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+
+        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                             num_attention_heads=2, num_labels=1, pad_token_id=0)
+        model = LlamaForSequenceClassification(config)
+        rewards = prefix_rewards(model, torch.tensor([[5, 6, 7]]))
+        assert rewards.shape == (1, 3)
+        ```
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    with capture_position_rewards(model) as captured:
+        model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
+    return captured[0]

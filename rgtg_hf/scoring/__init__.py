@@ -1,0 +1,1 @@
+"""From prefixes and candidate tokens to rewards."""

@@ -1,0 +1,1 @@
+"""From preference rows to a trained reward model (needs the `train` extra)."""
