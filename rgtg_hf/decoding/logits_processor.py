@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from transformers import LogitsProcessor
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel
 
 from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
 from rgtg_hf.decoding.padding import infer_attention_mask
@@ -63,7 +63,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        reward_model: nn.Module,
+        reward_model: PreTrainedModel,
         beta: float = 1.0,
         top_k: int | None = 10,
         *,

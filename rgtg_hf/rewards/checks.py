@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
 
 __all__ = ["check_reward_model", "vocabulary_size"]
 
 
-def vocabulary_size(reward_model: nn.Module) -> int:
+def vocabulary_size(reward_model: PreTrainedModel) -> int:
     """Number of token ids that the reward model can read: the rows of its input embedding."""
-    return int(reward_model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+    return int(reward_model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr, index]
 
 
-def check_reward_model(reward_model: nn.Module) -> None:
+def check_reward_model(reward_model: PreTrainedModel) -> None:
     """Checks that every position of a model's output is the reward of a prefix.
 
     That needs three things: one label, a score head that is applied at every position, and causal attention. The last
@@ -51,7 +52,7 @@ def check_reward_model(reward_model: nn.Module) -> None:
             "with num_labels=1."
         )
     find_score_head(reward_model)
-    if getattr(reward_model, "peft_config", None) and reward_model.active_peft_config.is_prompt_learning:
+    if getattr(reward_model, "peft_config", None) and reward_model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
         raise ValueError(
             f"{name} uses prompt learning, whose virtual tokens a cached prefix does not hold. Use LoRA or another "
             "adapter that lives in the model's layers."
@@ -64,7 +65,7 @@ def check_reward_model(reward_model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _is_causal(reward_model: nn.Module) -> bool:
+def _is_causal(reward_model: PreTrainedModel) -> bool:
     was_training = reward_model.training
     reward_model.eval()
     try:

@@ -110,5 +110,5 @@ def find_backbone(model: nn.Module) -> nn.Module:
         The decoder, for example a `LlamaModel`. Adapters that live in its layers stay active.
     """
     if hasattr(model, "get_base_model"):  # PEFT
-        model = model.get_base_model()
+        model = model.get_base_model()  # type: ignore[operator]
     return model.base_model  # type: ignore[return-value]

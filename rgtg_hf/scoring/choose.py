@@ -6,7 +6,8 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.scoring.expand import ExpandScorer
@@ -16,17 +17,17 @@ from rgtg_hf.scoring.tree import TreeScorer
 
 __all__ = ["SCORERS", "choose_scorer", "probe"]
 
-SCORERS: dict[str, Callable[[nn.Module], Scorer]] = {
+SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
     "tree": TreeScorer,
     "expand": ExpandScorer,
     "reference": ReferenceScorer,
 }
 _PREFERENCE = ("tree", "expand")
 _LONGEST_WINDOW_PROBED = 64
-_chosen: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
-def choose_scorer(reward_model: nn.Module, name: str = "auto") -> Scorer:
+def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     """Makes the fastest scorer that is right for a reward model.
 
     Whether an architecture's candidates can be read as siblings cannot be told from its name: some fail loudly, some
@@ -52,7 +53,7 @@ def choose_scorer(reward_model: nn.Module, name: str = "auto") -> Scorer:
     return SCORERS[name](reward_model)
 
 
-def probe(reward_model: nn.Module, name: str) -> bool:
+def probe(reward_model: PreTrainedModel, name: str) -> bool:
     """Whether a scorer gives a reward model's true rewards.
 
     The probe is a small generation: a left-padded batch of two, some steps, a swap of rows, a dropped token. Where
@@ -77,7 +78,7 @@ def probe(reward_model: nn.Module, name: str) -> bool:
         return False
 
 
-def _probe_steps(reward_model: nn.Module) -> list[tuple[PrefixBatch, Tensor]]:
+def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor]]:
     config = reward_model.config.get_text_config()  # type: ignore[operator, union-attr]
     window = getattr(config, "sliding_window", None) or 0
     length = 6 + (window if window <= _LONGEST_WINDOW_PROBED else 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns, positions_of
@@ -24,7 +25,7 @@ class ExpandScorer:
         reward_model: A causal `*ForSequenceClassification` model with one label.
     """
 
-    def __init__(self, reward_model: nn.Module):
+    def __init__(self, reward_model: PreTrainedModel):
         self.cache = PrefixCache(reward_model)
         self.head = find_score_head(reward_model)
 
@@ -45,7 +46,7 @@ class ExpandScorer:
         candidates = candidate_ids.to(cache.device).reshape(-1, 1)
         rows = torch.cat([columns.repeat_interleave(k, dim=0), candidates], dim=1)
         copies = copy.deepcopy(cache.cache)
-        copies.reorder_cache(torch.arange(len(columns), device=cache.device).repeat_interleave(k))  # type: ignore[union-attr]
+        copies.reorder_cache(torch.arange(len(columns), device=cache.device).repeat_interleave(k))  # type: ignore[union-attr, arg-type]
         hidden = cache.forward(candidates, (rows >= 0).long(), positions_of(rows)[:, -1:], copies)
 
         rewards = self.head(hidden)[:, 0, 0].float().reshape(-1, k).to(candidate_ids.device)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 
 import torch
-from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 from rgtg_hf.scoring.scorer import PrefixBatch
@@ -36,7 +36,7 @@ class PrefixCache:
         tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
-    def __init__(self, reward_model: nn.Module):
+    def __init__(self, reward_model: PreTrainedModel):
         self.backbone = find_backbone(reward_model)
         self.config = self.backbone.config.get_text_config()  # type: ignore[operator, union-attr]
         self.device = next(reward_model.parameters()).device
@@ -71,7 +71,7 @@ class PrefixCache:
             return 0
         assert self.cache is not None
         if rows is not None:
-            self.cache.reorder_cache(rows)
+            self.cache.reorder_cache(rows)  # type: ignore[arg-type]
         self.crop(surplus)
         self.columns = columns[:, :kept]
         return kept

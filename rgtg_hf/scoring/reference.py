@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
@@ -21,7 +22,7 @@ class ReferenceScorer:
         reward_model: A causal `*ForSequenceClassification` model with one label.
     """
 
-    def __init__(self, reward_model: nn.Module):
+    def __init__(self, reward_model: PreTrainedModel):
         self.reward_model = reward_model
         self.device = next(reward_model.parameters()).device
         self.tokens_computed = 0

@@ -48,12 +48,12 @@ class Scorer(Protocol):
 
     A scorer may keep what it has computed, but never trusts a row number or a step counter: whatever it kept is found
     again by comparing token ids, since `generate()` permutes beams, drops drafts and starts anew without notice.
-
-    Attributes:
-        tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
-    tokens_computed: int
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, padding included."""
+        ...
 
     def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
         """Scores candidate next tokens, int64, shape `[rows, k]`. The rewards are on the device of `candidate_ids`."""

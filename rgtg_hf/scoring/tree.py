@@ -7,7 +7,8 @@ siblings, and all of them get the same position: the model computes for each wha
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns, positions_of
@@ -28,7 +29,7 @@ class TreeScorer:
             (attention by sdpa or eager).
     """
 
-    def __init__(self, reward_model: nn.Module):
+    def __init__(self, reward_model: PreTrainedModel):
         self.cache = PrefixCache(reward_model)
         if self.cache.is_recurrent:
             raise ValueError("Siblings cannot share a recurrent state: use the expand scorer.")
