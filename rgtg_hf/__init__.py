@@ -12,11 +12,13 @@ from rgtg_hf.version import __version__
 if TYPE_CHECKING:
     from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
     from rgtg_hf.training.config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
 
 _MODULE_OF = {
+    "NextTokenRewardModel": "rgtg_hf.rewards.next_token",
     "PrefixRewardConfig": "rgtg_hf.training.config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
     "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
@@ -25,6 +27,7 @@ _MODULE_OF = {
 }
 
 __all__ = [  # noqa: RUF022  the version last
+    "NextTokenRewardModel",
     "PrefixRewardConfig",
     "PrefixRewardTrainer",
     "RewardGuidanceConfig",

@@ -10,9 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.checks import vocabulary_size
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.scoring.expand import ExpandScorer
+from rgtg_hf.scoring.next_token import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
-from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
+from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
 from rgtg_hf.scoring.tree import TreeScorer
 
 __all__ = ["SCORERS", "choose_scorer", "probe"]
@@ -20,9 +22,9 @@ __all__ = ["SCORERS", "choose_scorer", "probe"]
 SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
     "tree": TreeScorer,
     "expand": ExpandScorer,
+    "next_token": NextTokenScorer,
     "reference": ReferenceScorer,
 }
-_PREFERENCE = ("tree", "expand")
 _LONGEST_WINDOW_PROBED = 64
 _chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
@@ -34,9 +36,9 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     silently. So each scorer is compared with whole sequences on a few tokens, once per model.
 
     Args:
-        reward_model: A causal `*ForSequenceClassification` model with one label.
-        name: `"auto"`, or one of `"tree"` (siblings in one pass), `"expand"` (a row per candidate), `"reference"`
-            (whole sequences) to have just that one, unprobed.
+        reward_model: A causal `*ForSequenceClassification` model with one label, or a `NextTokenRewardModel`.
+        name: `"auto"`, or one of `"tree"` (siblings in one pass), `"expand"` (a row per candidate), `"next_token"`
+            (all candidates from one token), `"reference"` (whole sequences) to have just that one, unprobed.
 
     Returns:
         A new scorer with nothing kept.
@@ -46,7 +48,8 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     """
     if name == "auto":
         if reward_model not in _chosen:
-            _chosen[reward_model] = next((kind for kind in _PREFERENCE if probe(reward_model, kind)), "reference")
+            kinds = ("next_token",) if isinstance(reward_model, NextTokenRewardModel) else ("tree", "expand")
+            _chosen[reward_model] = next((kind for kind in kinds if probe(reward_model, kind)), "reference")
         name = _chosen[reward_model]
     elif name not in SCORERS:
         raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
@@ -102,10 +105,9 @@ def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tenso
     ]
 
 
-def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
+def _agree(found: CandidateRewards, expected: CandidateRewards, dtype: torch.dtype) -> bool:
     # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
     tolerance = 1e-3 if torch.finfo(dtype).eps < 1e-4 else 5e-2
-    return all(
-        torch.allclose(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0.0)
-        for one, other in zip(found, expected, strict=True)
-    )
+    # What decoding uses is the difference; where its zero lies is the scorer's own business.
+    one, other = (rewards.candidates - rewards.base[:, None] for rewards in (found, expected))
+    return torch.allclose(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0.0)

@@ -34,6 +34,9 @@ class PrefixRewardConfig(RewardConfig):
             `"decreasing"` (1 - (i - 1) / n).
         from_first_difference (`bool`, *optional*, defaults to `False`):
             Leave out prefixes that both responses share. Their gradient is zero; they only make the loss larger.
+        hidden_states_dir (`str`, *optional*):
+            Where the hidden states of a frozen backbone are kept, for a `NextTokenRewardModel`; another run with the
+            same backbone uses them again. Defaults to `hidden_states` in `output_dir`.
 
     Raises:
         ValueError: If an option has a value that is not listed above.
@@ -89,6 +92,14 @@ class PrefixRewardConfig(RewardConfig):
         metadata={
             "help": "Leave out the prefixes that both responses share: they have no gradient, and without them the "
             "loss is easier to read."
+        },
+    )
+
+    hidden_states_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the hidden states of a frozen backbone are kept (steering heads). Runs that name the same "
+            "folder compute them once. Default: `hidden_states` in the output folder."
         },
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +17,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import RewardTrainer
 
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import capture_position_rewards, find_score_head
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.data import PrefixCollator, check_rows, locate_responses
+from rgtg_hf.training.hidden_states import HiddenStateCollator, HiddenStateStore
 from rgtg_hf.training.loss import (
     align_prefixes,
     prefix_bradley_terry_loss,
@@ -41,7 +45,8 @@ class PrefixRewardTrainer(RewardTrainer):
 
     Args:
         model: A causal sequence classifier with one label, a `PeftModel` of one, or the name of a checkpoint (a
-            causal LM gets a fresh head).
+            causal LM gets a fresh head). Also a `NextTokenRewardModel`; if its backbone is frozen, as a steering
+            head's is, hidden states are computed here, once, and kept on disk.
         args: Settings. Defaults to `PrefixRewardConfig` with its defaults.
         train_dataset: Preference rows, in any form that TRL's reward trainer takes. Also `eval_dataset`.
         processing_class: The tokenizer. Defaults to the model's.
@@ -154,6 +159,21 @@ class PrefixRewardTrainer(RewardTrainer):
         if data_collator is None:
             multiple: Any = self.args.pad_to_multiple_of
             self.data_collator = PrefixCollator(self.processing_class.pad_token_id, multiple)
+            if isinstance(self.model, NextTokenRewardModel) and self.model.is_frozen:
+                self.data_collator = self._keep_hidden_states(self.model, self.data_collator)
+
+    def _keep_hidden_states(self, model: NextTokenRewardModel, collator: PrefixCollator) -> HiddenStateCollator:
+        """Computes the hidden states of all responses, where they are not on disk already."""
+        directory: Any = self.args.hidden_states_dir or os.path.join(self.args.output_dir or ".", "hidden_states")
+        evaluation = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        with self.args.main_process_first(desc="computing hidden states"):
+            store = HiddenStateStore(directory, model)
+            store.add(
+                itertools.chain(self.train_dataset, *(rows for rows in evaluation if rows is not None)),
+                self.args.per_device_eval_batch_size,
+                progress=not self.args.disable_tqdm,
+            )
+        return HiddenStateCollator(store, collator)
 
     def _locate_responses(self, dataset: Any, name: str, before: Any = None) -> Any:
         """Prepares one data set, and says in one line which rows were dropped and why."""
@@ -257,8 +277,11 @@ class PrefixRewardTrainer(RewardTrainer):
             # The gradients and losses of processes are averaged, not added.
             total = total / self.accelerator.num_processes
 
+        known = {"hidden_states": inputs["hidden_states"]} if "hidden_states" in inputs else {}
         with capture_position_rewards(model) as captured:
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+            outputs = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, **known
+            )
         chosen, rejected = align_prefixes(captured[0], inputs["prompt_length"], inputs["response_length"])
         loss = prefix_bradley_terry_loss(
             chosen,

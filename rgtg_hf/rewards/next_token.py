@@ -1,0 +1,309 @@
+"""Reward models that rate the whole vocabulary in one call: with a backbone of their own, or on the policy's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from rgtg_hf.rewards.policy_identity import check_policy, describe_policy
+from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.token_head import TokenHead
+
+__all__ = ["NextTokenRewardConfig", "NextTokenRewardModel"]
+
+
+class NextTokenRewardConfig(PreTrainedConfig):
+    """Configuration of [`NextTokenRewardModel`].
+
+    Args:
+        backbone_config: Configuration of the model's own backbone, as an object or a dictionary. `None` for a
+            steering head, whose backbone is the policy.
+        policy: For a steering head, which policy it belongs to; see
+            [`describe_policy`][rgtg_hf.rewards.policy_identity.describe_policy].
+        hidden_size: Size of the hidden states that the head reads.
+        embedding_size: Size of the token embeddings that it rates.
+        vocab_size: Number of tokens.
+        rank: Dimensions in which hidden state and token meet.
+        nonlinear: Whether the head has a nonlinearity. Without one it can be merged into the policy.
+        dropout: Share of the head's inner activations that training drops (TRL switches all dropout off unless
+            `disable_dropout=False`).
+    """
+
+    model_type = "next_token_reward"
+
+    def __init__(
+        self,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        policy: dict[str, Any] | None = None,
+        hidden_size: int = 0,
+        embedding_size: int = 0,
+        vocab_size: int = 0,
+        rank: int = 128,
+        nonlinear: bool = True,
+        dropout: float = 0.0,
+        pad_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(backbone_config, dict):
+            backbone_config = AutoConfig.for_model(**backbone_config)
+        if rank < 1:
+            raise ValueError(f"`rank` is {rank}, but must be at least 1.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` is {dropout}, but must be at least 0 and below 1.")
+        self.backbone_config = backbone_config
+        self.policy = policy
+        self.hidden_size = hidden_size
+        self.embedding_size = embedding_size
+        self.vocab_size = vocab_size
+        self.rank = rank
+        self.nonlinear = nonlinear
+        self.dropout = dropout
+        self.pad_token_id = pad_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        super().__init__(**{"num_labels": 1} | kwargs)
+
+
+class NextTokenRewardModel(PreTrainedModel):
+    """A reward model that, having read a prefix, rates every next token at once.
+
+    There are two kinds. [`from_backbone`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_backbone] makes one
+    with a decoder of its own: one reward-model token per decoding step, however many candidates.
+    [`from_policy`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_policy] makes a *steering head*, which reads
+    the hidden states that the frozen policy computes anyway. Its checkpoint holds the head alone, about a megabyte,
+    and is put back on its policy with `attach`.
+
+    As with every prefix reward model, the head's output at each position is the reward of the prefix that ends there
+    (see [`TokenHead`][rgtg_hf.rewards.token_head.TokenHead] for the equation). The sum starts at 0 with the first
+    token it reads, so the rewards of a prompt's continuations are comparable with each other, and only they.
+
+    Args:
+        config: The configuration.
+        backbone: The decoder, for a model with its own. By default a new one is made from the configuration.
+
+    Example:
+        ```python
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from rgtg_hf import NextTokenRewardModel
+
+        policy = LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32,
+                                              num_hidden_layers=1, num_attention_heads=2))
+        head = NextTokenRewardModel.from_policy(policy, rank=4)
+        head.save_pretrained("my-head")
+        head = NextTokenRewardModel.from_pretrained("my-head").attach(policy)
+        assert head.next_token_rewards(torch.tensor([[5, 6, 7]])).shape == (1, 32)
+        ```
+    """
+
+    config_class = NextTokenRewardConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    config: NextTokenRewardConfig
+    backbone: PreTrainedModel
+
+    def __init__(self, config: NextTokenRewardConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self._embeddings: nn.Module | None = None
+        if config.backbone_config is not None:
+            self.backbone = backbone or AutoModel.from_config(config.backbone_config)
+        self.score = TokenHead(
+            config.hidden_size, config.embedding_size, config.rank, config.nonlinear, config.dropout
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, TokenHead):
+            module.reset_parameters()
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
+    ) -> NextTokenRewardModel:
+        """Makes a reward model around a decoder of its own, which is used as it is and not copied.
+
+        Args:
+            backbone: A decoder such as `AutoModel.from_pretrained(name)`, or a causal LM or reward model around one.
+            rank: See [`NextTokenRewardConfig`]. Also `nonlinear` and `dropout`.
+
+        Returns:
+            The model, with a fresh head.
+        """
+        backbone = find_backbone(backbone)  # type: ignore[assignment]
+        weight = backbone.get_input_embeddings().weight  # type: ignore[union-attr]
+        inner = backbone.config.get_text_config()
+        own = copy.deepcopy(backbone.config)
+        own.name_or_path = ""  # where it was loaded from may be a folder of this machine
+        config = NextTokenRewardConfig(
+            backbone_config=own,
+            hidden_size=inner.hidden_size,
+            vocab_size=weight.shape[0],  # type: ignore[arg-type, index]
+            embedding_size=weight.shape[1],  # type: ignore[arg-type, index]
+            rank=rank,
+            nonlinear=nonlinear,
+            dropout=dropout,
+            **_special_tokens(inner),
+        )
+        return cls(config, backbone)
+
+    @classmethod
+    def from_policy(
+        cls, policy: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
+    ) -> NextTokenRewardModel:
+        """Makes a steering head on a policy.
+
+        Args:
+            policy: The causal LM to be steered. It is never changed, nor part of the head's checkpoint.
+            rank: See [`NextTokenRewardConfig`]. Also `nonlinear` and `dropout`.
+
+        Returns:
+            The head, fresh and attached.
+        """
+        description = describe_policy(policy)
+        config = NextTokenRewardConfig(
+            policy=description,
+            hidden_size=description["hidden_size"],
+            vocab_size=description["vocab_size"],
+            embedding_size=policy.get_output_embeddings().weight.shape[1],  # type: ignore[union-attr, arg-type]
+            rank=rank,
+            nonlinear=nonlinear,
+            dropout=dropout,
+            **_special_tokens(policy.config.get_text_config()),
+        )
+        head = cls(config)
+        head._hold(policy)
+        return head.to(policy.device)  # type: ignore[arg-type]
+
+    def attach(self, policy: PreTrainedModel) -> NextTokenRewardModel:
+        """Puts a steering head on its policy, and moves the head to the policy's device.
+
+        Args:
+            policy: The policy that the head was trained on.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            ValueError: If this is another policy, or the model has a backbone of its own.
+        """
+        if self.config.policy is None:
+            raise ValueError(
+                "This reward model has a backbone of its own and reads no policy's hidden states: use it as it is."
+            )
+        check_policy(policy, self.config.policy)
+        self._hold(policy)
+        return self.to(policy.device)  # type: ignore[arg-type]
+
+    def _hold(self, policy: PreTrainedModel) -> None:
+        # Set past nn.Module's registration: the policy is no part of the head, to be saved, moved or trained with it.
+        object.__setattr__(self, "backbone", find_backbone(policy))
+        object.__setattr__(self, "_embeddings", policy.get_output_embeddings())
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether training leaves the backbone as it is, so that its hidden states can be computed once."""
+        if self.config.policy is not None:
+            return True
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """The embeddings that tokens are rated by, shape `[vocabulary, embedding_size]`."""
+        return self.get_input_embeddings().weight.detach()  # type: ignore[union-attr, operator, return-value]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that holds the token embeddings: for a steering head the policy's output embedding."""
+        if self._embeddings is not None:
+            return self._embeddings
+        self._require_backbone()
+        return self.backbone.get_input_embeddings()
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, for a backbone of its own; a steering head has nothing to checkpoint."""
+        if self.config.policy is None:
+            super().gradient_checkpointing_enable(*args, **kwargs)
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **backbone_kwargs: Any
+    ) -> Tensor:
+        """The backbone's last hidden states, shape `[batch, length, hidden_size]`, without gradient if frozen."""
+        self._require_backbone()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            return self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, **backbone_kwargs
+            ).last_hidden_state
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        hidden_states: Tensor | None = None,
+        **backbone_kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Rates sequences that are known. The rewards of all positions are what the module `score` returns.
+
+        Args:
+            input_ids: Tokens, shape `[batch, length]`.
+            attention_mask: 1 for tokens, 0 for padding, shape `[batch, length]`. Defaults to no padding.
+            hidden_states: The backbone's hidden states where they are known, shape `[batch, length, hidden_size]`;
+                the backbone is not run then.
+            backbone_kwargs: Passed on to the backbone.
+
+        Returns:
+            `logits` of shape `[batch, 1]`: the reward of each whole sequence.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if hidden_states is None:
+            hidden_states = self.hidden_states(input_ids, attention_mask, **backbone_kwargs)
+        rewards = self.score(hidden_states, input_ids, mask, self.token_embeddings)
+        # Padding adds nothing to the sum, so after right padding too the last column is the whole sequence's.
+        return SequenceClassifierOutput(logits=rewards[:, -1])
+
+    @torch.no_grad()
+    def next_token_rewards(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """r(x, y_<t v) - r(x, y_<t) for every token v of the vocabulary, from one call.
+
+        Args:
+            input_ids: Prefixes x, y_<t, left-padded if of different lengths, shape `[batch, length]`.
+            attention_mask: 1 for tokens, 0 for padding, shape `[batch, length]`. Defaults to no padding.
+
+        Returns:
+            Float32, shape `[batch, vocabulary]`.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        hidden = self.hidden_states(input_ids, mask, position_ids=positions)[:, -1]
+        embeddings = self.token_embeddings
+        return (self.score.directions(hidden).to(embeddings) @ embeddings.T).float()
+
+    def _require_backbone(self) -> None:
+        if not hasattr(self, "backbone"):
+            assert self.config.policy is not None
+            raise ValueError(
+                "This steering head is not on its policy yet. Load the policy "
+                f"({self.config.policy['name'] or 'unnamed'}) and call `head.attach(policy)`."
+            )
+
+
+def _special_tokens(config: PreTrainedConfig) -> dict[str, Any]:
+    return {name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+
+
+# `Auto...from_pretrained` finds checkpoints of this kind once the package's class has been imported.
+AutoConfig.register(NextTokenRewardConfig.model_type, NextTokenRewardConfig)
+AutoModel.register(NextTokenRewardConfig, NextTokenRewardModel)
+AutoModelForSequenceClassification.register(NextTokenRewardConfig, NextTokenRewardModel)

@@ -1,0 +1,94 @@
+"""Which policy a steering head belongs to, and how another one is told from it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from rgtg_hf.rewards.prefix_rewards import find_backbone
+
+__all__ = ["check_policy", "describe_policy", "fingerprint"]
+
+_SAMPLED_PER_TENSOR = 32
+
+
+def fingerprint(backbone: nn.Module) -> str:
+    """A short hash of a model's weights that costs next to nothing.
+
+    It reads a few evenly spaced entries of every parameter, so a fine-tuned model or a merged adapter has another
+    one. Entries are rounded to bfloat16 first: the same checkpoint has one fingerprint, loaded in float32 or bfloat16.
+
+    Args:
+        backbone: The decoder without its output embedding.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(backbone.named_parameters(), key=lambda item: item[0]):
+        flat = parameter.detach().reshape(-1)
+        places = torch.linspace(0, len(flat) - 1, min(_SAMPLED_PER_TENSOR, len(flat)), dtype=torch.float64)
+        sample = flat[places.round().long().to(flat.device)].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
+    """What a head's checkpoint says about its policy.
+
+    Args:
+        policy: A causal LM.
+
+    Returns:
+        `name` (of a local checkpoint only the folder's name), `model_type`, `hidden_size`, `vocab_size` and
+        `fingerprint`.
+
+    Raises:
+        TypeError: If `policy` has no output embedding, as a reward model or a bare decoder has none.
+    """
+    output = policy.get_output_embeddings() if isinstance(policy, PreTrainedModel) else None
+    if output is None:
+        raise TypeError(
+            f"A {type(policy).__name__} has no output embedding, so it is no policy. Load the policy with "
+            "`AutoModelForCausalLM.from_pretrained(name)`."
+        )
+    name = policy.config.name_or_path or ""
+    config = policy.config.get_text_config()
+    return {
+        "name": os.path.basename(os.path.normpath(name)) if os.path.isabs(name) or os.path.isdir(name) else name,
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "vocab_size": len(output.weight),
+        "fingerprint": fingerprint(find_backbone(policy)),
+    }
+
+
+def check_policy(policy: PreTrainedModel, expected: dict[str, Any]) -> None:
+    """Refuses every policy but the one a head was trained on.
+
+    Args:
+        policy: The policy at hand.
+        expected: What [`describe_policy`] said of the head's own.
+
+    Raises:
+        ValueError: If model type, hidden size, vocabulary or weights differ.
+    """
+    found = describe_policy(policy)
+    reasons = {
+        "model_type": "model type",
+        "hidden_size": "hidden size",
+        "vocab_size": "vocabulary size",
+        "fingerprint": "fingerprint of the weights",
+    }
+    for key, words in reasons.items():
+        if found[key] != expected[key]:
+            raise ValueError(
+                f"This head belongs to the policy {expected['name'] or '(unnamed)'}, whose {words} is "
+                f"{expected[key]}; the policy given ({found['name'] or 'unnamed'}) has {found[key]}. A head reads "
+                "the hidden states of the very model that it was trained on: load that one, or train a head for this."
+            )

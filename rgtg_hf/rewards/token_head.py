@@ -1,0 +1,104 @@
+r"""The head that rates every next token at once, from one hidden state.
+
+The reward of a prefix is a sum of advantages, one per token of the response, and each is read before its token is:
+
+    r(x, y_<=i) = sum over j <= i of A(h_{j-1}, y_j)          A(h, v) = u(h) · P e_v = d(h) · e_v,   d(h) = Pᵀ u(h)
+
+h_{j-1} is the backbone's hidden state after y_<j, e_v the frozen embedding of token v, u a small network into `rank`
+dimensions and P a projection into the same. Every function of prefixes is such a sum, so nothing is lost; what is won
+is that A(h, v) is what decoding needs, r(x, y_<t v) - r(x, y_<t), for every v, after one multiplication. Tokens that
+training never showed are rated through their embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["TokenHead", "advantages_of"]
+
+
+class TokenHead(nn.Module):
+    """Advantages of next tokens, low-rank in hidden state and embedding.
+
+    Args:
+        hidden_size: Size of the hidden states.
+        embedding_size: Size of the token embeddings.
+        rank: Dimensions in which hidden state and token meet.
+        nonlinear: Whether u is a network with one hidden layer. If not, u is linear without a bias, and the whole head
+            is a low-rank change of the output embedding.
+        dropout: Share of the network's inner activations that training drops.
+    """
+
+    def __init__(self, hidden_size: int, embedding_size: int, rank: int, nonlinear: bool, dropout: float) -> None:
+        super().__init__()
+        self.query: nn.Module
+        if nonlinear:
+            self.query = nn.Sequential(
+                nn.LayerNorm(hidden_size),
+                nn.Linear(hidden_size, rank),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(rank, rank),
+            )
+        else:
+            self.query = nn.Linear(hidden_size, rank, bias=False)
+        self.key = nn.Linear(embedding_size, rank, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts at zero advantage for every token: an untrained head steers nowhere."""
+        for module in self.query.modules():
+            if isinstance(module, (nn.LayerNorm, nn.Linear)):
+                module.reset_parameters()
+        nn.init.orthogonal_(self.key.weight)
+        last = self.query[-1] if isinstance(self.query, nn.Sequential) else self.query
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
+    def directions(self, hidden: Tensor) -> Tensor:
+        """d(h) = Pᵀ u(h): where in the space of token embeddings a hidden state's advantages point.
+
+        Args:
+            hidden: Hidden states, shape `[..., hidden_size]`.
+
+        Returns:
+            Directions of shape `[..., embedding_size]`, in the head's dtype.
+        """
+        return self.query(hidden.to(self.key.weight.dtype)) @ self.key.weight
+
+    def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
+        """Rewards of all prefixes of sequences that are known.
+
+        Args:
+            hidden: Hidden states, shape `[batch, length, hidden_size]`.
+            input_ids: Tokens, shape `[batch, length]`.
+            attention_mask: 1 for tokens, 0 for padding on either side, shape `[batch, length]`.
+            embeddings: Frozen token embeddings, shape `[vocabulary, embedding_size]`.
+
+        Returns:
+            Rewards in float32, shape `[batch, length, 1]`; 0 at the first token, which nothing was read before.
+        """
+        queries = self.query(hidden[:, :-1].to(self.key.weight.dtype))
+        keys = self.key(F.embedding(input_ids[:, 1:], embeddings.detach()).to(self.key.weight.dtype))
+        advantages = (queries * keys).sum(-1).float()
+        advantages = advantages * (attention_mask[:, 1:] * attention_mask[:, :-1])
+        return F.pad(advantages.cumsum(1), (1, 0))[..., None]
+
+
+def advantages_of(directions: Tensor, candidate_ids: Tensor, embeddings: Tensor) -> Tensor:
+    """d · e_v for some tokens v of each row.
+
+    Args:
+        directions: One direction per row, shape `[rows, embedding_size]`.
+        candidate_ids: Tokens, shape `[rows, k]`.
+        embeddings: Token embeddings, shape `[vocabulary, embedding_size]`.
+
+    Returns:
+        Advantages in float32, shape `[rows, k]`.
+    """
+    directions = directions.to(embeddings)
+    if candidate_ids.shape[1] > len(embeddings) // 8:  # one product is cheaper than copies of most embeddings
+        return (directions @ embeddings.T).gather(1, candidate_ids).float()
+    return torch.einsum("re,rke->rk", directions.float(), embeddings[candidate_ids].float())
