@@ -7,7 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf.decoding.guidance import Candidates, guide
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from rgtg_hf.training.loss import prefix_bradley_terry_loss
 from tests.tiny_models import tiny_policy, tiny_reward_model
 
 VOCABULARY, PROMPT, BETA = 5, [3, 4, 1], 0.8
@@ -43,30 +45,26 @@ def test_the_tokenwise_policy_is_a_ratio_of_two_sequence_level_rlhf_policies(len
     assert_close(guided.double().softmax(-1), expected.reshape(-1, VOCABULARY), atol=1e-5, rtol=1e-4)
 
 
-def test_a_perfect_reward_model_of_whole_responses_may_be_arbitrary_on_prefixes():
-    # Any reward of whole responses is a sum of increments whose partial sums are free: choose the prefixes' rewards as
-    # you like, and let the last token bring the sum to what Bradley and Terry ask for.
-    length = 3
-    whole = torch.randn([VOCABULARY] * length, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 40
-    pairs = torch.randint(VOCABULARY**length, (200, 2), generator=torch.Generator().manual_seed(1))
-    first, second = whole.flatten()[pairs].T
-    chosen, rejected = torch.where(first > second, first, second), torch.where(first > second, second, first)
-    distinct = chosen - rejected > 20
-    loss = -torch.nn.functional.logsigmoid(chosen - rejected)[distinct].mean()
-    assert distinct.sum() > 50
-    assert loss < 1e-8
+def test_a_whole_response_reward_model_without_loss_is_arbitrary_on_prefixes():
+    # A reward model as a table: whole responses of three tokens, and their prefixes of one token. Better responses
+    # begin with a higher token. The loss of whole responses asks nothing of prefixes, so both tables have none.
+    whole = torch.arange(VOCABULARY).mul(100.0)[:, None, None].expand(-1, VOCABULARY, VOCABULARY)
+    faithful = torch.arange(VOCABULARY).float()
+    tables = {"faithful": faithful, "perverse": -faithful}
 
-    def tokenwise_choice(prefix_reward):
-        """The token that steering by this reward picks after a first token, for a policy that likes all alike."""
-        return prefix_reward.argmax(-1)
+    better, worse = torch.combinations(torch.arange(VOCABULARY)).flip(1).T  # first tokens of all pairs
+    losses, chosen_tokens = {}, {}
+    for name, prefix in tables.items():
+        rewards = torch.stack([prefix, whole[:, 0, 0]], dim=1)  # [first token, prefix of one or all three]
+        for kind, weights in (("whole", [0.0, 1.0]), ("prefixes", [1.0, 1.0])):
+            weights = torch.tensor(weights).expand(len(better), -1)
+            losses[name, kind] = prefix_bradley_terry_loss(rewards[better], rewards[worse], weights)
+        candidates = Candidates(
+            torch.arange(VOCABULARY)[None], torch.zeros(1, VOCABULARY), torch.ones(1, VOCABULARY) > 0
+        )
+        guided = guide(torch.zeros(1, VOCABULARY), candidates, prefix[None], torch.zeros(1), beta=5.0)
+        chosen_tokens[name] = int(guided.argmax())
 
-    best = whole.amax(-1)  # of all ends
-    faithful, perverse = best, -best  # two reward models with the same, zero, loss
-    assert torch.equal(whole, (whole - faithful[..., None]) + faithful[..., None])
-    for prefix_reward in (faithful, perverse):
-        increments = whole - prefix_reward[..., None]
-        assert_close(prefix_reward[..., None] + increments, whole)
-    reached = [
-        best.gather(1, tokenwise_choice(reward)[:, None])[:, 0] for reward in (faithful, perverse)
-    ]
-    assert (reached[0] > reached[1]).all()
+    assert losses["faithful", "whole"] == losses["perverse", "whole"] < 1e-30
+    assert chosen_tokens == {"faithful": VOCABULARY - 1, "perverse": 0}  # the best and the worst response begins
+    assert losses["faithful", "prefixes"] < losses["perverse", "prefixes"]  # the prefix loss tells them apart
