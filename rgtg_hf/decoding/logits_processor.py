@@ -159,7 +159,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self.stats.steps_skipped += rewards is None
         self.stats.reward_model_tokens = self.scorer.tokens_computed - self._tokens_before
         if self._collect_records:
-            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, rows, rewards))
+            over = self._generation.past_end()
+            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, rows, rewards))
         return guided
 
     def _prefixes(self, input_ids: Tensor) -> PrefixBatch:

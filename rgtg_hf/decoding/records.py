@@ -24,6 +24,7 @@ class StepRecord:
         guided: Log-probabilities under the guided policy, shape `[rows, k]`; equal to `policy` where not steered.
         rewards: Rewards of the candidates, shape `[rows, k]`; NaN where none was computed.
         base: Reward of the prefix, shape `[rows]`; NaN where none was computed.
+        over: Rows that held an end token already: whatever is chosen for them is not kept, shape `[rows]`.
     """
 
     length: int
@@ -32,6 +33,7 @@ class StepRecord:
     guided: Tensor
     rewards: Tensor
     base: Tensor
+    over: Tensor
 
     @property
     def kl(self) -> Tensor:
@@ -62,7 +64,7 @@ class GuidanceStats:
 
         For greedy decoding and sampling, in one generation; in beam search rows are not the same from step to step.
         """
-        return torch.stack([record.kl for record in self.records]).sum(0)
+        return torch.stack([record.kl.masked_fill(record.over, 0.0) for record in self.records]).sum(0)
 
     def rewards_of(self, sequences: Tensor) -> Tensor:
         """Rewards of the tokens that were chosen, r(x, y_<=t), shape `[rows, steps]`; NaN where none was computed.
@@ -83,6 +85,7 @@ def record_step(
     length: int,
     candidates: Candidates,
     guided_scores: Tensor,
+    over: Tensor,
     rows: Tensor | None = None,
     rewards: CandidateRewards | None = None,
 ) -> StepRecord:
@@ -100,4 +103,5 @@ def record_step(
         guided_scores.gather(1, candidates.ids).float().log_softmax(-1),
         all_rewards,
         base,
+        over,
     )
