@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rgtg_hf.decoding.generation import RewardGuidedGenerationMixin, reward_guided_generate
     from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.decoding.steering import steering
+    from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
     from rgtg_hf.training.config import PrefixRewardConfig
@@ -25,8 +27,10 @@ _MODULE_OF = {
     "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
     "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
+    "merge_heads": "rgtg_hf.rewards.merge",
     "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
     "reward_guided_generate": "rgtg_hf.decoding.generation",
+    "steering": "rgtg_hf.decoding.steering",
 }
 
 __all__ = [  # noqa: RUF022  the version last
@@ -36,8 +40,10 @@ __all__ = [  # noqa: RUF022  the version last
     "RewardGuidanceConfig",
     "RewardGuidedGenerationMixin",
     "RewardGuidedLogitsProcessor",
+    "merge_heads",
     "prefix_rewards",
     "reward_guided_generate",
+    "steering",
     "__version__",
 ]
 

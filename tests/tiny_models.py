@@ -31,6 +31,8 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+from rgtg_hf import NextTokenRewardModel
+
 VOCAB_SIZE = 40
 PAD, BOS, EOS = 0, 1, 2
 
@@ -146,6 +148,24 @@ def tiny_reward_model(family="llama", seed=2, **overrides):
     # Heads start near zero; a head of ordinary size makes rewards differ enough to see mistakes.
     torch.nn.init.normal_(model.score.weight)
     return model
+
+
+def tiny_next_token_model(family="llama", seed=2, **overrides):
+    """A next-token reward model with a backbone of its own."""
+    model = NextTokenRewardModel.from_backbone(tiny_reward_model(family, seed, **overrides), rank=4)
+    return _fill_head(model, seed)
+
+
+def tiny_steering_head(policy, seed=3, **settings):
+    return _fill_head(NextTokenRewardModel.from_policy(policy, rank=4, **settings), seed)
+
+
+def _fill_head(model, seed):
+    # A fresh head rates every token 0.
+    torch.manual_seed(seed)
+    for parameter in model.score.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
 
 
 def left_padded(rows):

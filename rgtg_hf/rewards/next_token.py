@@ -232,14 +232,12 @@ class NextTokenRewardModel(PreTrainedModel):
         self._require_backbone()
         return self.backbone.get_input_embeddings()
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers, for a backbone of its own; a steering head has nothing to checkpoint."""
         if self.config.policy is None:
-            super().gradient_checkpointing_enable(*args, **kwargs)
+            super().activation_checkpointing_enable(*args, **kwargs)
 
-    def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **backbone_kwargs: Any
-    ) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None, **backbone_kwargs: Any) -> Tensor:
         """The backbone's last hidden states, shape `[batch, length, hidden_size]`, without gradient if frozen."""
         self._require_backbone()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):

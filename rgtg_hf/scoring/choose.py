@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +20,7 @@ from rgtg_hf.scoring.tree import TreeScorer
 
 __all__ = ["SCORERS", "choose_scorer", "probe"]
 
-SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
+SCORERS: dict[str, Callable[[Any], Scorer]] = {
     "tree": TreeScorer,
     "expand": ExpandScorer,
     "next_token": NextTokenScorer,

@@ -165,11 +165,12 @@ class PrefixRewardTrainer(RewardTrainer):
     def _keep_hidden_states(self, model: NextTokenRewardModel, collator: PrefixCollator) -> HiddenStateCollator:
         """Computes the hidden states of all responses, where they are not on disk already."""
         directory: Any = self.args.hidden_states_dir or os.path.join(self.args.output_dir or ".", "hidden_states")
-        evaluation = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        datasets: list[Any] = [self.train_dataset]
+        datasets += self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         with self.args.main_process_first(desc="computing hidden states"):
             store = HiddenStateStore(directory, model)
             store.add(
-                itertools.chain(self.train_dataset, *(rows for rows in evaluation if rows is not None)),
+                itertools.chain.from_iterable(dataset for dataset in datasets if dataset is not None),
                 self.args.per_device_eval_batch_size,
                 progress=not self.args.disable_tqdm,
             )

@@ -1,0 +1,84 @@
+"""Linear steering heads merged into the policy's output embedding: an ordinary checkpoint, steered for good.
+
+The logits of a policy are E h. A head without nonlinearity has the advantages A(h, v) = e_v · Pᵀ W h, so that
+
+    pi ∝ exp( (E + sum over heads i of beta_i · Δ_i) h ),        Δ_i = E P_iᵀ W_i
+
+which any engine runs without this package.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
+
+__all__ = ["merge_heads"]
+
+
+@torch.no_grad()
+def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardModel, float]]) -> PreTrainedModel:
+    """Makes a copy of a policy that is steered over its whole vocabulary.
+
+    The copy's output embedding is its own, no longer tied to the input's. It has no candidates: where generation is to
+    keep to the policy's likeliest tokens, `top_k` of `generate()` keeps to the copy's.
+
+    Args:
+        policy: The policy. It is left as it is.
+        heads: Steering heads made with `nonlinear=False`, and the beta of each.
+
+    Returns:
+        The copy, of the policy's class and dtype. Save it with `save_pretrained`.
+
+    Raises:
+        ValueError: If a head is not linear or belongs to another policy, or if the policy does more to its last hidden
+            state than a linear map (soft-capped logits, for example).
+
+    Example:
+        ```python
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from rgtg_hf import NextTokenRewardModel, merge_heads
+
+        policy = LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32,
+                                              num_hidden_layers=1, num_attention_heads=2))
+        head = NextTokenRewardModel.from_policy(policy, rank=4, nonlinear=False)
+        merge_heads(policy, [(head, 1.5)]).save_pretrained("steered-policy")
+        ```
+    """
+    embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
+    change = torch.zeros_like(embeddings, dtype=torch.float32)
+    for head, beta in heads:
+        if head.config.nonlinear:
+            raise ValueError(
+                "This head has a nonlinearity, so it is no change of the output embedding. Train one with "
+                "`NextTokenRewardModel.from_policy(policy, nonlinear=False)`."
+            )
+        head.attach(policy)
+        key, query = head.score.key.weight, head.score.query.weight
+        change += beta * (embeddings.float() @ key.float().T) @ query.float()  # type: ignore[operator]
+
+    merged = copy.deepcopy(policy)
+    for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    output = merged.get_output_embeddings()
+    output.weight = nn.Parameter((embeddings.float() + change).to(embeddings.dtype))  # type: ignore[union-attr]
+    _check_linear(policy, merged, change)
+    return merged
+
+
+def _check_linear(policy: PreTrainedModel, merged: PreTrainedModel, change: Tensor) -> None:
+    """Compares the merged logits with what they should be, on a few tokens."""
+    ids = torch.arange(3, 9, device=policy.device)[None] % len(change)
+    before = policy(ids, output_hidden_states=True)
+    expected = before.logits.float() + before.hidden_states[-1].float() @ change.T
+    tolerance = 1e-3 if policy.dtype == torch.float32 else 5e-2
+    if not torch.allclose(merged(ids).logits.float(), expected, atol=tolerance * float(expected.abs().max())):
+        raise ValueError(
+            f"A {type(policy).__name__} does more to its last hidden state than one linear map (it caps or scales "
+            "logits, say), so a head cannot be merged into its output embedding. Use `steering`, which serves it."
+        )
