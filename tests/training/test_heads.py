@@ -200,5 +200,5 @@ def test_an_empty_prompt_is_refused(tmp_path, make_head):
 
 
 def test_rows_that_were_never_computed_are_refused(tmp_path, make_head):
-    with pytest.raises(KeyError, match="store.add"):
+    with pytest.raises(KeyError, match="no hidden states on disk"):
         HiddenStateStore(tmp_path, make_head()).read([5, 6], 1)

@@ -1,0 +1,129 @@
+"""What a guided step costs, next to a plain one of the same run.
+
+    python benchmarks/bench_heads_speed.py --output benchmarks/results/heads_speed.json
+
+The ways take turns in every round, so that whatever else the machine does hits all of them. A step's time is the
+difference between a long and a short generation, which takes the prompt's part out; figures are medians over rounds of
+the ratio to the plain step of the same round. Time is the processor's, which other work on the machine disturbs least,
+and the wall clock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from heads_common import load_policy
+from transformers import DynamicCache
+
+from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
+from rgtg_hf.cli.demo_policy import demo_policy_path
+from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit
+from rgtg_hf.training.models import load_reward_model
+
+SHORT, LONG = 4, 24
+
+
+def fill(model: NextTokenRewardModel, seed: int) -> NextTokenRewardModel:
+    torch.manual_seed(seed)
+    for parameter in model.score.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def step_time(generate: Callable[[int], Any]) -> tuple[float, float]:
+    """Wall and processor seconds of one step."""
+    long, short = timed(lambda: generate(LONG)), timed(lambda: generate(SHORT))
+    return tuple((a - b) / (LONG - SHORT) for a, b in zip(long, short, strict=True))  # type: ignore[return-value]
+
+
+@torch.inference_mode()
+def read_tokens(model: NextTokenRewardModel, ids: torch.Tensor, steps: int) -> None:
+    """What the reward model cannot do without: its prompt, then one token per step."""
+    cache = DynamicCache()
+    model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+    for _ in range(steps):
+        model.backbone(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=10, help="layers of the next-token reward model's own backbone")
+    options = parser.parse_args()
+    policy, _ = load_policy()
+    heads = [fill(NextTokenRewardModel.from_policy(policy), seed) for seed in range(4)]
+    own = fill(NextTokenRewardModel.from_backbone(load_reward_model(demo_policy_path(), options.layers)), 0)
+    results = []
+    for batch in (1, 8):
+        for prompt in (32, 256):
+            ids = torch.randint(100, 40000, (batch, prompt), generator=torch.Generator().manual_seed(0))
+            processor = RewardGuidedLogitsProcessor(own, pad_token_id=0)
+
+            def generate(length, processors=(), ids=ids):
+                return policy.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    min_new_tokens=length,
+                    max_new_tokens=length,
+                    logits_processor=list(processors),
+                )
+
+            def steered(count, length, generate=generate):
+                with steering(policy, [(head, 1.0) for head in heads[:count]]) as processor:
+                    generate(length, [processor])
+
+            def next_token(length, generate=generate, processor=processor):
+                processor.reset()
+                generate(length, [processor])
+
+            ways: dict[str, Callable[[int], Any]] = {
+                "plain": generate,
+                "one head": lambda length, steered=steered: steered(1, length),
+                "four heads": lambda length, steered=steered: steered(4, length),
+                "reward-model token": lambda length, ids=ids: read_tokens(own, ids, length),
+                "next-token model": next_token,
+            }
+            for run in ways.values():
+                run(2)
+            rounds = [{way: step_time(run) for way, run in ways.items()} for _ in range(options.rounds)]
+            for clock, name in enumerate(("wall", "cpu")):
+                row: dict[str, Any] = {"batch": batch, "prompt": prompt, "clock": name}
+                for way in ways:
+                    row[f"{way}, ms"] = 1000 * statistics.median(times[way][clock] for times in rounds)
+                for way in ("one head", "four heads"):
+                    row[f"{way} / plain"] = statistics.median(t[way][clock] / t["plain"][clock] for t in rounds)
+                row["next-token model / (plain + reward-model token)"] = statistics.median(
+                    t["next-token model"][clock] / (t["plain"][clock] + t["reward-model token"][clock]) for t in rounds
+                )
+                results.append(row)
+                print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+    record = {
+        "steps": results,
+        "rounds": options.rounds,
+        "layers": options.layers,
+        "versions": describe_versions(["torch", "transformers"]),
+        "hardware": describe_hardware(),
+        "commit": find_commit(Path(__file__).parent),
+    }
+    Path(options.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
