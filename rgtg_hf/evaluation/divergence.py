@@ -115,7 +115,7 @@ class DivergenceRecorder(LogitsProcessor):
         """
         if len(self._steps) != response_ids.shape[1]:
             raise ValueError(
-                f"{len(self._steps)} steps were recorded for a response of {response_ids.shape[1]} tokens. Record each "
-                "generate() call with a recorder of its own, in sampling or greedy decoding."
+                f"{len(self._steps)} steps were recorded for a response of {response_ids.shape[1]} tokens. Record "
+                "each generate() call with a recorder of its own, in sampling or greedy decoding."
             )
         return (torch.stack(self._steps, dim=-1) * response_mask(response_ids, eos_token_ids)).sum(dim=-1)
