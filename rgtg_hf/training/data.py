@@ -1,0 +1,226 @@
+"""From preference rows to what the loss needs: token ids, where the response begins, and where it ends.
+
+TRL's own preparation turns text and conversations into `chosen_ids` and `rejected_ids`. What prefixes need on top of
+that is found here: the length of the prompt, and the end of the response. A chat template writes closing tokens after
+an answer (`<|im_end|>` and a newline, say). They are the end of a finished response, one step like the
+end-of-sequence token of plain text, and are cut after the token at which generation stops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+__all__ = ["PrefixCollator", "check_rows", "common_prefix_length", "locate_responses"]
+
+TOKENIZED = ("chosen_ids", "rejected_ids")
+TEXT = ("chosen", "rejected")
+
+
+def check_rows(dataset: Dataset | IterableDataset, name: str) -> None:
+    """Refuses a data set that reward training cannot use, before anything is tokenized.
+
+    Args:
+        dataset: Preference rows in one of TRL's forms. Of a stream only the first row is looked at.
+        name: What to call the data set in the error.
+
+    Raises:
+        ValueError: If the data set is empty, has rows without `chosen` and `rejected`, or mixes text with messages.
+    """
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"The {name} data set is empty. It needs at least one row with `chosen` and `rejected`.")
+    columns: tuple[str, ...] = TOKENIZED if all(first.get(column) for column in TOKENIZED) else TEXT
+    if any(first.get(column) is None for column in columns):
+        raise ValueError(
+            f"The {name} data set has the columns {sorted(first)}; the first row has no `chosen` and `rejected`. Each "
+            "row needs both, as text or as a list of messages (or `chosen_ids` and `rejected_ids`, already tokenized)."
+        )
+    if columns == TEXT and "prompt" in first:
+        columns = ("prompt", *TEXT)
+    expected = {column: _form(first[column]) for column in columns}
+    if columns != TOKENIZED and len(set(expected.values())) > 1:
+        found = ", ".join(f"`{column}` is {form}" for column, form in expected.items())
+        raise ValueError(
+            f"The {name} data set mixes formats: {found}. Prompt, chosen and rejected must all be text, or all lists "
+            "of messages with `role` and `content`."
+        )
+    if isinstance(dataset, IterableDataset):
+        return
+    number = 0
+    for batch in dataset.select_columns(list(columns)).iter(batch_size=1000):
+        for column in columns:
+            for offset, value in enumerate(batch[column]):
+                if value is None or (columns != TOKENIZED and _form(value) != expected[column]):
+                    raise ValueError(
+                        f"Row {number + offset} of the {name} data set has no usable `{column}`: it is "
+                        f"{_form(value)}, and the first row's is {expected[column]}. Remove such rows or repair them."
+                    )
+        number += len(batch[columns[0]])
+
+
+def _form(value: object) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        return "a list of messages"
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of leading tokens that two sequences share."""
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def locate_responses(
+    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None
+) -> tuple[Dataset | IterableDataset, Counter]:
+    """Adds `prompt_length` to tokenized rows, cuts closing tokens, and drops rows that cannot be compared.
+
+    The prompt is what the row says it is: a `prompt_length` column, `prompt_ids`, or an explicit `prompt`. With an
+    implicit prompt it is what the two sequences of tokens share.
+
+    Args:
+        dataset: Rows with `chosen_ids` and `rejected_ids`, and the columns they were made from.
+        tokenizer: The tokenizer that made the ids.
+        num_proc: Number of processes, as in `Dataset.map`. Streams ignore it.
+
+    Returns:
+        The data set, and how many rows were dropped by reason (`"equal"`, `"empty"`). For a stream, which is read
+        only later, the counts are empty.
+    """
+    options: dict[str, Any] = {}
+    if isinstance(dataset, Dataset):
+        options = {"num_proc": num_proc, "desc": "Locating responses"}
+    dataset = dataset.map(_locate, fn_kwargs={"tokenizer": tokenizer}, **options)
+    dropped: Counter = Counter()
+    if isinstance(dataset, Dataset):
+        dropped.update(reason for reason in dataset["dropped"] if reason)
+        if not dropped:
+            return dataset.remove_columns("dropped"), dropped
+        options["desc"] = "Dropping rows"
+    dataset = dataset.filter(_is_kept, **options)
+    return dataset.remove_columns("dropped"), dropped
+
+
+def _is_kept(row: dict[str, Any]) -> bool:
+    return not row["dropped"]
+
+
+def _locate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    closing = _closing_tokens(row, tokenizer)
+    chosen, rejected = (_cut_closing(row[column], closing, tokenizer) for column in TOKENIZED)
+    prompt_length = _explicit_prompt_length(row, chosen, rejected, tokenizer)
+    explicit = prompt_length is not None
+    if prompt_length is None:
+        prompt_length = common_prefix_length(chosen, rejected)
+
+    ends = {tokenizer.eos_token_id, *closing[:1]}
+    # An answer that says nothing is a fault in the data. With an implicit prompt it may as well be an answer that
+    # the other one continues, and is kept.
+    content = [len(ids) - (explicit and ids[-1] in ends) for ids in (chosen, rejected)]
+    dropped = "equal" if chosen == rejected else "empty" if min(content) <= prompt_length else ""
+    return {"chosen_ids": chosen, "rejected_ids": rejected, "prompt_length": prompt_length, "dropped": dropped}
+
+
+def _explicit_prompt_length(
+    row: dict[str, Any], chosen: list[int], rejected: list[int], tokenizer: PreTrainedTokenizerBase
+) -> int | None:
+    if row.get("prompt_length") is not None:
+        return row["prompt_length"]
+    prompt = row.get("prompt")
+    if row.get("prompt_ids") is not None:
+        prompt_ids = row["prompt_ids"]
+    elif isinstance(prompt, str):
+        prompt_ids = tokenizer(prompt)["input_ids"]
+    elif prompt:
+        prompt_ids = _render(prompt, row, tokenizer, add_generation_prompt=True)
+    else:
+        return None
+    # Text is tokenized together with its prompt, so the prompt's last characters may share a token with the response;
+    # that token belongs to the response.
+    return min(common_prefix_length(prompt_ids, chosen), common_prefix_length(prompt_ids, rejected))
+
+
+def _render(
+    messages: list[dict], row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **options: Any
+) -> list[int]:
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    options = {"tools": tools, **(row.get("chat_template_kwargs") or {}), **options}
+    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    return encoded["input_ids"]
+
+
+def _closing_tokens(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the chat template writes after an answer: what the ends of two different answers have in common."""
+    messages = row.get("chosen")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return []
+    first, second = (
+        _render([*messages[:-1], {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
+    )
+    closing = first[: common_prefix_length(first, second)]
+    return closing[::-1]
+
+
+def _cut_closing(ids: list[int], closing: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Cuts what follows the token at which generation stops: the end-of-sequence token, else the first closing one."""
+    if closing and ids[-len(closing) :] == closing:
+        stop = closing.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in closing else 0
+        return ids[: len(ids) - len(closing) + stop + 1]
+    return ids
+
+
+class PrefixCollator:
+    """Makes a batch of pairs: 2B rows padded on the right, chosen rows first.
+
+    Args:
+        pad_token_id: The id that fills up rows. The attention mask is 0 there.
+        pad_to_multiple_of: Round the length of rows up to a multiple of this.
+
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> None:
+        self.pad_token_id = pad_token_id
+        self.pad_to_multiple_of = pad_to_multiple_of
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Collates B rows with `chosen_ids`, `rejected_ids`, `prompt_length` and, optionally, `margin`.
+
+        Returns:
+            `input_ids` and `attention_mask` of shape `[2B, S]`; `response_length` of shape `[2B]`; `prompt_length`
+            and `shared_length` (how many of the first response tokens both responses share) of shape `[B]`; `margin`
+            of shape `[B]` if the rows have one.
+        """
+        sequences = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
+        prompt_length = [row["prompt_length"] for row in rows]
+        longest = max(map(len, sequences))
+        if self.pad_to_multiple_of:
+            longest += -longest % self.pad_to_multiple_of
+        batch = {
+            "input_ids": torch.tensor([[*ids, *[self.pad_token_id] * (longest - len(ids))] for ids in sequences]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]),
+            "prompt_length": torch.tensor(prompt_length),
+            "response_length": torch.tensor(
+                [len(ids) - prompt for ids, prompt in zip(sequences, prompt_length * 2, strict=True)]
+            ),
+            "shared_length": torch.tensor(
+                [common_prefix_length(row["chosen_ids"], row["rejected_ids"]) - row["prompt_length"] for row in rows]
+            ),
+        }
+        if "margin" in rows[0]:
+            batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
+        return batch

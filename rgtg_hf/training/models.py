@@ -1,0 +1,102 @@
+"""A reward model to start from: a checkpoint's layers, or its first few, with one score per position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+__all__ = ["load_reward_model"]
+
+
+def load_reward_model(
+    name_or_path: str, num_layers: int | None = None, *, seed: int = 42, **model_kwargs: Any
+) -> PreTrainedModel:
+    """Loads a checkpoint as a sequence classifier with one label, keeping its first layers.
+
+    A causal LM's checkpoint gets a fresh head, the same one for the same seed; a sequence classifier keeps its own.
+    The deeper layers are never read into memory, and the model that comes out saves and loads like any other.
+
+    Args:
+        name_or_path: A name on the hub or a local directory.
+        num_layers: Number of layers to keep, counted from the embedding. Defaults to all of them.
+        seed: Seed of the fresh head. The global random state is left as it was.
+        model_kwargs: Passed to `from_pretrained` (`dtype`, `revision`, `trust_remote_code`, ...). Weights are float32
+            unless `dtype` says otherwise.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: If the checkpoint has fewer than `num_layers` layers, or lacks weights other than the head's.
+
+    Example:
+        ```python
+        import tempfile
+
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from rgtg_hf.training.models import load_reward_model
+
+        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
+                             num_attention_heads=2)
+        with tempfile.TemporaryDirectory() as folder:
+            LlamaForCausalLM(config).save_pretrained(folder)
+            model = load_reward_model(folder, num_layers=2)
+        assert model.config.num_hidden_layers == 2 and model.config.num_labels == 1
+        ```
+    """
+    config_kwargs = {
+        name: value
+        for name, value in model_kwargs.items()
+        if name in {"revision", "trust_remote_code", "token", "subfolder", "cache_dir", "local_files_only"}
+    }
+    config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **config_kwargs)
+    if num_layers is not None:
+        keep_first_layers(config, num_layers)
+    model_kwargs.setdefault("dtype", "float32")
+    verbosity = logging.get_verbosity()
+    # from_pretrained reports the output embedding, the deeper layers and the new head as surprises. They are what was
+    # asked for; anything else that is missing raises below.
+    logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path, config=config, output_loading_info=True, **model_kwargs
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = [key for key in loading["missing_keys"] if key.split(".")[0] not in {"score", "classifier", "pooler"}]
+    if missing:
+        raise ValueError(
+            f"The checkpoint {name_or_path} lacks {len(missing)} weights that {type(model).__name__} needs, among "
+            f"them `{sorted(missing)[0]}`. It is incomplete, or of another architecture than its configuration says."
+        )
+    return model
+
+
+def keep_first_layers(config: PretrainedConfig, num_layers: int) -> None:
+    """Makes a configuration describe its model's first layers only. Changes `config` in place.
+
+    Args:
+        config: Any configuration with `num_hidden_layers` (GPT-2's `n_layer` goes by that name too).
+        num_layers: Number of layers to keep.
+
+    Raises:
+        ValueError: If the model has fewer layers, or `num_layers` is below 1.
+    """
+    config = config.get_text_config()
+    total = config.num_hidden_layers
+    if not 1 <= num_layers <= total:
+        raise ValueError(f"`num_layers` is {num_layers}, but the model has {total} layers: give 1 to {total}.")
+    # Lists with one entry per layer (`layer_types`, `no_rope_layers`, ...) must agree with the number of layers.
+    per_layer = {
+        name: value[:num_layers]
+        for name, value in config.to_dict().items()
+        if "layer" in name and isinstance(value, list) and len(value) == total
+    }
+    config.num_hidden_layers = num_layers
+    for name, value in per_layer.items():
+        setattr(config, name, value)

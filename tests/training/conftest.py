@@ -1,0 +1,51 @@
+"""Fixtures of the training tests."""
+
+import pytest
+from datasets import Dataset
+
+from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
+from tests.training.helpers import make_reward_model, make_tokenizer, text_rows
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture
+def reward_model():
+    return make_reward_model()
+
+
+@pytest.fixture
+def make_trainer(tmp_path, tokenizer):
+    """Builds a trainer with settings fit for a tiny run on a CPU."""
+
+    def build(train, model=None, evaluation=None, trainer_kwargs=None, **settings):
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "bf16": False,
+            "use_cpu": True,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 4,
+            "logging_steps": 1,
+            "learning_rate": 1e-3,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        return PrefixRewardTrainer(
+            model=model if model is not None else make_reward_model(),
+            args=PrefixRewardConfig(**defaults | settings),
+            train_dataset=Dataset.from_list(train) if isinstance(train, list) else train,
+            eval_dataset=Dataset.from_list(evaluation) if isinstance(evaluation, list) else evaluation,
+            processing_class=tokenizer,
+            **trainer_kwargs or {},
+        )
+
+    return build
+
+
+@pytest.fixture
+def rows():
+    return text_rows()
