@@ -72,6 +72,7 @@ def train_reward_model(
         seed=notes["seed"],
         bf16=False,
         gradient_checkpointing=False,
+        dataloader_pin_memory=False,
         max_length=None,
         logging_steps=1,
         logging_nan_inf_filter=False,

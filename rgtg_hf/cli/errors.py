@@ -33,5 +33,7 @@ def blame_input(what: str, errors: tuple[type[Exception], ...] = (OSError, Value
     try:
         yield
     except errors as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{what}: {' '.join(lines) or type(error).__name__}") from error
+        # Some libraries say only in the cause what was wrong.
+        reason = error.__cause__ or error
+        lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+        raise UserError(f"{what}: {' '.join(lines) or type(reason).__name__}") from error

@@ -30,12 +30,16 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
         UserError: If there is no such data, it cannot be read, or it has no such split.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     path = Path(name).expanduser()
     options: dict[str, Any] = {"split": split, "streaming": streaming}
-    with blame_input(f"--dataset_name: {name} cannot be read", (OSError, ValueError, RuntimeError)):
+    with blame_input(f"--dataset_name: {name} cannot be read", (OSError, ValueError, DatasetsError)):
         if path.is_file():
-            return load_dataset(_builder(path), data_files={"train": str(path)}, **options)
+            try:
+                return load_dataset(_builder(path), data_files={"train": str(path)}, **options)
+            except StopIteration:  # what the JSON reader does with an empty file
+                raise UserError(f"--dataset_name: {name} has no rows") from None
         if not path.exists() and (name.startswith((".", "/", "~")) or _suffix(path) in _BUILDERS):
             raise UserError(f"--dataset_name: {name} does not exist")
         return load_dataset(str(path) if path.is_dir() else name, name=config, **options)
