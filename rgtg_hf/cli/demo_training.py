@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from rgtg_hf.cli.demo_rows import pairs_fingerprint, preference_pairs, tokenize_pair
 from rgtg_hf.cli.output_dir import claim_output_dir, read_marker, write_marker
@@ -59,6 +59,7 @@ def train_reward_model(
     from rgtg_hf.training.config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
 
+    console.print(f"Training a reward model of {notes['num_layers']} layers on {len(preference_pairs())} pairs.")
     datasets.disable_progress_bars()
     pairs = datasets.Dataset.from_list([tokenize_pair(row, tokenizer) for row in preference_pairs()])
     scratch = folder.with_name(f"{folder.name}.training")
@@ -81,10 +82,7 @@ def train_reward_model(
         disable_tqdm=True,
     )
     trainer = PrefixRewardTrainer(model=policy, args=settings, train_dataset=pairs, processing_class=tokenizer)
-    # The callback that prints each log line makes way for the progress bar.
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints each log line, which the progress bar does better
     start = time.perf_counter()
     with _progress(console) as progress:
         bar = _BarCallback(progress)
@@ -118,6 +116,10 @@ class _BarCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.update(self.task, completed=state.global_step)
+        # In a log file there is no bar, so a line says from time to time that things go on.
+        if not self.progress.console.is_terminal and state.global_step % 25 == 0:
+            figures = self.progress.tasks[self.task].fields["figures"]
+            self.progress.console.print(f"Training step {state.global_step} of {state.max_steps}  {figures}")
 
     def last_quarter_accuracy(self) -> float:
         last = self.accuracies[-max(1, len(self.accuracies) // 4) :]
