@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PrinterCallback, TrainerCallback
 
 from rgtg_hf.cli.demo_rows import pairs_fingerprint, preference_pairs, tokenize_pair
@@ -105,13 +105,13 @@ class _BarCallback(TrainerCallback):
         self.accuracies: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.task = self.progress.add_task("Training the reward model", total=state.max_steps, figures="")
+        self.task = self.progress.add_task("Training", total=state.max_steps, figures="")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self.accuracies.append(float(logs["accuracy"]))
             recent = self.accuracies[-10:]
-            figures = f"loss {float(logs['loss']):.3f}  prefix accuracy {sum(recent) / len(recent):.2f}"
+            figures = f"loss {float(logs['loss']):.3f}  accuracy {sum(recent) / len(recent):.2f}"
             self.progress.update(self.task, figures=figures)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -132,7 +132,6 @@ def _progress(console: Console) -> Progress:
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
     )

@@ -13,7 +13,13 @@ from transformers import LogitsProcessor, LogitsProcessorList, set_seed
 
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 
-__all__ = ["SampledResponses", "sample_responses"]
+__all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
+
+
+def end_token_ids(policy: Any) -> list[int]:
+    """The ids at which the policy's `generate()` ends a response; may be empty."""
+    ending = policy.generation_config.eos_token_id
+    return [] if ending is None else [ending] if isinstance(ending, int) else list(ending)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,7 @@ def sample_responses(
     Returns:
         The responses with their divergences and the time they took.
     """
-    ending = policy.generation_config.eos_token_id
-    eos_token_ids = [] if ending is None else [ending] if isinstance(ending, int) else list(ending)
+    eos_token_ids = end_token_ids(policy)
     recorder = None if processor is None else DivergenceRecorder(processor)
     set_seed(seed)
     start = time.perf_counter()
