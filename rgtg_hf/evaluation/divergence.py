@@ -38,10 +38,13 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
         assert candidate_divergence(guided, policy) == 0.0  # the two candidates are as likely as before
         ```
     """
-    outside = guided_scores == -torch.inf
+    # Only the candidates are looked at: a vocabulary is thousands of times larger.
+    most = int((guided_scores > -torch.inf).sum(dim=-1).max())
+    guided, ids = guided_scores.topk(most, dim=-1)
+    outside = guided == -torch.inf  # where a row has fewer candidates than another
     # In float64, because the difference of two float32 log-softmaxes is of the size of small divergences.
-    log_guided = guided_scores.double().log_softmax(dim=-1)
-    log_policy = policy_scores.double().masked_fill(outside, -torch.inf).log_softmax(dim=-1)
+    log_guided = guided.double().log_softmax(dim=-1)
+    log_policy = policy_scores.gather(-1, ids).double().masked_fill(outside, -torch.inf).log_softmax(dim=-1)
     terms = log_guided.exp() * (log_guided - log_policy)
     return terms.masked_fill(outside, 0.0).sum(dim=-1).clamp(min=0.0)
 

@@ -32,6 +32,15 @@ def test_restricting_to_candidates_alone_is_no_divergence():
     assert candidate_divergence(TopKLogitsWarper(4)(None, policy), policy).max() < 1e-12
 
 
+def test_rows_with_fewer_candidates_than_others_are_measured_alone():
+    policy = torch.randn(2, 20)
+    guided = policy + torch.randn(2, 20)
+    guided[0, 3:] = -torch.inf
+    both = candidate_divergence(guided, policy)
+    alone = torch.cat([candidate_divergence(guided[i : i + 1], policy[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(both, alone)
+
+
 def test_divergence_does_not_depend_on_normalisation_of_the_scores():
     policy = torch.randn(2, 20)
     guided = policy + torch.randn(2, 20)
