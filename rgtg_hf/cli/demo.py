@@ -7,6 +7,7 @@ result, and its gold reward (VADER's sentiment score) runs offline.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,14 +60,15 @@ def run(arguments: Sequence[str]) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     console.print(f"Policy: {options.model or HUB_NAME}")
-    with blame_input("the policy cannot be loaded"):
+    loading = console.status("Loading the policy (its file is converted once, which takes half a minute)")
+    with loading, blame_input("the policy cannot be loaded"):
         path = options.model or demo_policy_path()
         tokenizer = AutoTokenizer.from_pretrained(path)
         policy = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
 
     reward_folder = folder / "reward_model"
     notes = reward_model_notes(
-        options.model or HUB_NAME,
+        _policy_label(options.model),
         min(options.num_layers, policy.config.num_hidden_layers),
         options.max_steps,
         options.seed,
@@ -77,6 +79,14 @@ def run(arguments: Sequence[str]) -> None:
     _print_table(results, console)
     _print_texts(results, console)
     console.print(f"Written: {folder / 'report.json'}, {folder / 'reward_vs_kl.png'}, {reward_folder}")
+
+
+def _policy_label(model: str | None) -> str:
+    """The policy's name for the record, which tells local folders apart without giving their place away."""
+    if model is None or not Path(model).is_dir():
+        return model or HUB_NAME
+    folder = Path(model).resolve()
+    return f"{folder.name} ({hashlib.sha256(str(folder).encode()).hexdigest()[:8]})"
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except ImportError as error:
+        if type(error.__cause__) is not ModuleNotFoundError:
+            raise
+        print(f"rgtg-hf: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("rgtg-hf: interrupted", file=sys.stderr)
         return 130

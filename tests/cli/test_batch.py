@@ -52,6 +52,18 @@ def test_interrupted_run_goes_on_to_what_an_undisturbed_one_writes(generate, tmp
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
 
 
+def test_run_that_is_interrupted_twice_leaves_whole_lines(generate, tmp_path, monkeypatch):
+    from rgtg_hf.cli.batch import PartialOutput
+
+    monkeypatch.setattr(PartialOutput, "finish", PartialOutput.close)
+    partial = tmp_path / "out.jsonl.partial"
+    assert generate(tmp_path / "out.jsonl") == 0
+    content = partial.read_bytes()
+    partial.write_bytes(content[:-20])
+    assert generate(tmp_path / "out.jsonl") == 0
+    assert partial.read_bytes() == content
+
+
 def test_going_on_with_other_settings_is_refused(generate, tmp_path, capsys, monkeypatch):
     from rgtg_hf.cli.batch import PartialOutput
 

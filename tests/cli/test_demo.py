@@ -32,6 +32,7 @@ def test_demo_writes_what_it_promises_and_uses_its_reward_model_again(demo, tmp_
     assert unsteered["kl"] == unsteered["paired_diff"] == 0
     assert 0 < weak["kl"] < strong["kl"]
     assert (tmp_path / "demo" / "reward_vs_kl.png").stat().st_size > 0
+    assert str(tmp_path.parent) not in (tmp_path / "demo" / "report.json").read_text()
     assert not [file for file in (tmp_path / "demo").rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
 
     head = (tmp_path / "demo" / "reward_model" / "model.safetensors").stat().st_mtime_ns
