@@ -27,6 +27,7 @@ class ValueHead(TokenHead):
     """The other read-out: r(x, y_<=i) = u(h_{i-1}) · P e_{y_i} itself, no sum."""
 
     def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
+        """Rewards of all prefixes, shape `[batch, length, 1]`."""
         rewards = super().forward(hidden, input_ids, attention_mask, embeddings)
         return F.pad(rewards.diff(dim=1), (0, 0, 1, 0))
 
@@ -60,8 +61,16 @@ DESIGNS = {
     "linear, learning rate 1e-4": (BASE | {"nonlinear": False}, {"learning_rate": 1e-4}, TokenHead),
     "linear, learning rate 3e-5": (BASE | {"nonlinear": False}, {"learning_rate": 3e-5}, TokenHead),
     "linear, rank 16": (BASE | {"nonlinear": False, "rank": 16}, {}, TokenHead),
-    "linear, rank 16, learning rate 3e-4": (BASE | {"nonlinear": False, "rank": 16}, {"learning_rate": 3e-4}, TokenHead),
-    "linear, rank 16, learning rate 1e-4": (BASE | {"nonlinear": False, "rank": 16}, {"learning_rate": 1e-4}, TokenHead),
+    "linear, rank 16, learning rate 3e-4": (
+        BASE | {"nonlinear": False, "rank": 16},
+        {"learning_rate": 3e-4},
+        TokenHead,
+    ),
+    "linear, rank 16, learning rate 1e-4": (
+        BASE | {"nonlinear": False, "rank": 16},
+        {"learning_rate": 1e-4},
+        TokenHead,
+    ),
     "linear, rank 4, learning rate 1e-4": (BASE | {"nonlinear": False, "rank": 4}, {"learning_rate": 1e-4}, TokenHead),
     "linear, 10 epochs": (BASE | {"nonlinear": False}, {"num_train_epochs": 10}, TokenHead),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,12 @@ def train_head(
 
 
 def sample(
-    policy: Any, tokenizer: Any, prompts: list[str], processor: LogitsProcessor | None, seed: int, batch_size: int = 128
+    policy: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    processor: LogitsProcessor | None,
+    seed: int,
+    batch_size: int = 128,
 ) -> dict[str, list[Any]]:
     """One response per prompt at temperature 1 from TOP_K candidates: gold reward, exact divergence, the text."""
     results: dict[str, list[Any]] = {"gold": [], "kl": [], "texts": []}
@@ -136,7 +143,7 @@ def distinct_2(texts: list[str]) -> float:
     shares = []
     for text in texts:
         words = text.lower().split()
-        pairs = list(zip(words, words[1:], strict=False))
+        pairs = list(itertools.pairwise(words))
         if pairs:
             shares.append(len(set(pairs)) / len(pairs))
     return sum(shares) / len(shares)
@@ -145,7 +152,5 @@ def distinct_2(texts: list[str]) -> float:
 @contextlib.contextmanager
 def quiet_trainer():
     """The trainer prints its final metrics; a sweep of many would drown its own table."""
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         yield
