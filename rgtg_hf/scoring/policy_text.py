@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,7 +15,7 @@ __all__ = ["PolicyText", "StepTexts", "Text", "chat_closing"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what tokenizers write for bytes that are no character
 _MOST_PROMPTS_KEPT = 256
-_SHORTEST_ANCHOR = 8
+_ANCHOR = 8  # tokens: more than a character can have
 
 
 class Text(NamedTuple):
@@ -82,6 +83,10 @@ class PolicyText:
         self.ends = {tokenizer.eos_token_id, *eos_token_ids} | {
             id_ for id_, token in special.items() if token and closing.startswith(token)
         }
+        ids = tokenizer.get_vocab()
+        names = [f"<0x{byte:02X}>" for byte in range(256)]
+        self._id_of_byte = [ids[name] for name in names] if all(name in ids for name in names) else []
+        self._byte_of = {id_: byte for byte, id_ in enumerate(self._id_of_byte)}
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
 
     def read(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> StepTexts:
@@ -125,28 +130,32 @@ class PolicyText:
             while start < len(ids) and ids[start] == self.tokenizer.bos_token_id:
                 start += 1
             spoken = [id_ for id_ in ids[start:] if id_ not in self.silent]
-            length = _SHORTEST_ANCHOR
-            # An anchor that begins within a character would spoil the bytes that follow.
-            while length < len(spoken) and self._decode_as_is(spoken[-length:]).startswith(_REPLACEMENT):
-                length *= 2
-            anchor = spoken[-length:]
+            anchor = spoken[-_ANCHOR:]
             self._prompts[ids] = _Prompt(self._decode(spoken), anchor, self._decode(anchor))
         return self._prompts[ids]
 
-    def _decode_as_is(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
     def _decode(self, ids: list[int]) -> str:
         """The text up to the last whole character."""
-        text = self._decode_as_is(ids)
-        if not text.endswith(_REPLACEMENT):
-            return text
-        # Some tokenizers give up all characters of a run of bytes if only its end is broken. A character has at most
-        # four bytes, so its beginning at most three tokens.
-        texts = [text, *(self._decode_as_is(ids[:-n]) for n in (1, 2, 3) if n <= len(ids))]
-        return max((text.rstrip(_REPLACEMENT) for text in texts), key=len)
+        ids = self._with_whole_characters(ids)
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text.rstrip(_REPLACEMENT)
+
+    def _with_whole_characters(self, ids: list[int]) -> list[int]:
+        """Replaces broken characters among tokens that are single bytes.
+
+        Tokenizers with such tokens give up a whole run of bytes if one of its characters is broken, also those before.
+        """
+        if self._byte_of.keys().isdisjoint(ids):
+            return ids
+        whole = []
+        for is_byte, run in groupby(ids, key=self._byte_of.__contains__):
+            if is_byte:
+                text = bytes(self._byte_of[id_] for id_ in run).decode("utf-8", errors="replace")
+                whole += [self._id_of_byte[byte] for byte in text.encode()]
+            else:
+                whole += run
+        return whole
 
 
 def chat_closing(tokenizer: PreTrainedTokenizerBase) -> str:
