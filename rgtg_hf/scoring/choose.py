@@ -49,7 +49,7 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
         A new scorer with nothing kept.
 
     Raises:
-        ValueError: If `name` is none of these.
+        ValueError: If `name` is none of these, or does not serve the reward model.
     """
     if name == "auto":
         if reward_model not in _chosen:
@@ -58,6 +58,11 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
         name = _chosen[reward_model]
     elif name not in SCORERS:
         raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
+    elif isinstance(reward_model, NextTokenRewardModel) and name in ("tree", "expand"):
+        raise ValueError(
+            f"The scorer {name!r} reads candidates, which a {type(reward_model).__name__} rates before they are read: "
+            "choose one of ['auto', 'next_token', 'reference']."
+        )
     return SCORERS[name](reward_model)
 
 

@@ -47,7 +47,7 @@ def make_scorer(
             `(prompts, responses) -> rewards` of two lists of strings; or a list of such. Models are put into
             evaluation mode.
         scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"tree"` and
-            `"expand"` for causal models with the policy's vocabulary.
+            `"expand"` for causal models with the policy's vocabulary, `"next_token"` for a `NextTokenRewardModel`.
         tokenizer: The policy's tokenizer. Needed wherever rewards go through text.
         reward_tokenizer: The reward model's tokenizer. `None` means that it reads the policy's token ids, as does a
             tokenizer with the policy's vocabulary. With a list of reward models a list, or one for all of them.

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.token_head import advantages_of
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns
@@ -23,6 +24,9 @@ class NextTokenScorer:
     Args:
         reward_model: The model; a steering head must be attached to its policy.
 
+    Attributes:
+        vocabulary_size: Number of token ids that the reward model can read.
+
     Raises:
         TypeError: If it is a reward model of another kind.
     """
@@ -33,6 +37,7 @@ class NextTokenScorer:
                 f"A {type(reward_model).__name__} rates a token only after reading it: use the scorer 'auto'."
             )
         self.reward_model = reward_model
+        self.vocabulary_size: int | None = vocabulary_size(reward_model)
         self.cache = PrefixCache(reward_model)
 
     @property

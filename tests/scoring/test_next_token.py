@@ -55,3 +55,9 @@ def test_a_step_costs_one_token_however_many_candidates(k):
 def test_another_kind_of_reward_model_is_refused():
     with pytest.raises(TypeError, match="auto"):
         NextTokenScorer(tiny_reward_model())
+
+
+@pytest.mark.parametrize("name", ["tree", "expand"])
+def test_scorers_that_read_candidates_are_refused(name):
+    with pytest.raises(ValueError, match="next_token"):
+        choose_scorer(tiny_next_token_model(), name)
