@@ -44,11 +44,11 @@ from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find
 
 # Settings of the head, settings of the training, betas.
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], list[float]]] = {
-    "steering head": ({"rank": 16}, {}, [0.5, 1.0, 2.0, 4.0]),
-    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [0.5, 1.0, 2.0, 4.0]),
-    "steering head, rank 128": ({"rank": 128}, {}, [0.5, 1.0, 2.0, 4.0]),
+    "steering head": ({"rank": 16}, {}, [1.5, 3.0, 6.0]),
+    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [1.5, 3.0, 6.0]),
+    "steering head, rank 128": ({"rank": 128}, {}, [1.5, 3.0, 6.0]),
 }
-SIBLINGS_BETAS = [0.5, 1.0, 2.0, 4.0]
+SIBLINGS_BETAS = [0.5, 1.0, 2.0]
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 
 

@@ -49,7 +49,7 @@ class NextTokenRewardConfig(PreTrainedConfig):
         hidden_size: int = 0,
         embedding_size: int = 0,
         vocab_size: int = 0,
-        rank: int = 128,
+        rank: int = 16,
         nonlinear: bool = True,
         dropout: float = 0.0,
         pad_token_id: int | None = None,
@@ -83,8 +83,8 @@ class NextTokenRewardModel(PreTrainedModel):
     There are two kinds. [`from_backbone`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_backbone] makes one
     with a decoder of its own: one reward-model token per decoding step, however many candidates.
     [`from_policy`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_policy] makes a *steering head*, which reads
-    the hidden states that the frozen policy computes anyway. Its checkpoint holds the head alone, about a megabyte,
-    and is put back on its policy with `attach`.
+    the hidden states that the frozen policy computes anyway. Its checkpoint holds the head alone, a fraction of a
+    megabyte, and is put back on its policy with `attach`.
 
     As with every prefix reward model, the head's output at each position is the reward of the prefix that ends there
     (see [`TokenHead`][rgtg_hf.rewards.token_head.TokenHead] for the equation). The sum starts at 0 with the first
@@ -132,7 +132,7 @@ class NextTokenRewardModel(PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, backbone: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
+        cls, backbone: PreTrainedModel, *, rank: int = 16, nonlinear: bool = True, dropout: float = 0.0
     ) -> NextTokenRewardModel:
         """Makes a reward model around a decoder of its own, which is used as it is and not copied.
 
@@ -162,13 +162,15 @@ class NextTokenRewardModel(PreTrainedModel):
 
     @classmethod
     def from_policy(
-        cls, policy: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
+        cls, policy: PreTrainedModel, *, rank: int = 16, nonlinear: bool = True, dropout: float = 0.0
     ) -> NextTokenRewardModel:
         """Makes a steering head on a policy.
 
         Args:
             policy: The causal LM to be steered. It is never changed, nor part of the head's checkpoint.
-            rank: See [`NextTokenRewardConfig`]. Also `nonlinear` and `dropout`.
+            rank: See [`NextTokenRewardConfig`]. Also `nonlinear` and `dropout`. A head without nonlinearity reads
+                hidden states as they are, not normalised, and wants a learning rate about ten times lower (1e-4 where
+                the other does well with 1e-3).
 
         Returns:
             The head, fresh and attached.
