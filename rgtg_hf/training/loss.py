@@ -16,6 +16,7 @@ included; tensors of prefixes have S columns too (column i - 1 is prefix i), bec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ __all__ = [
     "PREFIXES",
     "align_prefixes",
     "prefix_bradley_terry_loss",
+    "prefix_losses",
     "prefix_metrics",
     "prefix_weights",
     "rewards_at_fraction",
@@ -131,27 +133,45 @@ def _draw(counts: Tensor, number: int, row_seeds: Sequence[int]) -> Tensor:
     return torch.zeros_like(counts).scatter_(1, kept, True)
 
 
-def prefix_bradley_terry_loss(
+def prefix_losses(
     chosen: Tensor,
     rejected: Tensor,
-    weights: Tensor,
     *,
     margin: Tensor | None = None,
     center_rewards_coefficient: float | None = None,
-    total_weight: Tensor | float | None = None,
 ) -> Tensor:
-    """The prefix Bradley-Terry loss: the weighted mean of -log sigmoid(chosen - rejected - margin).
+    """The Bradley-Terry loss of each prefix pair: -log sigmoid(chosen - rejected - margin).
 
     Args:
         chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
         rejected: Rewards of the rejected prefixes, shape `[B, S]`.
-        weights: How much each prefix counts, shape `[B, S]`, see [`prefix_weights`].
         margin: By how much the chosen response should win, shape `[B]`, in units of reward. It holds at every prefix
             of the pair, as if each were an example of its own.
-        center_rewards_coefficient: If given, adds this times the mean of (chosen + rejected)^2, which keeps rewards
-            near zero (Eisenstein et al., arXiv:2312.09244, equation 2).
-        total_weight: What the weighted sum is divided by. Defaults to the sum of `weights`. Give the sum over all
-            batches of a step where a step has several (accumulation, many processes).
+        center_rewards_coefficient: If given, adds this times (chosen + rejected)^2, which keeps rewards near zero
+            (Eisenstein et al., arXiv:2312.09244, equation 2).
+
+    Returns:
+        Losses of shape `[B, S]`.
+    """
+    difference = chosen - rejected
+    if margin is not None:
+        difference = difference - margin[:, None]
+    losses = -F.logsigmoid(difference)
+    if center_rewards_coefficient is not None:
+        losses = losses + center_rewards_coefficient * (chosen + rejected) ** 2
+    return losses
+
+
+def prefix_bradley_terry_loss(
+    chosen: Tensor, rejected: Tensor, weights: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The prefix Bradley-Terry loss of a batch: the weighted mean of [`prefix_losses`].
+
+    Args:
+        chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
+        rejected: Rewards of the rejected prefixes, shape `[B, S]`.
+        weights: How much each prefix counts, shape `[B, S]`, see [`prefix_weights`]. Defaults to 1 for all.
+        options: `margin` and `center_rewards_coefficient`, see [`prefix_losses`].
 
     Returns:
         The loss, a scalar tensor.
@@ -162,19 +182,12 @@ def prefix_bradley_terry_loss(
         from rgtg_hf.training.loss import prefix_bradley_terry_loss
 
         chosen, rejected = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -1.0]])
-        loss = prefix_bradley_terry_loss(chosen, rejected, torch.ones(1, 2))
+        loss = prefix_bradley_terry_loss(chosen, rejected)
         assert torch.isclose(loss, (torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(-2.0)))) / 2)
         ```
     """
-    difference = chosen - rejected
-    if margin is not None:
-        difference = difference - margin[:, None]
-    losses = -F.logsigmoid(difference)
-    if center_rewards_coefficient is not None:
-        losses = losses + center_rewards_coefficient * (chosen + rejected) ** 2
-    if total_weight is None:
-        total_weight = weights.sum()
-    return (weights * losses).sum() / total_weight
+    losses = prefix_losses(chosen, rejected, **options)
+    return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
 def rewards_at_fraction(rewards: Tensor, response_length: Tensor, fraction: float) -> Tensor:

@@ -20,7 +20,7 @@ from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.data import PrefixCollator, check_rows, locate_responses
 from rgtg_hf.training.loss import (
     align_prefixes,
-    prefix_bradley_terry_loss,
+    prefix_losses,
     prefix_metrics,
     prefix_weights,
     rewards_at_fraction,
@@ -188,12 +188,17 @@ class PrefixRewardTrainer(RewardTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in TRL, but with one name for each of several evaluation sets: `eval_a_accuracy`, `eval_b_accuracy`."""
-        if not self.model.training and self._metric_key_prefix.startswith("eval_"):
-            name = self._metric_key_prefix.removeprefix("eval_")
-            self._metrics["eval"] = defaultdict(
-                list, {f"{name}_{key}": values for key, values in self._metrics["eval"].items()}
-            )
+        """As in TRL, but each of several evaluation sets has names of its own: `eval_a_accuracy`, `eval_b_accuracy`.
+
+        The loss of an evaluation is the mean over all prefixes of the set, however they fell into batches.
+        """
+        metrics = self._metrics["eval"]
+        if not self.model.training and metrics:
+            prefix = self._metric_key_prefix
+            logs[f"{prefix}_loss"] = sum(metrics.pop("loss_sum")) / sum(metrics.pop("weight_sum"))
+            if prefix.startswith("eval_"):
+                name = prefix.removeprefix("eval_")
+                self._metrics["eval"] = defaultdict(list, {f"{name}_{key}": metrics[key] for key in metrics})
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -260,35 +265,47 @@ class PrefixRewardTrainer(RewardTrainer):
         with capture_position_rewards(model) as captured:
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         chosen, rejected = align_prefixes(captured[0], inputs["prompt_length"], inputs["response_length"])
-        loss = prefix_bradley_terry_loss(
+        losses = prefix_losses(
             chosen,
             rejected,
-            weights,
             margin=inputs.get("margin"),
             center_rewards_coefficient=self.args.center_rewards_coefficient,
-            total_weight=total,
         )
-        self._record(mode, inputs, chosen.detach(), rejected.detach())
+        loss = (weights * losses).sum() / (weights.sum() if total is None else total)
+        with torch.no_grad():
+            self._record(mode, inputs, chosen, rejected, losses, weights)
         return (loss, outputs) if return_outputs else loss
 
-    def _record(self, mode: str, inputs: dict[str, Tensor], chosen: Tensor, rejected: Tensor) -> None:
+    def _record(
+        self,
+        mode: str,
+        inputs: dict[str, Tensor],
+        chosen: Tensor,
+        rejected: Tensor,
+        losses: Tensor,
+        weights: Tensor,
+    ) -> None:
         """Adds the batch's metrics, pair by pair, so that averages do not depend on how pairs fell into batches."""
+        chosen_length, rejected_length = inputs["response_length"].chunk(2)
         values = prefix_metrics(chosen, rejected, inputs["response_length"])
-        lengths = inputs["response_length"].chunk(2)
-        values["chosen_reward"] = rewards_at_fraction(chosen, lengths[0], 1)
-        values["rejected_reward"] = rewards_at_fraction(rejected, lengths[1], 1)
+        values["chosen_reward"] = rewards_at_fraction(chosen, chosen_length, 1)
+        values["rejected_reward"] = rewards_at_fraction(rejected, rejected_length, 1)
+        values["loss_sum"] = (weights * losses).sum(1)
+        values["weight_sum"] = weights.sum(1)
         table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
         metrics = self._metrics[mode]
         columns = dict(zip(values, table.T.tolist(), strict=True))
         whole = columns.pop("chosen_reward") + columns.pop("rejected_reward")
+        if mode == "train":
+            # The Trainer logs the training loss itself.
+            del columns["loss_sum"], columns["weight_sum"]
+            tokens = self.accelerator.gather(inputs["attention_mask"].sum())
+            self._total_train_tokens += tokens.sum().item()
         for name, column in columns.items():
             metrics[name].extend(column)
         metrics["min_reward"].append(min(whole))
-        metrics["mean_reward"].append(sum(whole) / len(whole))
+        metrics["mean_reward"].extend(whole)
         metrics["max_reward"].append(max(whole))
-        if mode == "train":
-            tokens = self.accelerator.gather(inputs["attention_mask"].sum())
-            self._total_train_tokens += tokens.sum().item()
         metrics["num_tokens"] = [self._total_train_tokens]
 
 
