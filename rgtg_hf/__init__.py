@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rgtg_hf.version import __version__
 
 if TYPE_CHECKING:
+    from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
     from rgtg_hf.training.config import PrefixRewardConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "PrefixRewardConfig": "rgtg_hf.training.config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
+    "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
     "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
 }
@@ -25,6 +27,7 @@ _MODULE_OF = {
 __all__ = [  # noqa: RUF022  the version last
     "PrefixRewardConfig",
     "PrefixRewardTrainer",
+    "RewardGuidanceConfig",
     "RewardGuidedLogitsProcessor",
     "prefix_rewards",
     "__version__",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["capture_position_rewards", "find_score_head", "prefix_rewards"]
+__all__ = ["capture_position_rewards", "find_backbone", "find_score_head", "prefix_rewards"]
 
 
 def find_score_head(model: nn.Module) -> nn.Module:
@@ -98,3 +98,17 @@ def prefix_rewards(
     with capture_position_rewards(model) as captured:
         model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
     return captured[0]
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """Finds the decoder beneath the score head, which gives hidden states and takes a cache.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model, bare or with PEFT adapters in its layers.
+
+    Returns:
+        The decoder, for example a `LlamaModel`. Adapters that live in its layers stay active.
+    """
+    if hasattr(model, "get_base_model"):  # PEFT
+        model = model.get_base_model()  # type: ignore[operator]
+    return model.base_model  # type: ignore[return-value]

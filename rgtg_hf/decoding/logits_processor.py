@@ -1,0 +1,168 @@
+"""The logits processor that steers `generate()` with a prefix reward model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel
+
+from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
+from rgtg_hf.decoding.padding import infer_attention_mask
+from rgtg_hf.decoding.tracking import GenerationTracker
+from rgtg_hf.rewards.checks import check_reward_model, vocabulary_size
+from rgtg_hf.scoring.choose import choose_scorer
+from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
+
+__all__ = ["RewardGuidedLogitsProcessor"]
+
+
+class RewardGuidedLogitsProcessor(LogitsProcessor):
+    """Steers `generate()` towards responses that a prefix reward model prefers.
+
+    At each step the policy's `top_k` likeliest tokens are scored as continuations of the prefix, and it becomes
+
+        pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp(beta · [r(x, y_<t v) - r(x, y_<t)])
+
+    (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
+    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike.
+
+    The processors of the generation config run before, temperature and other warpers after: a temperature also divides
+    `beta`, and a `top_k` of `generate()` below the own one cuts the candidates once more.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
+            trained on prefixes. It may be on another device than the policy. It is put into evaluation mode.
+        beta: Strength of steering, in nats per unit of reward. 0 does not steer.
+        top_k: Candidates per row and step, the policy's likeliest; `None` for the whole vocabulary.
+        attention_mask: The mask that goes to `generate()`, shape `[prompts, length]`. Needed only where padding on
+            the left cannot be told from the ids: where the pad token is also the bos token.
+        pad_token_id: The policy's pad token. Defaults to that of the reward model's configuration.
+        eos_token_id: The policy's end token or tokens. Defaults to those of the reward model's configuration. Used
+            only to leave rows that have ended in peace.
+        guidance_config: All settings at once, in place of `beta` and `top_k`; more settings are there.
+
+    Raises:
+        ValueError: If the reward model cannot work or a setting is out of range. At the first step of a generation,
+            if the policy's vocabulary is not the reward model's, or padding cannot be told.
+        FloatingPointError: If the reward model gives a reward that is not finite.
+        TypeError: If an argument is of another type.
+
+    Example:
+        ```python
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+        from rgtg_hf import RewardGuidedLogitsProcessor
+
+        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                             num_attention_heads=2, num_labels=1, pad_token_id=0)
+        policy, reward_model = LlamaForCausalLM(config), LlamaForSequenceClassification(config)
+        processor = RewardGuidedLogitsProcessor(reward_model, beta=1.5, top_k=5)
+        policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=4)
+        ```
+    """
+
+    def __init__(
+        self,
+        reward_model: PreTrainedModel,
+        beta: float = 1.0,
+        top_k: int | None = 10,
+        *,
+        attention_mask: Tensor | None = None,
+        pad_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+        guidance_config: RewardGuidanceConfig | None = None,
+    ):
+        self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
+        check_reward_model(reward_model)
+        self.reward_model = reward_model.eval()
+        self.scorer = choose_scorer(reward_model, self.config.scorer)
+
+        model_config = reward_model.config.get_text_config()  # type: ignore[operator, union-attr]
+        self.pad_token_id = model_config.pad_token_id if pad_token_id is None else pad_token_id
+        self.bos_token_id = model_config.bos_token_id
+        self._prompt_mask = attention_mask
+        eos = model_config.eos_token_id if eos_token_id is None else eos_token_id
+        eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
+
+    def reset(self, attention_mask: Tensor | None = None) -> None:
+        """Forgets what was read, and takes the mask of the prompts to come.
+
+        No call is needed between generations: a new one shows in the ids. It frees the reward model's cache, or tells
+        the padding of new prompts.
+
+        Args:
+            attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
+        """
+        self._prompt_mask = attention_mask
+        self._generation.reset()
+        self.scorer.reset()
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """Guides one step.
+
+        Args:
+            input_ids: Prompts and what was generated so far, shape `[rows, length]`.
+            scores: The policy's scores of the next token, shape `[rows, vocabulary]`. Not changed.
+
+        Returns:
+            The guided scores, `-inf` for all but the candidates, shape `[rows, vocabulary]`.
+        """
+        if self._generation.follow(input_ids):
+            self._check_start(input_ids, scores)
+        candidates = select_candidates(scores, self.config)
+        unsteered = keep_candidates(scores, candidates)
+        if self.config.beta == 0:
+            return unsteered
+        steer = self._uncertain_enough(candidates) & ~self._generation.ended()
+        if not bool((steer & (candidates.valid.sum(-1) > 1)).any()):
+            return unsteered  # no row has a choice to make; what goes unread now is read with the next steered step
+        rows = ~self._generation.ended()  # rows that merely go unsteered stay, for their cache is needed again
+        prefixes = PrefixBatch(
+            input_ids, self._attention_mask(input_ids), self._generation.prompt_length, self._generation.base_length
+        )
+        scored = Candidates(*(part[rows] for part in candidates))
+        rewards = self.scorer.score(prefixes.select(rows), scored.ids)
+        self._generation.steered()
+        _check_finite(rewards, scored, rows, input_ids.shape[1])
+        guided = unsteered.clone()
+        guided[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
+        return torch.where(steer[:, None], guided, unsteered)
+
+    def _uncertain_enough(self, candidates: Candidates) -> Tensor:
+        """Rows whose policy has at least the entropy above which to steer, shape `[rows]`."""
+        if self.config.min_entropy is None:
+            return torch.ones(len(candidates.ids), dtype=torch.bool, device=candidates.ids.device)
+        logits = candidates.scores.masked_fill(~candidates.valid, float("-inf"))
+        return torch.distributions.Categorical(logits=logits, validate_args=False).entropy() >= self.config.min_entropy
+
+    def _attention_mask(self, input_ids: Tensor) -> Tensor:
+        return infer_attention_mask(input_ids, self._prompt_mask, self.pad_token_id, self.bos_token_id)
+
+    def _check_start(self, input_ids: Tensor, scores: Tensor) -> None:
+        if input_ids.shape[1] == 0:
+            raise ValueError(
+                "generate() was called with `inputs_embeds` alone, which hides the prompt from the reward model: pass "
+                "`input_ids` as well."
+            )
+        size = vocabulary_size(self.reward_model)
+        if scores.shape[-1] != size:
+            raise ValueError(
+                f"The policy scores {scores.shape[-1]} tokens, but the reward model's embedding has {size}: their "
+                "vocabularies differ. Steering token by token needs a reward model with the policy's tokenizer; train "
+                "one from the policy or from a smaller model of its family."
+            )
+        self._attention_mask(input_ids)  # padding that cannot be told is refused here, before any work
+
+
+def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int) -> None:
+    finite = (torch.isfinite(rewards.candidates) | ~candidates.valid) & torch.isfinite(rewards.base)[:, None]
+    if bool(finite.all()):
+        return
+    row = int((~finite).any(-1).nonzero()[0])
+    raise FloatingPointError(
+        f"The reward model gave rewards that are not finite: row {int(rows.nonzero()[row])}, after {length} tokens, "
+        f"for the candidates {candidates.ids[row][~finite[row]].tolist()} "
+        f"({rewards.candidates[row][~finite[row]].tolist()}). Load it in float32 or bfloat16, and check its weights."
+    )

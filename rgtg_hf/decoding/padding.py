@@ -1,0 +1,59 @@
+"""Finds out what `generate()` does not tell a logits processor: which columns are padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["infer_attention_mask"]
+
+
+def infer_attention_mask(
+    input_ids: Tensor,
+    prompt_mask: Tensor | None = None,
+    pad_token_id: int | None = None,
+    bos_token_id: int | None = None,
+) -> Tensor:
+    """The attention mask of a left-padded batch, from the prompt's mask or else from leading pad tokens.
+
+    Args:
+        input_ids: Prompt and generated tokens, shape `[rows, length]`.
+        prompt_mask: The `attention_mask` that was passed to `generate()`, shape `[prompts, prompt_length]`, where
+            `rows` is a multiple of `prompts` (beams and return sequences).
+        pad_token_id: The id that pads on the left, where there is no `prompt_mask`.
+        bos_token_id: The id that begins texts. Where it is also the pad id, leading ones cannot be told apart.
+
+    Returns:
+        1 for tokens, 0 for padding, int64, shape `[rows, length]`.
+
+    Raises:
+        ValueError: If `prompt_mask` does not fit the batch, or if padding cannot be told.
+    """
+    mask = torch.ones_like(input_ids)
+    if prompt_mask is not None:
+        prompts, width = prompt_mask.shape
+        if len(input_ids) % prompts or width > input_ids.shape[1]:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(prompt_mask.shape)}, but this call of generate() has "
+                f"{len(input_ids)} rows of {input_ids.shape[1]} tokens. It must be the mask of the prompts that are "
+                "being continued: make a new processor, or call reset(attention_mask=...), when the prompts change."
+            )
+        mask[:, :width] = prompt_mask.to(mask).repeat_interleave(len(input_ids) // prompts, dim=0)
+        return mask
+    if pad_token_id is None:
+        return mask
+    leading = (input_ids == pad_token_id).long().cumprod(-1)
+    if pad_token_id == bos_token_id:
+        lengths = leading.sum(-1)
+        if bool((lengths == lengths[0]).all()) and int(lengths[0]) <= 1:
+            return mask  # every row begins with one bos, or none does
+        raise ValueError(
+            f"Rows begin with the token {pad_token_id}, which is both the pad and the bos token, so padding cannot be "
+            "told from text. Pass the mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
+        )
+    if bool((leading.sum(-1) == input_ids.shape[1]).any()):
+        raise ValueError(
+            f"A row holds nothing but the pad token {pad_token_id}, so padding cannot be told from text. Pass the "
+            "mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
+        )
+    return mask - leading

@@ -1,0 +1,92 @@
+"""Finds out where in a generation a logits processor is called, from the token ids alone.
+
+`generate()` tells a processor neither that a new generation starts nor which rows have ended. Both show in the ids:
+a call continues a generation if its rows begin with the same prompts and are at most one token longer than before.
+(Drafted tokens of assisted decoding make the length go back and forth.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["GenerationTracker"]
+
+
+class GenerationTracker:
+    """Follows one generation after another.
+
+    Args:
+        eos_token_ids: Ids that end a response.
+        pad_token_id: The id that `generate()` appends to rows that have ended.
+
+    Attributes:
+        prompt_length: Columns of the current generation's prompts, padding included.
+    """
+
+    def __init__(self, eos_token_ids: Sequence[int] = (), pad_token_id: int | None = None):
+        self.eos_token_ids = list(eos_token_ids)
+        self.pad_token_id = pad_token_id
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the current generation: the next call starts one."""
+        self.prompt_length = 0
+        self._seen: Tensor | None = None
+        self._steered_length: int | None = None
+
+    def follow(self, input_ids: Tensor) -> bool:
+        """Takes note of a call.
+
+        Args:
+            input_ids: Prompt and generated tokens, shape `[rows, length]`.
+
+        Returns:
+            Whether a generation starts with this call.
+        """
+        starts = not self._continues(input_ids)
+        if starts:
+            self.prompt_length = input_ids.shape[1]
+            self._steered_length = None
+        self._seen = input_ids
+        return starts
+
+    def _continues(self, input_ids: Tensor) -> bool:
+        if self._seen is None or len(input_ids) != len(self._seen):
+            return False
+        prompt = self.prompt_length
+        if not prompt < input_ids.shape[1] <= self._seen.shape[1] + 1:
+            return False
+        return torch.equal(input_ids[:, :prompt], self._seen[:, :prompt])
+
+    def steered(self) -> None:
+        """Takes note that the current call was steered."""
+        assert self._seen is not None
+        self._steered_length = self._seen.shape[1]
+
+    @property
+    def base_length(self) -> int:
+        """The prefix whose reward the next increments are measured from.
+
+        It is the whole prefix, unless steps went by unsteered: then it ends with the token chosen at the last steered
+        step, so that the increments of a beam's path still telescope.
+        """
+        assert self._seen is not None
+        length = self._seen.shape[1]
+        return length if self._steered_length is None else min(length, self._steered_length + 1)
+
+    def ended(self) -> Tensor:
+        """Which rows are certainly over, shape `[rows]`, boolean.
+
+        A row counts as over when an end token is followed by padding. One that ends with the end token itself may
+        still be going on, where `generate()` was told to ignore it; to take it for ended would leave it unsteered.
+        """
+        assert self._seen is not None
+        response = self._seen[:, self.prompt_length :]
+        if not self.eos_token_ids or self.pad_token_id is None or response.shape[1] < 2:
+            return torch.zeros(len(self._seen), dtype=torch.bool, device=self._seen.device)
+        padded = (response == self.pad_token_id).long().flip(-1).cumprod(-1).flip(-1).bool()
+        after_end = torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device))[:, :-1]
+        return (after_end & padded[:, 1:]).any(-1)

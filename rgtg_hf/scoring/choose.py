@@ -1,0 +1,111 @@
+"""The choice of a scorer for a reward model, by trying it once on a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rgtg_hf.rewards.checks import vocabulary_size
+from rgtg_hf.scoring.expand import ExpandScorer
+from rgtg_hf.scoring.reference import ReferenceScorer
+from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
+from rgtg_hf.scoring.tree import TreeScorer
+
+__all__ = ["SCORERS", "choose_scorer", "probe"]
+
+SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
+    "tree": TreeScorer,
+    "expand": ExpandScorer,
+    "reference": ReferenceScorer,
+}
+_PREFERENCE = ("tree", "expand")
+_LONGEST_WINDOW_PROBED = 64
+_chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+
+
+def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
+    """Makes the fastest scorer that is right for a reward model.
+
+    Whether an architecture's candidates can be read as siblings cannot be told from its name: some fail loudly, some
+    silently. So each scorer is compared with whole sequences on a few tokens, once per model.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model with one label.
+        name: `"auto"`, or one of `"tree"` (siblings in one pass), `"expand"` (a row per candidate), `"reference"`
+            (whole sequences) to have just that one, unprobed.
+
+    Returns:
+        A new scorer with nothing kept.
+
+    Raises:
+        ValueError: If `name` is none of these.
+    """
+    if name == "auto":
+        if reward_model not in _chosen:
+            _chosen[reward_model] = next((kind for kind in _PREFERENCE if probe(reward_model, kind)), "reference")
+        name = _chosen[reward_model]
+    elif name not in SCORERS:
+        raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
+    return SCORERS[name](reward_model)
+
+
+def probe(reward_model: PreTrainedModel, name: str) -> bool:
+    """Whether a scorer gives a reward model's true rewards.
+
+    The probe is a small generation: a left-padded batch of two, some steps, a swap of rows, a dropped token. Where
+    the model has a short sliding window, it goes past it.
+
+    Args:
+        reward_model: The model, in evaluation mode.
+        name: The scorer's name.
+
+    Returns:
+        True if every reward is that of the whole sequence, to within rounding; False if not, or if the model refuses.
+    """
+    try:
+        scorer = SCORERS[name](reward_model)
+        reference = ReferenceScorer(reward_model)
+        return all(
+            _agree(scorer.score(*step), reference.score(*step), reward_model.dtype)  # type: ignore[arg-type]
+            for step in _probe_steps(reward_model)
+        )
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        # Whatever an architecture does when it is fed masks or caches that it does not know.
+        return False
+
+
+def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor]]:
+    config = reward_model.config.get_text_config()  # type: ignore[operator, union-attr]
+    window = getattr(config, "sliding_window", None) or 0
+    length = 6 + (window if window <= _LONGEST_WINDOW_PROBED else 0)
+    size = vocabulary_size(reward_model)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(size, (2, length + 4), generator=generator).to(next(reward_model.parameters()).device)
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    candidates = ids[:, :3] + torch.arange(3, device=ids.device) * 7
+
+    def step(columns: int, order: list[int], base_length: int | None = None) -> tuple[PrefixBatch, Tensor]:
+        prefixes = PrefixBatch(ids[order, :columns], mask[order, :columns], length, base_length or columns)
+        return prefixes, candidates[order] % size
+
+    return [
+        step(length, [0, 1]),
+        step(length + 1, [0, 1]),
+        step(length + 3, [1, 0], base_length=length + 2),
+        step(length + 2, [1, 0]),
+        step(length + 3, [1, 1]),
+    ]
+
+
+def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
+    # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
+    tolerance = 1e-3 if torch.finfo(dtype).eps < 1e-4 else 5e-2
+    return all(
+        torch.allclose(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0.0)
+        for one, other in zip(found, expected, strict=True)
+    )
