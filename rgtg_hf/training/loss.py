@@ -33,6 +33,8 @@ __all__ = [
     "prefix_metrics",
     "prefix_weights",
     "rewards_at_fraction",
+    "row_seeds",
+    "whole_rewards",
 ]
 
 AFTER_END = ("hold", "drop")
@@ -124,6 +126,25 @@ def prefix_weights(
     return weights
 
 
+def row_seeds(input_ids: Tensor, attention_mask: Tensor, seed: int, step: int) -> list[int]:
+    """Seeds for drawing prefixes: they depend on seed, step and tokens alone.
+
+    So a pair's draw is the same on any number of processes, in any batch, and after a run was resumed.
+
+    Args:
+        input_ids: Shape `[2B, S]`, chosen rows first.
+        attention_mask: Shape `[2B, S]`.
+        seed: The run's seed.
+        step: The number of steps done.
+
+    Returns:
+        One seed for each of the B pairs.
+    """
+    place = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    checksums = (input_ids * attention_mask * place).sum(1).view(2, -1).sum(0).tolist()
+    return [hash((seed, step, checksum)) for checksum in checksums]
+
+
 def _draw(counts: Tensor, number: int, row_seeds: Sequence[int]) -> Tensor:
     """Marks `number` of the true entries of each row. A row's draw depends on its seed alone, not on its batch."""
     noise = torch.stack(
@@ -209,7 +230,12 @@ def rewards_at_fraction(rewards: Tensor, response_length: Tensor, fraction: floa
 
 
 def prefix_metrics(
-    chosen: Tensor, rejected: Tensor, response_length: Tensor, fractions: Sequence[float] = FRACTIONS
+    chosen: Tensor,
+    rejected: Tensor,
+    response_length: Tensor,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Accuracy and margin of each pair: over all its prefixes, and by how much of the responses has been read.
 
@@ -222,12 +248,14 @@ def prefix_metrics(
         rejected: Rewards of the rejected prefixes, shape `[B, S]`.
         response_length: Tokens of each response, shape `[2B]`, chosen rows first.
         fractions: The fractions reported, each above 0 and at most 1.
+        counted: Which prefixes count for `accuracy` and `margin`, shape `[B, S]`. Defaults to all up to the end of
+            the longer response.
 
     Returns:
         Tensors of shape `[B]`, named `accuracy`, `margin`, and for each fraction in percent `accuracy_at_25`,
         `margin_at_25` and so on.
     """
-    counts = prefix_weights(response_length, chosen.shape[1])
+    counts = prefix_weights(response_length, chosen.shape[1]) if counted is None else counted.float()
     difference = chosen - rejected
     metrics = {
         "accuracy": (_wins(difference) * counts).sum(1) / counts.sum(1),
@@ -241,6 +269,15 @@ def prefix_metrics(
         metrics[f"accuracy_at_{round(100 * fraction)}"] = _wins(difference)
         metrics[f"margin_at_{round(100 * fraction)}"] = difference
     return metrics
+
+
+def whole_rewards(chosen: Tensor, rejected: Tensor, response_length: Tensor) -> dict[str, Tensor]:
+    """Rewards of whole responses, `chosen_reward` and `rejected_reward`, each of shape `[B]`; arguments as above."""
+    chosen_length, rejected_length = response_length.chunk(2)
+    return {
+        "chosen_reward": rewards_at_fraction(chosen, chosen_length, 1),
+        "rejected_reward": rewards_at_fraction(rejected, rejected_length, 1),
+    }
 
 
 def _wins(difference: Tensor) -> Tensor:
