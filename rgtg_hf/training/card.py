@@ -99,14 +99,14 @@ def model_card(
     Returns:
         The card, ready to be saved as README.md.
     """
-    if base_model and os.path.isdir(base_model):
+    if not base_model or os.path.isdir(base_model):
         base_model = None
     on_hub = dataset_name is not None and not os.path.exists(dataset_name)
     if dataset_name is not None and not on_hub:
         dataset_name = os.path.basename(os.path.normpath(dataset_name))
     data = ModelCardData(
         base_model=base_model,
-        datasets=dataset_name if on_hub else None,
+        datasets=[dataset_name] if on_hub else None,
         library_name="transformers",
         model_name=name,
         tags=sorted(set(tags)),
