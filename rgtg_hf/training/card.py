@@ -106,7 +106,7 @@ def model_card(
         dataset_name = os.path.basename(os.path.normpath(dataset_name))
     data = ModelCardData(
         base_model=base_model,
-        datasets=[dataset_name] if on_hub else None,
+        datasets=[dataset_name] if dataset_name and on_hub else None,
         library_name="transformers",
         model_name=name,
         tags=sorted(set(tags)),

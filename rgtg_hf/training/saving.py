@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from trl import RewardTrainer
 
@@ -31,7 +32,7 @@ class SavingRewardTrainer(RewardTrainer):
     def __init__(self, *args: Any, base_model: str, **kwargs: Any) -> None:
         self._base_model = base_model
         self._data_name = data_name(kwargs.get("train_dataset"))
-        self._curves: dict[str, dict] = {}
+        self.curves: dict[str, dict] = {}
         super().__init__(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -55,10 +56,13 @@ class SavingRewardTrainer(RewardTrainer):
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "guidance_config.json").write_text(json.dumps(GUIDANCE, indent=2) + "\n")
             (directory / RUN_FILE).write_text(json.dumps(self._describe_run(), indent=2) + "\n")
-            if self._curves:
-                save_curves(self._curves, directory)
+            if self.curves:
+                save_curves(self.curves, directory)
             self._card().save(directory / "README.md")
         super().save_model(output_dir, _internal_call)
+        if self.is_world_process_zero():
+            # A pickle of the settings, paths included, which nothing needs.
+            (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(  # type: ignore[override]
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

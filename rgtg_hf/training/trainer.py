@@ -196,7 +196,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         self._metric_key_prefix = metric_key_prefix
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.is_world_process_zero():
-            save_curves(self._curves, str(self.args.output_dir))
+            save_curves(self.curves, str(self.args.output_dir))
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -208,7 +208,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         if not self.model.training and metrics:
             prefix = self._metric_key_prefix
             logs[f"{prefix}_loss"] = sum(metrics.pop("loss_sum")) / sum(metrics.pop("weight_sum"))
-            self._curves[prefix] = summarize({at: metrics.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS})
+            self.curves[prefix] = summarize({at: metrics.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS})
             if prefix.startswith("eval_"):
                 name = prefix.removeprefix("eval_")
                 self._metrics["eval"] = defaultdict(list, {f"{name}_{key}": metrics[key] for key in metrics})

@@ -26,6 +26,7 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert AutoTokenizer.from_pretrained(saved).eos_token == "</s>"
     assert rgtg_hf.RewardGuidanceConfig.from_pretrained(saved) == rgtg_hf.RewardGuidanceConfig()
     assert (saved / "accuracy_by_fraction_read.png").stat().st_size > 1000
+    assert not [path for path in saved.iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
     curve = json.loads((saved / "accuracy_by_fraction_read.json").read_text())["eval"]
     assert curve["pairs"] == len(rows)
     assert len(curve["accuracy"]) == len(curve["fraction_read"]) == 10
