@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rgtg_hf.version import __version__
 
 if TYPE_CHECKING:
+    from rgtg_hf.decoding.generation import RewardGuidedGenerationMixin, reward_guided_generate
     from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
@@ -20,16 +21,20 @@ _MODULE_OF = {
     "PrefixRewardConfig": "rgtg_hf.training.config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
     "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
+    "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
     "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
+    "reward_guided_generate": "rgtg_hf.decoding.generation",
 }
 
 __all__ = [  # noqa: RUF022  the version last
     "PrefixRewardConfig",
     "PrefixRewardTrainer",
     "RewardGuidanceConfig",
+    "RewardGuidedGenerationMixin",
     "RewardGuidedLogitsProcessor",
     "prefix_rewards",
+    "reward_guided_generate",
     "__version__",
 ]
 

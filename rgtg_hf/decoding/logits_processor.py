@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
 from rgtg_hf.decoding.padding import infer_attention_mask
+from rgtg_hf.decoding.prompts import RewardPrompts
+from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.tracking import GenerationTracker
 from rgtg_hf.rewards.checks import check_reward_model, vocabulary_size
 from rgtg_hf.scoring.choose import choose_scorer
@@ -39,11 +43,20 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         pad_token_id: The policy's pad token. Defaults to that of the reward model's configuration.
         eos_token_id: The policy's end token or tokens. Defaults to those of the reward model's configuration. Used
             only to leave rows that have ended in peace.
+        reward_prompts: Prompts that the reward model reads in place of the policy's, one per prompt of the next
+            `generate()`: another chat template's, or the source text of an encoder-decoder policy. Texts, lists of
+            ids, a tensor, or a tokenizer's output; see [`RewardPrompts`][rgtg_hf.decoding.prompts.RewardPrompts].
+        tokenizer: The policy's tokenizer, for `reward_prompts` that are texts.
         guidance_config: All settings at once, in place of `beta` and `top_k`; more settings are there.
+        collect_records: Keep a record of every step in `stats.records`.
+
+    Attributes:
+        config: The settings, a `RewardGuidanceConfig`.
+        stats: What was done so far, a [`GuidanceStats`][rgtg_hf.decoding.records.GuidanceStats].
 
     Raises:
-        ValueError: If the reward model cannot work or a setting is out of range. At the first step of a generation,
-            if the policy's vocabulary is not the reward model's, or padding cannot be told.
+        ValueError: If the reward model cannot work or a setting is out of range. In `generate()`, if the policy's
+            vocabulary is not the reward model's, or padding cannot be told.
         FloatingPointError: If the reward model gives a reward that is not finite.
         TypeError: If an argument is of another type.
 
@@ -61,6 +74,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         ```
     """
 
+    supports_continuous_batching = False  # it would see neither prompts nor rows
+
     def __init__(
         self,
         reward_model: PreTrainedModel,
@@ -70,33 +85,46 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         attention_mask: Tensor | None = None,
         pad_token_id: int | None = None,
         eos_token_id: int | list[int] | None = None,
+        reward_prompts: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         guidance_config: RewardGuidanceConfig | None = None,
+        collect_records: bool = False,
     ):
+        if guidance_config is not None and (beta, top_k) != (1.0, 10):
+            raise ValueError("`beta` or `top_k` was given beside `guidance_config`: set them in the latter alone.")
         self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
         check_reward_model(reward_model)
         self.reward_model = reward_model.eval()
         self.scorer = choose_scorer(reward_model, self.config.scorer)
 
-        model_config = reward_model.config.get_text_config()  # type: ignore[operator, union-attr]
+        model_config = reward_model.config.get_text_config()
         self.pad_token_id = model_config.pad_token_id if pad_token_id is None else pad_token_id
         self.bos_token_id = model_config.bos_token_id
-        self._prompt_mask = attention_mask
+        self.tokenizer = tokenizer
         eos = model_config.eos_token_id if eos_token_id is None else eos_token_id
         eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
         self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
+        self._collect_records = collect_records
+        self.reset(attention_mask, reward_prompts)
 
-    def reset(self, attention_mask: Tensor | None = None) -> None:
-        """Forgets what was read, and takes the mask of the prompts to come.
+    def reset(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
+        """Forgets what was read and counted, and takes what there is to know about the prompts to come.
 
         No call is needed between generations: a new one shows in the ids. It frees the reward model's cache, or tells
-        the padding of new prompts.
+        the padding or the reward model's prompts of the next generation.
 
         Args:
             attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
+            reward_prompts: The reward model's own prompts for the next `generate()`.
         """
         self._prompt_mask = attention_mask
+        self._reward_prompts = (
+            None if reward_prompts is None else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id)
+        )
         self._generation.reset()
         self.scorer.reset()
+        self.stats = GuidanceStats()
+        self._tokens_before = self.scorer.tokens_computed
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
@@ -109,26 +137,39 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         Returns:
             The guided scores, `-inf` for all but the candidates, shape `[rows, vocabulary]`.
         """
-        if self._generation.follow(input_ids):
-            self._check_start(input_ids, scores)
+        self._check_step(input_ids, scores)
+        self._generation.follow(input_ids)
         candidates = select_candidates(scores, self.config)
-        unsteered = keep_candidates(scores, candidates)
-        if self.config.beta == 0:
-            return unsteered
+        guided = keep_candidates(scores, candidates)
+        rows = rewards = None
         steer = self._uncertain_enough(candidates) & ~self._generation.ended()
-        if not bool((steer & (candidates.valid.sum(-1) > 1)).any()):
-            return unsteered  # no row has a choice to make; what goes unread now is read with the next steered step
-        rows = ~self._generation.ended()  # rows that merely go unsteered stay, for their cache is needed again
-        prefixes = PrefixBatch(
-            input_ids, self._attention_mask(input_ids), self._generation.prompt_length, self._generation.base_length
-        )
-        scored = Candidates(*(part[rows] for part in candidates))
-        rewards = self.scorer.score(prefixes.select(rows), scored.ids)
-        self._generation.steered()
-        _check_finite(rewards, scored, rows, input_ids.shape[1])
-        guided = unsteered.clone()
-        guided[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
-        return torch.where(steer[:, None], guided, unsteered)
+        choice = steer & (candidates.valid.sum(-1) > 1)
+        if self.config.beta != 0 and bool(choice.any()):
+            rows = ~self._generation.ended()  # rows that merely go unsteered stay, for their cache is needed again
+            scored = Candidates(*(part[rows] for part in candidates))
+            rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
+            _check_finite(rewards, scored, rows, input_ids.shape[1])
+            self._generation.steered()
+            steered = guided.clone()
+            steered[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
+            guided = torch.where(steer[:, None], steered, guided)
+
+        # What goes unread in a skipped step is read in one pass with the next one that is not.
+        self.stats.steps += 1
+        self.stats.steps_skipped += rewards is None
+        self.stats.reward_model_tokens = self.scorer.tokens_computed - self._tokens_before
+        if self._collect_records:
+            over = self._generation.past_end()
+            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, rows, rewards))
+        return guided
+
+    def _prefixes(self, input_ids: Tensor) -> PrefixBatch:
+        prompt_length, base_length = self._generation.prompt_length, self._generation.base_length
+        if self._reward_prompts is not None:
+            own = PrefixBatch(input_ids, torch.ones_like(input_ids), prompt_length, base_length)
+            return self._reward_prompts.replace(own)
+        mask = infer_attention_mask(input_ids, self._prompt_mask, self.pad_token_id, self.bos_token_id)
+        return PrefixBatch(input_ids, mask, prompt_length, base_length)
 
     def _uncertain_enough(self, candidates: Candidates) -> Tensor:
         """Rows whose policy has at least the entropy above which to steer, shape `[rows]`."""
@@ -137,10 +178,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         logits = candidates.scores.masked_fill(~candidates.valid, float("-inf"))
         return torch.distributions.Categorical(logits=logits, validate_args=False).entropy() >= self.config.min_entropy
 
-    def _attention_mask(self, input_ids: Tensor) -> Tensor:
-        return infer_attention_mask(input_ids, self._prompt_mask, self.pad_token_id, self.bos_token_id)
-
-    def _check_start(self, input_ids: Tensor, scores: Tensor) -> None:
+    def _check_step(self, input_ids: Tensor, scores: Tensor) -> None:
         if input_ids.shape[1] == 0:
             raise ValueError(
                 "generate() was called with `inputs_embeds` alone, which hides the prompt from the reward model: pass "
@@ -153,7 +191,6 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 "vocabularies differ. Steering token by token needs a reward model with the policy's tokenizer; train "
                 "one from the policy or from a smaller model of its family."
             )
-        self._attention_mask(input_ids)  # padding that cannot be told is refused here, before any work
 
 
 def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int) -> None:

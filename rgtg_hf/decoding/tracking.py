@@ -77,6 +77,12 @@ class GenerationTracker:
         length = self._seen.shape[1]
         return length if self._steered_length is None else min(length, self._steered_length + 1)
 
+    def past_end(self) -> Tensor:
+        """Which rows hold an end token, shape `[rows]`, boolean."""
+        assert self._seen is not None
+        response = self._seen[:, self.prompt_length :]
+        return torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device)).any(-1)
+
     def ended(self) -> Tensor:
         """Which rows are certainly over, shape `[rows]`, boolean.
 
@@ -88,5 +94,5 @@ class GenerationTracker:
         if not self.eos_token_ids or self.pad_token_id is None or response.shape[1] < 2:
             return torch.zeros(len(self._seen), dtype=torch.bool, device=self._seen.device)
         padded = (response == self.pad_token_id).long().flip(-1).cumprod(-1).flip(-1).bool()
-        after_end = torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device))[:, :-1]
-        return (after_end & padded[:, 1:]).any(-1)
+        ends = torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device))
+        return (ends[:, :-1] & padded[:, 1:]).any(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -9,6 +11,8 @@ from transformers import PreTrainedModel
 from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
 
 __all__ = ["check_reward_model", "vocabulary_size"]
+
+_known_causal: WeakSet[nn.Module] = WeakSet()  # tried once per model, not once per generation
 
 
 def vocabulary_size(reward_model: PreTrainedModel) -> int:
@@ -57,11 +61,12 @@ def check_reward_model(reward_model: PreTrainedModel) -> None:
             f"{name} uses prompt learning, whose virtual tokens a cached prefix does not hold. Use LoRA or another "
             "adapter that lives in the model's layers."
         )
-    if not _is_causal(reward_model):
+    if reward_model not in _known_causal and not _is_causal(reward_model):
         raise ValueError(
             f"{name} is not causal: the reward of a prefix changes with the tokens that come after it. Reward models "
             "for prefixes are decoder-only (Llama, Qwen, GPT-2, ...); an encoder such as BERT cannot be read this way."
         )
+    _known_causal.add(reward_model)
 
 
 @torch.no_grad()

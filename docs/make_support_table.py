@@ -1,0 +1,66 @@
+"""Writes docs/decoding-modes.md: which decoding mode is steered by which scorer and way in, as the tests find it.
+
+    python docs/make_support_table.py
+
+It runs the tests of tests/decoding/test_modes.py and makes a table of what passed. A mark in the table is a test that
+was run, not a claim.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {
+    "test_every_mode_equals_the_whole_sequence_reference[{mode}-tree]": "siblings (`tree`)",
+    "test_every_mode_equals_the_whole_sequence_reference[{mode}-expand]": "row per candidate (`expand`)",
+    "test_the_mixin_gives_the_processors_tokens[{mode}]": "`RewardGuidedGenerationMixin`",
+    "test_the_callable_gives_the_processors_tokens[{mode}]": "`custom_generate=`",
+}
+HEAD = """\
+# Decoding modes
+
+Each cell is a test that was run: the scores agree with those of the whole-sequence reference within 1e-4 (float32)
+and the tokens are the same. Written by `python docs/make_support_table.py`; do not edit.
+
+"""
+FOOT = """
+Refused: with an error that says what to use instead (`generate()` does not hand a callable what drafts need).
+
+Also tested: streaming, encoder-decoder policies (the reward model reads the source text as the prompt), several
+threads with a processor each, a compiled policy, repeated calls on one processor, and rows that have ended.
+Refused: continuous batching (`generate_batch`, `cache_implementation="paged"`), which takes no logits processors, and
+prompts given as `inputs_embeds` alone, which no reward model can read.
+"""
+
+
+def run_tests() -> set[str]:
+    """Names of the tests that passed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "tests/decoding/test_modes.py", "-q", f"--junitxml={report}"]
+        subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+        cases = ElementTree.parse(report).iter("testcase")
+        return {case.get("name", "") for case in cases if not len(case)}
+
+
+def make_table(passed: set[str]) -> str:
+    """The page, from the names of the tests that passed."""
+    modes = []
+    for name in sorted(passed):
+        if match := re.fullmatch(r"test_every_mode_is_steered\[(.*)\]", name):
+            modes.append(match[1])
+    lines = ["| mode | " + " | ".join(COLUMNS.values()) + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
+    for mode in modes:
+        cells = ["✓" if test.format(mode=mode) in passed else "refused" for test in COLUMNS]
+        lines.append(f"| {mode} | " + " | ".join(cells) + " |")
+    return HEAD + "\n".join(lines) + "\n" + FOOT
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "decoding-modes.md").write_text(make_table(run_tests()), encoding="utf-8")

@@ -1,0 +1,213 @@
+"""`rgtg-hf generate --output`: many prompts into a file, surviving interruption.
+
+Finished rows go to `OUTPUT.partial` at once. Batches are planned from the prompts and the settings alone, and each has
+a seed of its own, so that a run that was interrupted and started again writes what an undisturbed run writes. When all
+is done the rows are put in the order of the prompts, and the file appears under its own name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.checks import check_guidance
+from rgtg_hf.cli.errors import UserError
+
+__all__ = ["BatchRow", "PartialOutput", "plan_batches", "settings_of_rows", "write_responses"]
+
+_PER_ROW = ("beta", "max_new_tokens")
+# What an interrupted run and its continuation must share, besides the prompts.
+_SETTINGS = [
+    *("model", "reward_model", "top_k", "greedy", "temperature", "top_p", "seed"),
+    *("batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+]
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One prompt with its place in the file and its own settings."""
+
+    index: int
+    prompt: Any
+    beta: float
+    max_new_tokens: int
+
+
+def settings_of_rows(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[BatchRow]:
+    """Gives each row the command line's settings, unless it brings its own `beta` or `max_new_tokens`.
+
+    Raises:
+        UserError: If a row's setting is out of range.
+    """
+    result = []
+    for index, row in enumerate(rows):
+        settings = {name: row.get(name, getattr(options, name)) for name in _PER_ROW}
+        beta, max_new_tokens = settings["beta"], settings["max_new_tokens"]
+        if isinstance(beta, bool) or not isinstance(beta, int | float):
+            raise UserError(f"--prompts: `beta` of prompt {index + 1} is {beta!r}; it must be a number")
+        check_guidance(beta, options.top_k)
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise UserError(
+                f"--prompts: `max_new_tokens` of prompt {index + 1} is {max_new_tokens!r}; it must be a whole number "
+                "of at least 1"
+            )
+        result.append(BatchRow(index, row["prompt"], float(beta), max_new_tokens))
+    return result
+
+
+def plan_batches(rows: Sequence[BatchRow], length: Callable[[BatchRow], int], batch_size: int) -> list[list[BatchRow]]:
+    """Groups rows with the same settings and about the same length, so that little padding is computed.
+
+    Args:
+        rows: All rows, whether done already or not.
+        length: How long a row's prompt is.
+        batch_size: Rows per batch at most.
+
+    Returns:
+        The batches, longest prompts first: what does not fit into memory fails at once.
+    """
+    groups: dict[tuple[float, int], list[BatchRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.beta, row.max_new_tokens].append(row)
+    batches = []
+    for group in groups.values():
+        ordered = sorted(group, key=lambda row: (-length(row), row.index))
+        batches += [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return batches
+
+
+class PartialOutput:
+    """The rows that are done so far, on disk.
+
+    Args:
+        output: The file that the finished run leaves.
+        options: The command's options, which an interrupted run and its continuation must share.
+        rows: All prompts; they too must be the same.
+
+    Raises:
+        UserError: If `output` exists, cannot be written, or was begun with other prompts or settings.
+    """
+
+    def __init__(self, output: Path, options: argparse.Namespace, rows: Sequence[BatchRow]) -> None:
+        self.output = output
+        self.path = output.with_name(f"{output.name}.partial")
+        self.done: dict[int, dict[str, Any]] = {}
+        if output.exists():
+            raise UserError(f"--output: {output} exists; move it away or choose another name")
+        prompts = json.dumps([(row.prompt, row.beta, row.max_new_tokens) for row in rows]).encode()
+        settings = {name: getattr(options, name) for name in _SETTINGS}
+        header = {"settings": settings, "prompts": hashlib.sha256(prompts).hexdigest()}
+        try:
+            self._open(header)
+        except OSError as error:
+            raise UserError(f"--output: {self.path} cannot be written ({error.strerror})") from error
+
+    def _open(self, header: dict[str, Any]) -> None:
+        kept = b""
+        if self.path.exists():
+            # A kill may have left half a line at the end: it is cut off and its row done again.
+            content = self.path.read_bytes()
+            kept = content[: content.rfind(b"\n") + 1]
+            lines = kept.splitlines()
+            if _parse(lines[0]) != header if lines else not _line(header).startswith(content):
+                raise UserError(
+                    f"--output: {self.path} was begun with other prompts or settings; give the same ones to go on, "
+                    "or remove it to begin anew"
+                )
+            self.done = {row["index"]: row for row in map(_parse, lines[1:])}
+        self._file = self.path.open("ab")
+        self._file.truncate(len(kept))
+        if not kept:
+            self._write(header)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Appends finished rows, each with its `index`; rows that are there already are left as they are."""
+        for row in rows:
+            if row["index"] not in self.done:
+                self._write(row)
+                self.done[row["index"]] = row
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the partial file and keeps it."""
+        self._file.close()
+
+    def finish(self) -> None:
+        """Puts all rows in order under the output's name and removes the partial file."""
+        self._file.close()
+        ordered = self.path.with_name(f"{self.output.name}.ordered")
+        with ordered.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(self.done[i], ensure_ascii=False) + "\n" for i in sorted(self.done))
+        os.replace(ordered, self.output)
+        self.path.unlink()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def write_responses(
+    output: PartialOutput,
+    batches: Sequence[list[BatchRow]],
+    respond: Callable[[list[BatchRow]], list[list[int]]],
+    decode: Callable[[list[int]], str],
+    seed: int,
+) -> None:
+    """Writes what is not written yet, with a progress bar that shows tokens per second and the time left.
+
+    Args:
+        output: Where the rows go.
+        batches: All batches of [`plan_batches`], those that are done included.
+        respond: Generates the response ids of a batch, without prompt and padding.
+        decode: Turns ids into text.
+        seed: Batch number n is sampled with `seed + n`.
+    """
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from transformers import set_seed
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+    start, tokens = time.perf_counter(), 0
+    # The bar goes to stderr, as all that is not output does.
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=sum(map(len, batches)), completed=len(output.done), speed="")
+        for number, batch in enumerate(batches):
+            if all(row.index in output.done for row in batch):
+                continue
+            set_seed(seed + number)
+            responses = respond(batch)
+            output.add(
+                [
+                    {
+                        "index": row.index,
+                        "prompt": row.prompt,
+                        "response": decode(ids),
+                        "beta": row.beta,
+                        "max_new_tokens": row.max_new_tokens,
+                        "tokens": len(ids),
+                    }
+                    for row, ids in zip(batch, responses, strict=True)
+                ]
+            )
+            tokens += sum(map(len, responses))
+            speed = f"{tokens / (time.perf_counter() - start):.0f} tokens/s"
+            progress.update(task, completed=len(output.done), speed=speed)

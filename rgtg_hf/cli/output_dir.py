@@ -1,0 +1,65 @@
+"""Output folders: the commands write into new ones and into their own, never into anybody else's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError
+from rgtg_hf.version import __version__
+
+__all__ = ["check_output_dir", "claim_output_dir", "read_marker", "write_marker"]
+
+_MARKER = "rgtg_hf.json"
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What an earlier run noted in `folder`; None if the folder is not one of ours."""
+    try:
+        noted = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return noted if isinstance(noted, dict) else None
+
+
+def write_marker(folder: Path, **notes: Any) -> None:
+    """Marks `folder` as ours, with notes for a later run."""
+    text = json.dumps({"rgtg_hf": __version__, **notes}, indent=2)
+    partial = folder / f"{_MARKER}.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / _MARKER)
+
+
+def check_output_dir(folder: Path) -> None:
+    """Checks that a run may write to `folder`: it does not exist, is empty, or was made by an earlier run.
+
+    Raises:
+        UserError: If something else is there.
+    """
+    if folder.is_dir():
+        if read_marker(folder) is None and any(folder.iterdir()):
+            raise UserError(
+                f"--output_dir: {folder} exists, is not empty and was not made by rgtg-hf; choose another folder, or "
+                "move its contents away"
+            )
+    elif folder.exists():
+        raise UserError(f"--output_dir: {folder} is a file; choose a folder")
+
+
+def claim_output_dir(folder: Path, **notes: Any) -> None:
+    """Creates `folder` and marks it as ours, after the check of [`check_output_dir`].
+
+    Args:
+        folder: The output folder.
+        notes: What to note in its marker.
+
+    Raises:
+        UserError: If something else is there, or the folder cannot be made.
+    """
+    check_output_dir(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_marker(folder, **notes)
+    except OSError as error:
+        raise UserError(f"--output_dir: {folder} cannot be written ({error.strerror})") from error

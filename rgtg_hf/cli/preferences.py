@@ -1,0 +1,83 @@
+"""Preference data from the hub or from local files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError, blame_input
+
+__all__ = ["check_preferences", "load_preferences"]
+
+_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+def load_preferences(name: str, config: str | None, split: str, *, streaming: bool = False) -> Any:
+    """Loads preference pairs.
+
+    Args:
+        name: A data set's name on the hub, a file (json, jsonl, csv, parquet; the text formats also compressed as
+            `.gz`, `.bz2`, `.xz`, `.zst`), or a folder of such files.
+        config: Which of the hub data set's configurations.
+        split: Which split. A single local file is its own `train` split.
+        streaming: Read rows as they are needed instead of all at once.
+
+    Returns:
+        A `datasets.Dataset`, or an `IterableDataset` if streaming.
+
+    Raises:
+        UserError: If there is no such data, it cannot be read, or it has no such split.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    path = Path(name).expanduser()
+    options: dict[str, Any] = {"split": split, "streaming": streaming}
+    with blame_input(f"--dataset_name: {name} cannot be read", (OSError, ValueError, DatasetsError)):
+        if path.is_file():
+            try:
+                return load_dataset(_builder(path), data_files={"train": str(path)}, **options)
+            except StopIteration:  # what the JSON reader does with an empty file
+                raise UserError(f"--dataset_name: {name} has no rows") from None
+        if not path.exists() and (name.startswith((".", "/", "~")) or _suffix(path) in _BUILDERS):
+            raise UserError(f"--dataset_name: {name} does not exist")
+        return load_dataset(str(path) if path.is_dir() else name, name=config, **options)
+
+
+def check_preferences(dataset: Any, name: str) -> None:
+    """Checks the first row for what every preference row needs.
+
+    Args:
+        dataset: A data set, streaming or not.
+        name: Its name, for the message.
+
+    Raises:
+        UserError: If there are no rows, or `chosen` or `rejected` is missing.
+    """
+    row = next(iter(dataset), None)
+    if row is None:
+        raise UserError(f"--dataset_name: {name} has no rows")
+    if {"chosen_ids", "rejected_ids"} <= row.keys():
+        return
+    missing = [column for column in ("chosen", "rejected") if column not in row]
+    if missing:
+        raise UserError(
+            f"--dataset_name: {name} has no column {' and no column '.join(missing)} (it has: {', '.join(row)}); "
+            "preference rows need `chosen` and `rejected`, and may have `prompt`"
+        )
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSIONS]
+    return suffixes[-1] if suffixes else ""
+
+
+def _builder(path: Path) -> str:
+    suffix = _suffix(path)
+    if suffix not in _BUILDERS:
+        raise UserError(
+            f"--dataset_name: {path} is not of a known format; give json, jsonl, csv or parquet "
+            f"(the text formats also with {', '.join(_COMPRESSIONS)})"
+        )
+    return _BUILDERS[suffix]

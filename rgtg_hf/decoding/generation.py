@@ -1,0 +1,220 @@
+"""The other two ways into `generate()`: a mixin for model classes, and a callable for `custom_generate=`.
+
+Both make a `RewardGuidedLogitsProcessor` for the call and find out by themselves what a user would have to tell it:
+the padding, and the source text of an encoder-decoder policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation import GenerationMode
+from transformers.generation import logits_process as processors
+
+from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+
+__all__ = ["RewardGuidedGenerationMixin", "reward_guided_generate"]
+
+# What a call of generate() may say of guidance, and hands on to the processor.
+_GUIDANCE_ARGUMENTS = ("beta", "top_k", "reward_prompts", "guidance_config", "guidance_tokenizer")
+_WARPERS = tuple(
+    getattr(processors, name)
+    for name in dir(processors)
+    if name.endswith("LogitsWarper") and isinstance(getattr(processors, name), type)
+)
+
+
+class RewardGuidedGenerationMixin:
+    """Gives a model class a `generate()` that takes a reward model.
+
+    Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it, these arguments
+    are understood besides all ordinary ones: `reward_model`, `beta`, `top_k` (the candidates; the ordinary `top_k` of
+    sampling then keeps its default), `reward_prompts`, `guidance_config` and `guidance_tokenizer`; see
+    [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor].
+
+    Example:
+        ```python
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+        from rgtg_hf import RewardGuidedGenerationMixin
+
+        class GuidedLlama(RewardGuidedGenerationMixin, LlamaForCausalLM):
+            pass
+
+        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                             num_attention_heads=2, num_labels=1, pad_token_id=0)
+        policy, reward_model = GuidedLlama(config), LlamaForSequenceClassification(config)
+        policy.generate(torch.tensor([[5, 6, 7]]), reward_model=reward_model, beta=1.5, max_new_tokens=4)
+        ```
+    """
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args: Any,
+        reward_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `GenerationMixin.generate`, steered where a `reward_model` is given.
+
+        Raises:
+            ValueError: If an argument of guidance comes without a reward model, or a mode cannot be steered.
+        """
+        if reward_model is None:
+            if given := sorted((set(_GUIDANCE_ARGUMENTS) - {"top_k"}) & set(kwargs)):
+                raise ValueError(f"{given} steer nothing without a reward model: pass `reward_model=` as well.")
+            return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("cache_implementation") == "paged":
+            raise ValueError(
+                'cache_implementation="paged" means continuous batching, which drops logits processors silently, so '
+                "nothing would be steered: leave it out."
+            )
+        guidance = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
+        config: Any = generation_config or self.generation_config  # type: ignore[attr-defined]
+        mask = kwargs.get("attention_mask")
+        if self.config.is_encoder_decoder:  # type: ignore[attr-defined]
+            source = kwargs.get("input_ids", inputs)
+            if source is not None:
+                source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
+            guidance.setdefault("reward_prompts", source)
+            mask = None
+        processor = _make_processor(
+            reward_model,
+            kwargs.get("pad_token_id", config.pad_token_id),
+            kwargs.get("eos_token_id", config.eos_token_id),
+            mask,
+            **guidance,
+        )
+        logits_processor = LogitsProcessorList([*(logits_processor or []), processor])
+        return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; refused with a `reward_model`, since continuous batching takes no logits processors."""
+        if "reward_model" in kwargs:
+            raise ValueError("generate_batch() cannot be steered: continuous batching drops it. Use generate().")
+        return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
+
+
+def reward_guided_generate(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: Any,
+    generation_config: GenerationConfig,
+    reward_model: PreTrainedModel | None = None,
+    beta: float | None = None,
+    top_k: int | None = -1,
+    reward_prompts: Any = None,
+    guidance_config: RewardGuidanceConfig | None = None,
+    guidance_tokenizer: Any = None,
+    guided_streamer: Any = None,
+    **model_kwargs: Any,
+) -> Any:
+    """Decodes with a reward model: `policy.generate(..., custom_generate=reward_guided_generate, reward_model=rm)`.
+
+    Called by `generate()` in place of its own decoding loop, with everything prepared. It adds the reward model to the
+    logits processors, before temperature and the other warpers, and hands over to the loop of the mode at hand.
+
+    Args:
+        model: The policy. As the four that follow, given by `generate()`.
+        input_ids: Prompts, one row per beam, shape `[rows, length]`.
+        logits_processor: What is applied to the scores.
+        stopping_criteria: What ends a generation.
+        generation_config: The settings, complete.
+        reward_model: The reward model.
+        beta: Strength of steering. Defaults to that of `guidance_config`, or else 1.
+        top_k: Number of candidates, `None` for the whole vocabulary. Defaults to that of `guidance_config`, or 10.
+        reward_prompts: The reward model's own prompts.
+        guidance_config: More settings.
+        guidance_tokenizer: The policy's tokenizer, for `reward_prompts` that are texts.
+        guided_streamer: A streamer. `generate()` does not hand its own `streamer=` to a callable.
+        model_kwargs: Given by `generate()`: cache, attention mask and so on.
+
+    Returns:
+        What `generate()` returns.
+
+    Raises:
+        ValueError: If there is no reward model, or the mode is assisted decoding, whose assistant `generate()` does
+            not hand over.
+    """
+    if reward_model is None:
+        raise ValueError("custom_generate=reward_guided_generate steers with a reward model: pass `reward_model=`.")
+    mode = generation_config.get_generation_mode()
+    # The loops that a callable for `custom_generate` stands in for, and whose signature it has.
+    loops = {
+        GenerationMode.GREEDY_SEARCH: "_sample",
+        GenerationMode.SAMPLE: "_sample",
+        GenerationMode.BEAM_SEARCH: "_beam_search",
+        GenerationMode.BEAM_SAMPLE: "_beam_search",
+    }
+    if mode not in loops:
+        raise ValueError(
+            f"custom_generate=reward_guided_generate cannot run {mode.value.replace('_', ' ')}: generate() does not "
+            "hand over what that needs. Use logits_processor=[RewardGuidedLogitsProcessor(...)] instead."
+        )
+    if model.config.is_encoder_decoder:
+        if reward_prompts is None:
+            raise ValueError(
+                "An encoder-decoder policy's source text is not handed to custom_generate=: pass it as "
+                "`reward_prompts=` too, for the reward model to read."
+            )
+        mask = None
+    else:
+        # Without a mask here, generate() found that nothing is padded.
+        mask = model_kwargs.get("attention_mask")
+        mask = torch.ones_like(input_ids) if mask is None else mask
+    settings: dict[str, Any] = {} if beta is None else {"beta": beta}
+    settings |= {} if top_k == -1 else {"top_k": top_k}
+    processor = _make_processor(
+        reward_model,
+        generation_config.pad_token_id,
+        generation_config.eos_token_id,
+        mask,
+        reward_prompts=reward_prompts,
+        guidance_config=guidance_config,
+        guidance_tokenizer=guidance_tokenizer,
+        **settings,
+    )
+    place = next((i for i, other in enumerate(logits_processor) if isinstance(other, _WARPERS)), len(logits_processor))
+    steered = LogitsProcessorList([*logits_processor[:place], processor, *logits_processor[place:]])
+    if guided_streamer is not None:
+        model_kwargs["streamer"] = guided_streamer
+        guided_streamer.put(input_ids.cpu())
+    loop = getattr(type(model), loops[mode])
+    return loop(
+        model,
+        input_ids,
+        logits_processor=steered,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        **model_kwargs,
+    )
+
+
+def _make_processor(
+    reward_model: PreTrainedModel,
+    pad_token_id: int | None,
+    eos_token_id: int | list[int] | None,
+    attention_mask: Tensor | None,
+    reward_prompts: Any = None,
+    guidance_config: RewardGuidanceConfig | None = None,
+    guidance_tokenizer: Any = None,
+    **settings: Any,
+) -> RewardGuidedLogitsProcessor:
+    """A processor for one call; `settings` given to the call win over those of `guidance_config`."""
+    return RewardGuidedLogitsProcessor(
+        reward_model,
+        guidance_config=replace(guidance_config or RewardGuidanceConfig(), **settings),
+        attention_mask=attention_mask,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+        reward_prompts=reward_prompts,
+        tokenizer=guidance_tokenizer,
+    )

@@ -1,0 +1,98 @@
+"""Responses of a policy, steered or not, with what the report says about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, set_seed
+
+from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
+
+__all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
+
+
+def end_token_ids(policy: Any) -> list[int]:
+    """The ids at which the policy's `generate()` ends a response; may be empty."""
+    ending = policy.generation_config.eos_token_id
+    return [] if ending is None else [ending] if isinstance(ending, int) else list(ending)
+
+
+@dataclass(frozen=True)
+class SampledResponses:
+    """What one method wrote for a batch of prompts.
+
+    Attributes:
+        texts: One response per prompt.
+        divergences: KL(pi || pi_LM) in nats, summed over each response's steps; zeros for the unsteered policy.
+        tokens: How many tokens the responses have together, end-of-sequence tokens included.
+        seconds: Wall-clock seconds of the `generate()` call.
+    """
+
+    texts: list[str]
+    divergences: list[float]
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Throughput of the whole batch."""
+        return self.tokens / self.seconds
+
+
+def sample_responses(
+    policy: Any,
+    tokenizer: Any,
+    inputs: Mapping[str, Tensor],
+    *,
+    top_k: int,
+    max_new_tokens: int,
+    seed: int,
+    processor: LogitsProcessor | None = None,
+) -> SampledResponses:
+    """Samples one response per prompt at temperature 1 from the policy's `top_k` most likely tokens.
+
+    Args:
+        policy: A causal language model.
+        tokenizer: Its tokenizer, for turning ids into text.
+        inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
+        top_k: The number of candidates. A steering processor must be built with the same number, so that steered and
+            unsteered responses are drawn from the same candidates.
+        max_new_tokens: Tokens per response at most.
+        seed: Set right before sampling; the same seed and no processor give the same responses.
+        processor: The steering processor; None for the unsteered policy.
+
+    Returns:
+        The responses with their divergences and the time they took.
+    """
+    eos_token_ids = end_token_ids(policy)
+    recorder = None if processor is None else DivergenceRecorder(processor)
+    set_seed(seed)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        output = policy.generate(
+            **inputs,
+            do_sample=True,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([] if recorder is None else [recorder]),
+        )
+    seconds = time.perf_counter() - start
+
+    response_ids = output[:, inputs["input_ids"].shape[1] :]
+    if recorder is None:
+        divergences = [0.0] * len(response_ids)
+    else:
+        divergences = recorder.divergences(response_ids, eos_token_ids).tolist()
+    return SampledResponses(
+        texts=tokenizer.batch_decode(response_ids, skip_special_tokens=True),
+        divergences=divergences,
+        tokens=int(response_mask(response_ids, eos_token_ids).sum()),
+        seconds=seconds,
+    )

@@ -1,0 +1,49 @@
+"""Data flows one way: a module imports from the rooms above its own, never from those below."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rgtg_hf"
+# From above to below. Training and scoring stand side by side.
+ALLOWED = {
+    "rewards": set(),
+    "training": {"rewards"},
+    "scoring": {"rewards"},
+    "decoding": {"rewards", "scoring"},
+    "evaluation": {"rewards", "training", "scoring", "decoding"},
+    "cli": {"rewards", "training", "scoring", "decoding", "evaluation"},
+}
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "rgtg_hf" and len(parts) > 2:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_from_rooms_above(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        assert set(imported_rooms(path)) <= ALLOWED[room] | {room}, path.name
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, rgtg_hf; assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_the_processor_does_not_need_trl():
+    code = "import sys; from rgtg_hf import RewardGuidedLogitsProcessor; assert 'trl' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
