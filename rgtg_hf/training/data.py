@@ -127,8 +127,10 @@ def _closing_tokens(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     messages = row.get("chosen")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return []
+    # A short conversation shows it as well as the row's own, and renders sooner.
+    question = {"role": "user", "content": "0"}
     first, second = (
-        _render([*messages[:-1], {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
+        _render([question, {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
     )
     closing = first[: common_prefix_length(first, second)]
     return closing[::-1]
