@@ -21,6 +21,7 @@ __all__ = ["SavingRewardTrainer"]
 
 # Read by RewardGuidanceConfig, which belongs to decoding; training knows no more of it than this file.
 GUIDANCE = {"beta": 1.0, "top_k": 10}
+CARD_SETTINGS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
 
 
 class SavingRewardTrainer(RewardTrainer):
@@ -77,13 +78,18 @@ class SavingRewardTrainer(RewardTrainer):
     def _card(self, model_name: str | None = None, tags: Sequence[str] = ()) -> ModelCard:
         folder = Path(str(self.args.output_dir)).name
         model_id = self.hub_model_id or self.args.hub_model_id or folder
-        evaluations = [entry for entry in self.state.log_history if any(key.startswith("eval") for key in entry)]
+        metrics: dict[str, float] = {}
+        for entry in self.state.log_history:
+            metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
+        run = self._describe_run()
+        run.pop("rows_sha256", None)
+        settings = {name: getattr(self.args, name) for name in CARD_SETTINGS}
         return model_card(
             name=model_name or model_id.split("/")[-1],
             model_id=model_id,
             base_model=self._base_model,
             dataset_name=self.args.training_data or self._data_name,
             tags=[*self._tag_names, *tags],
-            metrics=evaluations[-1] if evaluations else {},
-            settings=self._describe_run(),
+            metrics=metrics,
+            settings=run | settings,
         )
