@@ -10,24 +10,25 @@ from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.training.data import TEXT, TOKENIZED
 
-__all__ = ["check_head", "check_lora", "check_rows", "check_tokenizer", "name_datasets"]
+__all__ = ["check_datasets", "check_head", "check_lora", "check_rows", "check_tokenizer"]
 
 
-def name_datasets(kind: str, dataset: Any) -> dict[str, Any]:
-    """Gives each data set a name for messages: one for a single set, one each for a dictionary of them."""
-    if dataset is None or isinstance(dataset, str):
-        return {}
+def check_datasets(kind: str, dataset: Any) -> Any:
+    """Calls [`check_rows`] on a data set, or on each of a dictionary of them, and returns what it returns."""
     if isinstance(dataset, dict):
-        return {f"{kind} ({key})": value for key, value in dataset.items()}
-    return {kind: dataset}
+        return {key: check_rows(value, f"{kind} ({key})") for key, value in dataset.items()}
+    return dataset if dataset is None or isinstance(dataset, str) else check_rows(dataset, kind)
 
 
-def check_rows(dataset: Dataset | IterableDataset, name: str) -> None:
+def check_rows(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
     """Refuses a data set that reward training cannot use, before anything is tokenized.
 
     Args:
-        dataset: Preference rows in one of TRL's forms. Of a stream only the first row is looked at.
+        dataset: Preference rows in one of TRL's forms. Of a stream only the first row is looked at now.
         name: What to call the data set in the error.
+
+    Returns:
+        The data set; a stream checks its further rows as they are read.
 
     Raises:
         ValueError: If the data set is empty, has rows without `chosen` and `rejected`, or mixes text with messages.
@@ -51,24 +52,31 @@ def check_rows(dataset: Dataset | IterableDataset, name: str) -> None:
             "of messages with `role` and `content`."
         )
     if isinstance(dataset, IterableDataset):
-        return
+        return dataset.map(_checked, with_indices=True, fn_kwargs={"expected": expected, "name": name})
     number = 0
     for batch in dataset.select_columns(list(columns)).iter(batch_size=1000):
-        for column in columns:
-            for offset, value in enumerate(batch[column]):
-                if value is None or (columns != TOKENIZED and _form(value) != expected[column]):
-                    raise ValueError(
-                        f"Row {number + offset} of the {name} data set has no usable `{column}`: it is "
-                        f"{_form(value)}, and the first row's is {expected[column]}. Remove such rows or repair them."
-                    )
-        number += len(batch[columns[0]])
+        size = len(batch[columns[0]])
+        for offset in range(size):
+            _checked({column: batch[column][offset] for column in columns}, number + offset, expected, name)
+        number += size
+    return dataset
+
+
+def _checked(row: dict[str, Any], number: int, expected: dict[str, str], name: str) -> dict[str, Any]:
+    for column, form in expected.items():
+        if _form(row.get(column)) != form:
+            raise ValueError(
+                f"Row {number} of the {name} data set has no usable `{column}`: it is {_form(row.get(column))}, and "
+                f"the first row's is {form}. Remove such rows or repair them."
+            )
+    return row
 
 
 def _form(value: object) -> str:
     if isinstance(value, str):
         return "text"
-    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        return "a list of messages"
+    if isinstance(value, list):
+        return "a list of messages" if value and isinstance(value[0], dict) else "a list of token ids"
     return "missing" if value is None else f"of type {type(value).__name__}"
 
 

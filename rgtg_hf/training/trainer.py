@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from rgtg_hf.rewards.checks import check_reward_model
 from rgtg_hf.rewards.prefix_rewards import capture_position_rewards
 from rgtg_hf.training.card import CITATION
-from rgtg_hf.training.checks import check_head, check_lora, check_rows, check_tokenizer, name_datasets
+from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.curve import CURVE_FRACTIONS, save_curves, summarize
 from rgtg_hf.training.data import PrefixCollator, locate_responses
@@ -116,9 +116,8 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             args = PrefixRewardConfig(f"{name.split('/')[-1] or 'model'}-prefix-reward")
         elif not isinstance(args, PrefixRewardConfig):
             raise TypeError(f"`args` is a {type(args).__name__}. PrefixRewardTrainer needs a PrefixRewardConfig.")
-        given = name_datasets("training", train_dataset) | name_datasets("evaluation", eval_dataset)
-        for name, dataset in given.items():
-            check_rows(dataset, name)
+        train_dataset = check_datasets("training", train_dataset)
+        eval_dataset = check_datasets("evaluation", eval_dataset)
         check_lora(kwargs.get("peft_config"))
         args = copy.copy(args)
         base_model = model if isinstance(model, str) else model.config._name_or_path
@@ -189,8 +188,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """As in TRL, for prepared sets and for new ones in any of its forms."""
-        for name, dataset in name_datasets("evaluation", eval_dataset).items():
-            check_rows(dataset, name)
+        eval_dataset = check_datasets("evaluation", eval_dataset)
         if self._is_encoder:
             eval_dataset = _each(eval_dataset, tokenize_for_encoder, self.processing_class)
         self._metric_key_prefix = metric_key_prefix

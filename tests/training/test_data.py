@@ -138,3 +138,10 @@ MESSAGES = [{"role": "user", "content": "a"}]
 def test_unusable_rows_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         check_rows(Dataset.from_list(rows), "training")
+
+
+def test_a_stream_checks_rows_as_they_are_read():
+    rows = [{"chosen": "a", "rejected": "b"}, {"chosen": MESSAGES, "rejected": MESSAGES}]
+    stream = check_rows(IterableDataset.from_generator(lambda: iter(rows)), "training")
+    with pytest.raises(ValueError, match="Row 1 of the training data set has no usable `chosen`: it is a list of mes"):
+        list(stream)
