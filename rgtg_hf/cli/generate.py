@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -131,7 +132,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
         UserError: If a model cannot be loaded or steered with.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.evaluation.sampling import end_token_ids
@@ -149,9 +150,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     with blame_input(f"--model: {options.model} cannot be loaded"):
         policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
-        reward_model: Any = AutoModelForSequenceClassification.from_pretrained(
-            options.reward_model, dtype=options.dtype, **trust
-        )
+        reward_model: Any = _load_reward_model(options.reward_model, dtype=options.dtype, **trust)
     reward_model.to(device)
 
     def make_processor(beta: float) -> Any:
@@ -165,6 +164,27 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
             )
 
     return policy.to(device), tokenizer, make_processor
+
+
+def _load_reward_model(name: str, **kwargs: Any) -> Any:
+    """Loads a reward model, whole or as an adapter (LoRA) on the model that it was trained from."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import find_adapter_config_file
+
+    adapter = find_adapter_config_file(name)
+    if adapter is None:
+        return AutoModelForSequenceClassification.from_pretrained(name, **kwargs)
+    from peft import PeftModel
+
+    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    # The base is a language model, which does not know of one label and perhaps of fewer layers; `rgtg-hf train` saves
+    # the configuration that does. Other adapters are of their base's depth.
+    saved = (Path(name) / "config.json").is_file()
+    config = AutoConfig.from_pretrained(
+        name if saved else base, num_labels=1, trust_remote_code=kwargs["trust_remote_code"]
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(base, config=config, **kwargs)
+    return PeftModel.from_pretrained(model, name)
 
 
 def _check_sampling(options: argparse.Namespace) -> None:

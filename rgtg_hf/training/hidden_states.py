@@ -8,6 +8,7 @@ was killed goes on where it stopped; and new responses are added to what is ther
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from tqdm.auto import tqdm
 
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.policy_identity import fingerprint
+from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.data import TOKENIZED, PrefixCollator
 
-__all__ = ["HiddenStateCollator", "HiddenStateStore"]
+__all__ = ["HiddenStateCollator", "HiddenStateStore", "keep_hidden_states"]
 
 
 class HiddenStateStore:
@@ -183,6 +185,28 @@ class HiddenStateCollator:
             known = self.store.read(ids, prompt_length)
             target[: len(known)] = known
         return batch | {"hidden_states": hidden}
+
+
+def keep_hidden_states(
+    model: NextTokenRewardModel, datasets: Sequence[Any], args: PrefixRewardConfig, collator: PrefixCollator
+) -> HiddenStateCollator:
+    """Computes the hidden states of all responses, where they are not on disk already.
+
+    Args:
+        model: A model whose backbone is frozen.
+        datasets: Prepared training and evaluation sets; `None` for one that is not there.
+        args: Where hidden states are kept, the batch size of evaluation, and whether progress is shown.
+        collator: Makes the rest of a batch.
+
+    Returns:
+        A collator whose batches carry hidden states.
+    """
+    directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
+    rows = itertools.chain.from_iterable(dataset for dataset in datasets if dataset is not None)
+    with args.main_process_first(desc="computing hidden states"):
+        store = HiddenStateStore(directory, model)
+        store.add(rows, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
+    return HiddenStateCollator(store, collator)
 
 
 def _key(ids: Sequence[int], prompt_length: int) -> str:
