@@ -1,0 +1,74 @@
+"""`rgtg-hf merge`: linear steering heads into a policy's output embedding."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rgtg_hf.cli.checks import check_model_name
+from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Writes a policy with heads merged into it, as an ordinary checkpoint that needs no plugin.
+
+    Args:
+        arguments: The options of the command line.
+
+    Raises:
+        UserError: If the input is wrong.
+    """
+    options = _parser().parse_args(list(arguments))
+    betas = options.betas * (len(options.heads) if len(options.betas) == 1 else 1)
+    if len(betas) != len(options.heads):
+        raise UserError(f"--betas has {len(betas)} values for {len(options.heads)} heads; give one for each, or one")
+    if not all(map(math.isfinite, betas)):
+        raise UserError(f"--betas is {betas}; finite numbers are needed")
+    check_model_name("--model", options.model)
+    for head in options.heads:
+        check_model_name("--heads", head)
+    folder = Path(options.output_dir)
+    check_output_dir(folder)
+
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from rgtg_hf.rewards.merge import merge_heads
+    from rgtg_hf.rewards.next_token import NextTokenRewardConfig, NextTokenRewardModel
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for head in options.heads:
+        with blame_input(f"the head {head} cannot be loaded"):
+            kind = AutoConfig.from_pretrained(head)
+        if not isinstance(kind, NextTokenRewardConfig):
+            raise UserError(f"--heads: {head} holds a model of type {kind.model_type}, but a steering head is needed")
+    with blame_input("the policy cannot be loaded"):
+        policy = AutoModelForCausalLM.from_pretrained(options.model).eval()
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+    with blame_input("the heads cannot be merged"):
+        heads = [NextTokenRewardModel.from_pretrained(head) for head in options.heads]
+        merged = merge_heads(policy, list(zip(heads, betas, strict=True)))
+    claim_output_dir(folder)
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"Written: {folder}")
+
+
+def _parser() -> LineParser:
+    parser = LineParser(
+        prog="rgtg-hf merge",
+        description="Merge linear steering heads into a policy: an ordinary checkpoint, steered for good.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="the policy that the heads were trained on: a folder or a hub name")
+    add("--heads", nargs="+", required=True, help="heads made with nonlinear=False: folders or hub names")
+    add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
+    add("--output_dir", required=True, help="where the merged policy goes")
+    return parser
