@@ -71,6 +71,11 @@ DESIGNS = {
         {"learning_rate": 1e-4},
         TokenHead,
     ),
+    "linear, rank 16, learning rate 1e-4, value": (
+        BASE | {"nonlinear": False, "rank": 16},
+        {"learning_rate": 1e-4},
+        ValueHead,
+    ),
     "linear, rank 4, learning rate 1e-4": (BASE | {"nonlinear": False, "rank": 4}, {"learning_rate": 1e-4}, TokenHead),
     "linear, 10 epochs": (BASE | {"nonlinear": False}, {"num_train_epochs": 10}, TokenHead),
 }
@@ -105,12 +110,14 @@ def main() -> None:
                     )
                 runs.append(metrics)
         results[name] = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
+        results[name]["accuracy_by_run"] = [run["accuracy"] for run in runs]  # all folds of a seed, then the next seed
+        results[name]["seeds"] = options.seeds
         results[name]["seconds_per_run"] = (time.perf_counter() - start) / len(runs)
-        print(f"{name:28}", {key: round(value, 3) for key, value in results[name].items()}, flush=True)
+        shown = {key: round(value, 3) for key, value in results[name].items() if isinstance(value, float)}
+        print(f"{name:28}", shown, flush=True)
         record = {
             "designs": results,
             "pairs": len(rows),
-            "seeds": options.seeds,
             "folds": FOLDS,
             "versions": describe_versions(["torch", "transformers", "trl"]),
             "hardware": describe_hardware(),

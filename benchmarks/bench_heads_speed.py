@@ -64,13 +64,15 @@ def main() -> None:
     parser.add_argument("--output", required=True)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--layers", type=int, default=10, help="layers of the next-token reward model's own backbone")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[32, 256])
     options = parser.parse_args()
     policy, _ = load_policy()
     heads = [fill(NextTokenRewardModel.from_policy(policy), seed) for seed in range(4)]
     own = fill(NextTokenRewardModel.from_backbone(load_reward_model(demo_policy_path(), options.layers)), 0)
     results = []
-    for batch in (1, 8):
-        for prompt in (32, 256):
+    for batch in options.batches:
+        for prompt in options.prompts:
             ids = torch.randint(100, 40000, (batch, prompt), generator=torch.Generator().manual_seed(0))
             processor = RewardGuidedLogitsProcessor(own, pad_token_id=0)
 

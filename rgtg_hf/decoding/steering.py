@@ -38,10 +38,10 @@ def steering(
     max_increment: float | None = None,
     max_step_kl: float | None = None,
 ) -> Iterator[SteeringProcessor]:
-    """Steers a policy with one or several heads, at the speed of plain `generate()`.
+    """Steers a policy with one or several heads, on the hidden states that `generate()` computes anyway.
 
     Any number of `generate()` calls can be made in the block. Greedy decoding, sampling and beam search are served,
-    padded batches too; decoding with drafted tokens is refused. Training-time caches of other calls do not matter.
+    padded batches too; decoding with drafted tokens is refused.
 
     Args:
         policy: The policy. Its decoder has a forward hook for the length of the block.
