@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from rgtg_hf.training.loss import AFTER_END, POSITION_WEIGHTS, PREFIXES
@@ -13,7 +14,8 @@ __all__ = ["PrefixRewardConfig"]
 
 @dataclass
 class PrefixRewardConfig(RewardConfig):
-    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default.
+    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default;
+    only `bf16` is off by default where the hardware has none.
 
     Args:
         num_layers (`int`, *optional*):
@@ -45,7 +47,7 @@ class PrefixRewardConfig(RewardConfig):
         ```python
         from rgtg_hf import PrefixRewardConfig
 
-        args = PrefixRewardConfig(output_dir="reward-model", prefixes="random", prefixes_per_pair=4, bf16=False)
+        args = PrefixRewardConfig(output_dir="reward-model", prefixes="random", prefixes_per_pair=4)
         ```
     """
 
@@ -109,6 +111,9 @@ class PrefixRewardConfig(RewardConfig):
         ):
             if getattr(self, new, None) is None:
                 setattr(self, new, getattr(self, old))
+        if self.bf16 is None and not is_torch_bf16_gpu_available():
+            # TRL would turn it on and then refuse the machine; a script without the option should just run.
+            self.bf16 = False
         super().__post_init__()
         for name, choices in (
             ("after_end", AFTER_END),

@@ -14,8 +14,11 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", Path(__file__).parents[2].joinpath(
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [code for language, code in BLOCKS if language == "sh" and "rgtg-hf" in code]
 PLACES = [
-    ("bf16=False", "bf16=False, max_steps=1, report_to='none', dataloader_pin_memory=False"),
-    ("--bf16 False", "--bf16 False --max_steps 1 --report_to none --dataloader_pin_memory False"),
+    ("num_layers=10),", "num_layers=10, max_steps=1, report_to='none', dataloader_pin_memory=False),"),
+    (
+        "--output_dir reward_model",
+        "--output_dir reward_model --max_steps 1 --report_to none --dataloader_pin_memory False",
+    ),
     ("num_layers=10", "num_layers=1"),
     ("--num_layers 10", "--num_layers 1"),
 ]
