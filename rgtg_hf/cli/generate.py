@@ -10,6 +10,7 @@ from typing import Any
 
 from rgtg_hf.cli.checks import check_guidance, check_model_name, check_same_tokenizer
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompts import encode_prompts, read_prompt_rows, read_prompts
 
 __all__ = ["run"]
@@ -31,6 +32,8 @@ def run(arguments: Sequence[str]) -> None:
     check_model_name("--reward_model", options.reward_model)
     if options.output:
         _to_file(options)
+    elif join_processes(options.device).count > 1:
+        raise UserError("several processes share the work of a file only: give --prompts and --output")
     else:
         _to_terminal(options)
 
@@ -61,7 +64,9 @@ def _to_file(options: argparse.Namespace) -> None:
     else:
         rows = [{"prompt": prompt} for prompt in read_prompts(options.prompt, options.prompts)]
     planned = settings_of_rows(rows, options)
-    output = PartialOutput(Path(options.output), options, planned)
+    processes = join_processes(options.device)
+    options.device = processes.device
+    output = PartialOutput(Path(options.output), options, planned, processes.index)
     try:
         policy, tokenizer, make_processor = load_pair(options)
         make_processor = cache(make_processor)
@@ -85,8 +90,12 @@ def _to_file(options: argparse.Namespace) -> None:
             ),
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             options.seed,
+            processes,
         )
-        output.finish()
+        output.close()
+        processes.wait()
+        if processes.index == 0:
+            output.finish()
     finally:
         output.close()
 
