@@ -13,9 +13,10 @@ from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
+from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, WholeReader
 from rgtg_hf.scoring.tree import TreeScorer
 
-__all__ = ["SCORERS", "choose_scorer", "probe"]
+__all__ = ["SCORERS", "choose_reader", "choose_scorer", "probe", "probe_reader"]
 
 SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
     "tree": TreeScorer,
@@ -25,6 +26,9 @@ SCORERS: dict[str, Callable[[PreTrainedModel], Scorer]] = {
 _PREFERENCE = ("tree", "expand")
 _LONGEST_WINDOW_PROBED = 64
 _chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+_shares_prefixes: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+# Whatever an architecture does when it is fed masks or caches that it does not know.
+_REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
@@ -73,15 +77,61 @@ def probe(reward_model: PreTrainedModel, name: str) -> bool:
             _agree(scorer.score(*step), reference.score(*step), reward_model.dtype)  # type: ignore[arg-type]
             for step in _probe_steps(reward_model)
         )
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        # Whatever an architecture does when it is fed masks or caches that it does not know.
+    except _REFUSALS:
         return False
 
 
-def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor]]:
+def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> SequenceReader:
+    """Makes the fastest reader of retokenized texts that is right for a reward model.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model with one label.
+        name: `"auto"`, or `"reference"` for whole sequences.
+
+    Returns:
+        A new reader with nothing kept.
+
+    Raises:
+        ValueError: If `name` is neither.
+    """
+    if name not in ("auto", "reference"):
+        raise ValueError(f"The scorer {name!r} does not read text: choose one of ['auto', 'reference'].")
+    if name == "auto" and reward_model not in _shares_prefixes:
+        _shares_prefixes[reward_model] = probe_reader(reward_model)
+    shares = name == "auto" and _shares_prefixes[reward_model]
+    return SharedPrefixReader(reward_model) if shares else WholeReader(reward_model)
+
+
+def probe_reader(reward_model: PreTrainedModel) -> bool:
+    """Whether sequences that share a cached beginning, with tails of several lengths, get a model's true rewards."""
+    length = _probe_length(reward_model)
+    size = vocabulary_size(reward_model)
+    generator = torch.Generator().manual_seed(0)
+    long, short = (torch.randint(size, (length + n,), generator=generator).tolist() for n in (4, 2))
+    other = [(token + 7) % size for token in long]
+    try:
+        reader, whole = SharedPrefixReader(reward_model), WholeReader(reward_model)
+        for rows in (
+            [[long[:length], long[: length + 1]], [short[: length - 3], short[: length - 3] + other[:2]]],
+            [[long[: length + 2], long[: length + 3]], [short[: length - 2], short[: length - 2] + other[:3]]],
+            [[short[:length], short[: length - 1] + other[:1]], [long[:length] + other[:1], long[: length + 2]]],
+        ):
+            if not _agree((reader.read(rows),), (whole.read(rows),), reward_model.dtype):
+                return False
+        return True
+    except _REFUSALS:
+        return False
+
+
+def _probe_length(reward_model: PreTrainedModel) -> int:
+    """A few tokens, or a few more than a short sliding window."""
     config = reward_model.config.get_text_config()  # type: ignore[operator, union-attr]
     window = getattr(config, "sliding_window", None) or 0
-    length = 6 + (window if window <= _LONGEST_WINDOW_PROBED else 0)
+    return 6 + (window if window <= _LONGEST_WINDOW_PROBED else 0)
+
+
+def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor]]:
+    length = _probe_length(reward_model)
     size = vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(size, (2, length + 4), generator=generator).to(next(reward_model.parameters()).device)
@@ -102,7 +152,7 @@ def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tenso
     ]
 
 
-def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
+def _agree(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], dtype: torch.dtype) -> bool:
     # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
     tolerance = 1e-3 if torch.finfo(dtype).eps < 1e-4 else 5e-2
     return all(

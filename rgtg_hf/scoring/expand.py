@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns, positions_of
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
@@ -23,11 +24,15 @@ class ExpandScorer:
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
+
+    Attributes:
+        vocabulary_size: Number of token ids that the reward model can read.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
         self.cache = PrefixCache(reward_model)
         self.head = find_score_head(reward_model)
+        self.vocabulary_size: int | None = vocabulary_size(reward_model)
 
     @property
     def tokens_computed(self) -> int:

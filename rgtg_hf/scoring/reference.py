@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
 
@@ -20,12 +21,16 @@ class ReferenceScorer:
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
+
+    Attributes:
+        vocabulary_size: Number of token ids that the reward model can read.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
         self.reward_model = reward_model
         self.device = next(reward_model.parameters()).device
         self.tokens_computed = 0
+        self.vocabulary_size: int | None = vocabulary_size(reward_model)
 
     @torch.no_grad()
     def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:

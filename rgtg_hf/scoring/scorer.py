@@ -55,6 +55,11 @@ class Scorer(Protocol):
         """Reward-model tokens computed so far, padding included."""
         ...
 
+    @property
+    def vocabulary_size(self) -> int | None:
+        """How many token ids of the policy it can read; `None` for any, as where rewards go through text."""
+        ...
+
     def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
         """Scores candidate next tokens, int64, shape `[rows, k]`. The rewards are on the device of `candidate_ids`."""
         ...

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.rewards.checks import vocabulary_size
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns, positions_of
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
@@ -27,6 +28,9 @@ class TreeScorer:
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label that takes 4-D masks
             (attention by sdpa or eager).
+
+    Attributes:
+        vocabulary_size: Number of token ids that the reward model can read.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
@@ -34,6 +38,7 @@ class TreeScorer:
         if self.cache.is_recurrent:
             raise ValueError("Siblings cannot share a recurrent state: use the expand scorer.")
         self.head = find_score_head(reward_model)
+        self.vocabulary_size: int | None = vocabulary_size(reward_model)
         self.dtype = next(reward_model.parameters()).dtype
         config = self.cache.config
         window = getattr(config, "sliding_window", None)

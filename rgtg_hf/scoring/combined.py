@@ -1,0 +1,86 @@
+"""Several rewards at once, as a weighted sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
+
+__all__ = ["CombinedScorer"]
+
+
+class CombinedScorer:
+    """The weighted sum of other scorers' rewards, candidates and base alike: r(x, y) = sum_i w_i r_i(x, y).
+
+    Rewards are used in the units of their models. A negative weight steers away from what its model prefers.
+
+    Args:
+        scorers: The scorers, at least one.
+        weights: A number for each. Defaults to 1 for all.
+
+    Raises:
+        ValueError: If there is no scorer, a weight is not finite, or their number is not that of the scorers.
+        TypeError: If a weight is not a number.
+
+    Example:
+        ```python
+        from rgtg_hf.scoring.choose import choose_scorer
+        from rgtg_hf.scoring.combined import CombinedScorer
+
+        scorer = CombinedScorer([choose_scorer(helpful), choose_scorer(toxic)], weights=[1.0, -0.5])
+        rewards = scorer.score(prefixes, candidate_ids)
+        ```
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], weights: Sequence[float] | None = None):
+        self.scorers = list(scorers)
+        self.weights = check_weights(weights, len(self.scorers))
+
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, of all scorers, padding included."""
+        return sum(scorer.tokens_computed for scorer in self.scorers)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """How many of the policy's token ids all scorers can read; `None` where all go through text."""
+        sizes = [scorer.vocabulary_size for scorer in self.scorers]
+        return min((size for size in sizes if size is not None), default=None)
+
+    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
+        """Scores candidates; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
+        rewards = [scorer.score(prefixes, candidate_ids) for scorer in self.scorers]
+        weighted = [
+            CandidateRewards(weight * one.candidates, weight * one.base)
+            for weight, one in zip(self.weights, rewards, strict=True)
+        ]
+        return CandidateRewards(*(torch.stack(parts).sum(0) for parts in zip(*weighted, strict=True)))
+
+    def reset(self) -> None:
+        """Resets all scorers."""
+        for scorer in self.scorers:
+            scorer.reset()
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights of `count` reward models, 1 each by default, or an error that says what is wrong with them."""
+    if count == 0:
+        raise ValueError("`reward_model` is an empty list, but at least one reward model is required.")
+    if weights is None:
+        return [1.0] * count
+    if isinstance(weights, (int, float, str)) or not isinstance(weights, Sequence):
+        raise TypeError(f"`weights` is {weights!r}, but a list of numbers is required, one for each reward model.")
+    if len(weights) != count:
+        raise ValueError(
+            f"`weights` has {len(weights)} numbers for {count} reward models, but one for each is required."
+        )
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise TypeError(f"`weights` holds {weight!r}, but a number is required for each reward model.")
+        if not math.isfinite(weight):
+            raise ValueError(f"`weights` holds {weight}, but a finite number is required for each reward model.")
+    return [float(weight) for weight in weights]

@@ -1,0 +1,102 @@
+"""Rewards of encoders (BERT, RoBERTa, DeBERTa): the whole text, read anew for every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rgtg_hf.scoring.policy_text import PolicyText
+from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
+from rgtg_hf.scoring.text import leading_special_ids, without_leading
+from rgtg_hf.scoring.whole_text import DistinctTexts
+
+__all__ = ["EncoderScorer"]
+
+_MOST_AT_ONCE = 64
+_NO_LIMIT = 10**9  # tokenizers that know of no limit name a far larger one
+
+
+class EncoderScorer:
+    """Reads prompt and response as one text, with the special tokens of the reward model's tokenizer around it.
+
+    An encoder sees its whole text at once, so nothing of a prefix can be kept: a step costs k texts per row. Distinct
+    texts are read once, in batches, and those of the step before not again.
+
+    An encoder's text has the same end token whether the policy has ended or not, so a candidate that ends the response
+    has the reward of the text before it.
+
+    Args:
+        reward_model: A `*ForSequenceClassification` model with one label.
+        tokenizer: The policy's tokenizer.
+        reward_tokenizer: The reward model's tokenizer.
+        eos_token_ids: Ids of the policy that end a response, besides those that its tokenizer names.
+
+    Attributes:
+        tokens_computed: Reward-model tokens computed so far, padding included.
+        vocabulary_size: `None`: any policy can be read that the tokenizer can decode.
+
+    Raises:
+        ValueError: When scoring, if a text is longer than the encoder can read.
+
+    Example:
+        ```python
+        from rgtg_hf.scoring.encoder import EncoderScorer
+
+        scorer = EncoderScorer(bert, tokenizer=policy_tokenizer, reward_tokenizer=bert_tokenizer)
+        rewards = scorer.score(prefixes, candidate_ids)
+        ```
+    """
+
+    vocabulary_size: int | None = None
+
+    def __init__(
+        self,
+        reward_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reward_tokenizer: PreTrainedTokenizerBase,
+        eos_token_ids: Sequence[int] = (),
+    ):
+        self.reward_model = reward_model
+        self.device = next(reward_model.parameters()).device
+        self.reward_tokenizer = reward_tokenizer
+        self.policy_text = PolicyText(tokenizer, reward_tokenizer, eos_token_ids)
+        self.leading = leading_special_ids(reward_tokenizer)
+        self.tokens_computed = 0
+        self._texts = DistinctTexts(self._read)
+        limit = reward_tokenizer.model_max_length
+        if limit >= _NO_LIMIT:
+            limit = getattr(reward_model.config, "max_position_embeddings", None) or _NO_LIMIT
+        self.longest = limit
+
+    @torch.no_grad()
+    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
+        """Scores candidates; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
+        return self._texts.score(self.policy_text.read(prefixes, candidate_ids), candidate_ids.device)
+
+    def reset(self) -> None:
+        """Forgets the texts of the last step."""
+        self._texts.reset()
+        self.policy_text.reset()
+
+    def _read(self, prompts: list[str], responses: list[str]) -> list[float]:
+        texts = [
+            without_leading(prompt, self.reward_tokenizer, self.leading) + response
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        encoded = self.reward_tokenizer(texts, verbose=False)
+        longest = max(map(len, encoded["input_ids"]))
+        if longest > self.longest:
+            raise ValueError(
+                f"Prompt and response have {longest} tokens for the reward model {type(self.reward_model).__name__}, "
+                f"which reads at most {self.longest}: generate fewer tokens (max_new_tokens), or shorten the prompt."
+            )
+        rewards: list[float] = []
+        for start in range(0, len(texts), _MOST_AT_ONCE):
+            part = {name: values[start : start + _MOST_AT_ONCE] for name, values in encoded.items()}
+            batch = self.reward_tokenizer.pad(part, padding_side="right", return_tensors="pt").to(self.device)
+            self.tokens_computed += batch["input_ids"].numel()
+            rewards += self.reward_model(**batch).logits[:, 0].float().tolist()
+        return rewards
