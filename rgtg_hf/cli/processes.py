@@ -33,10 +33,15 @@ def join_processes(device: str | None = None) -> Processes:
     Args:
         device: The device that the user asked for; each process is given its own where none was.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
         return Processes(device=device)
-    from accelerate import PartialState
+    import torch
+    from torch import distributed
 
-    # Processes finish at different times: those that wait must not give up.
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=30))
-    return Processes(state.process_index, state.num_processes, device or str(state.device), state.wait_for_everyone)
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if not distributed.is_initialized():
+        # Nothing but "all are here" is ever exchanged. Processes finish at different times: none may give up waiting.
+        distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    return Processes(distributed.get_rank(), count, device, distributed.barrier)

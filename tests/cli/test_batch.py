@@ -74,18 +74,22 @@ def test_run_that_is_interrupted_twice_leaves_whole_lines(generate, tmp_path, mo
 
 
 def launch(processes, *arguments):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [*command, "-m", "rgtg_hf.cli.main", *arguments], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+    return run
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_write_what_one_writes(generate, arguments, tmp_path):
     assert generate(tmp_path / "whole.jsonl") == 0
-    launch(2, *arguments(tmp_path / "out.jsonl"))
+    (tmp_path / "out.jsonl.partial-1").touch()  # only a second process takes care of this one
+    run = launch(2, *arguments(tmp_path / "out.jsonl"))
+    assert "3/3" in run.stderr  # the bar is the first process's, which has two of the four batches
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert not list(tmp_path.glob("out.jsonl.*"))
 
