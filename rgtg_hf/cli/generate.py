@@ -140,10 +140,11 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
         UserError: If a model cannot be loaded or steered with.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.evaluation.sampling import end_token_ids
+    from rgtg_hf.rewards.load import load_reward_model
 
     trust = {"trust_remote_code": options.trust_remote_code}
     with blame_input(f"--model: {options.model} cannot be loaded"):
@@ -158,9 +159,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     with blame_input(f"--model: {options.model} cannot be loaded"):
         policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
-        reward_model: Any = AutoModelForSequenceClassification.from_pretrained(
-            options.reward_model, dtype=options.dtype, **trust
-        )
+        reward_model: Any = load_reward_model(options.reward_model, dtype=options.dtype, **trust)
     reward_model.to(device)
 
     def make_processor(beta: float) -> Any:

@@ -77,6 +77,9 @@ def run(arguments: Sequence[str]) -> None:
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()
     if is_main:
+        if model.use_peft:
+            # An adapter alone does not say how many labels and layers its model has.
+            trainer.accelerator.unwrap_model(trainer.model).config.save_pretrained(output_dir)
         claim_output_dir(output_dir, command="train", finished=True)
         print(f"The reward model is in {output_dir}. Steer with it: rgtg-hf generate --reward_model {output_dir} ...")
     if training.push_to_hub:

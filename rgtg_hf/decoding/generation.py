@@ -6,6 +6,7 @@ the padding, and the source text of an encoder-decoder policy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,15 @@ from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 __all__ = ["RewardGuidedGenerationMixin", "reward_guided_generate"]
 
 # What a call of generate() may say of guidance, and hands on to the processor.
-_GUIDANCE_ARGUMENTS = ("beta", "top_k", "reward_prompts", "guidance_config", "guidance_tokenizer")
+_GUIDANCE_ARGUMENTS = (
+    "beta",
+    "top_k",
+    "weights",
+    "reward_prompts",
+    "policy_tokenizer",
+    "reward_tokenizer",
+    "guidance_config",
+)
 _WARPERS = tuple(
     getattr(processors, name)
     for name in dir(processors)
@@ -34,7 +43,8 @@ class RewardGuidedGenerationMixin:
 
     Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it, these arguments
     are understood besides all ordinary ones: `reward_model`, `beta`, `top_k` (the candidates; the ordinary `top_k` of
-    sampling then keeps its default), `reward_prompts`, `guidance_config` and `guidance_tokenizer`; see
+    sampling then keeps its default), `weights`, `reward_prompts`, `policy_tokenizer`, `reward_tokenizer` and
+    `guidance_config`; see
     [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor].
 
     Example:
@@ -59,7 +69,7 @@ class RewardGuidedGenerationMixin:
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *args: Any,
-        reward_model: PreTrainedModel | None = None,
+        reward_model: Any = None,
         **kwargs: Any,
     ) -> Any:
         """As `GenerationMixin.generate`, steered where a `reward_model` is given.
@@ -83,7 +93,7 @@ class RewardGuidedGenerationMixin:
 
 def add_guidance(
     policy: Any,
-    reward_model: PreTrainedModel,
+    reward_model: Any,
     inputs: Tensor | None,
     generation_config: GenerationConfig | None,
     logits_processor: LogitsProcessorList | None,
@@ -119,6 +129,8 @@ def add_guidance(
             source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
         guidance.setdefault("reward_prompts", source)
         mask = None
+    if "tokenizer" in kwargs:  # generate() has one for its stop strings, and it is the policy's
+        guidance.setdefault("policy_tokenizer", kwargs["tokenizer"])
     processor = _make_processor(
         reward_model,
         kwargs.get("pad_token_id", config.pad_token_id),
@@ -135,12 +147,14 @@ def reward_guided_generate(
     logits_processor: LogitsProcessorList,
     stopping_criteria: Any,
     generation_config: GenerationConfig,
-    reward_model: PreTrainedModel | None = None,
+    reward_model: Any = None,
     beta: float | None = None,
     top_k: int | None = -1,
     reward_prompts: Any = None,
     guidance_config: RewardGuidanceConfig | None = None,
-    guidance_tokenizer: Any = None,
+    policy_tokenizer: Any = None,
+    reward_tokenizer: Any = None,
+    weights: Sequence[float] | None = None,
     guided_streamer: Any = None,
     **model_kwargs: Any,
 ) -> Any:
@@ -160,7 +174,9 @@ def reward_guided_generate(
         top_k: Number of candidates, `None` for the whole vocabulary. Defaults to that of `guidance_config`, or 10.
         reward_prompts: The reward model's own prompts.
         guidance_config: More settings.
-        guidance_tokenizer: The policy's tokenizer, for `reward_prompts` that are texts.
+        policy_tokenizer: The policy's tokenizer, for rewards through text and `reward_prompts` that are texts.
+        reward_tokenizer: The reward model's tokenizer, where it is not the policy's.
+        weights: With a list of reward models, the weight of each.
         guided_streamer: A streamer. `generate()` does not hand its own `streamer=` to a callable.
         model_kwargs: Given by `generate()`: cache, attention mask and so on.
 
@@ -206,7 +222,9 @@ def reward_guided_generate(
         mask,
         reward_prompts=reward_prompts,
         guidance_config=guidance_config,
-        guidance_tokenizer=guidance_tokenizer,
+        policy_tokenizer=policy_tokenizer,
+        reward_tokenizer=reward_tokenizer,
+        weights=weights,
         **settings,
     )
     place = next((i for i, other in enumerate(logits_processor) if isinstance(other, _WARPERS)), len(logits_processor))
@@ -226,13 +244,15 @@ def reward_guided_generate(
 
 
 def _make_processor(
-    reward_model: PreTrainedModel,
+    reward_model: Any,
     pad_token_id: int | None,
     eos_token_id: int | list[int] | None,
     attention_mask: Tensor | None,
     reward_prompts: Any = None,
     guidance_config: RewardGuidanceConfig | None = None,
-    guidance_tokenizer: Any = None,
+    policy_tokenizer: Any = None,
+    reward_tokenizer: Any = None,
+    weights: Sequence[float] | None = None,
     **settings: Any,
 ) -> RewardGuidedLogitsProcessor:
     """A processor for one call; `settings` given to the call win over those of `guidance_config`."""
@@ -243,5 +263,7 @@ def _make_processor(
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
         reward_prompts=reward_prompts,
-        tokenizer=guidance_tokenizer,
+        tokenizer=policy_tokenizer,
+        reward_tokenizer=reward_tokenizer,
+        weights=weights,
     )

@@ -149,16 +149,19 @@ class Candidates(NamedTuple):
     valid: Tensor
 
 
-def select_candidates(scores: Tensor, config: RewardGuidanceConfig) -> Candidates:
+def select_candidates(scores: Tensor, config: RewardGuidanceConfig, vocabulary_size: int | None = None) -> Candidates:
     """Picks the tokens that are scored, per row.
 
     Args:
         scores: The policy's scores, shape `[rows, vocabulary]`; `-inf` rules a token out.
         config: The filters `top_k`, `top_p`, `min_p`.
+        vocabulary_size: How many tokens the reward model can read; others (the padding of a larger output layer,
+            which stands for no token) are no candidates.
 
     Returns:
         The candidates, in as many columns as the row with the most of them needs.
     """
+    scores = scores[:, :vocabulary_size]
     k = scores.shape[-1] if config.top_k is None else min(config.top_k, scores.shape[-1])
     top, ids = scores.topk(k, dim=-1)
     valid = top > float("-inf")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from rgtg_hf.decoding.generation import add_guidance
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.version import __version__
 
 __all__ = ["add_to_card", "generate_by_name", "write_custom_generate"]
@@ -139,8 +140,8 @@ def generate_by_name(
         reward_model: The reward model, or its directory or name. Defaults to what `custom_generate=` names.
         revision: Which branch, tag or commit of the hub's repository.
         arguments: Everything else that `generate()` was given. Besides its own arguments those of guidance: `beta`,
-            `top_k` (the candidates), `reward_prompts`, `guidance_config` and `guidance_tokenizer`. They default to the
-            repository's `guidance_config.json`.
+            `top_k` (the candidates), `reward_prompts` and `guidance_config`. They default to the repository's
+            `guidance_config.json`. With `tokenizer`, the policy's, a reward model with another one serves too.
 
     Returns:
         What `generate()` returns.
@@ -155,9 +156,12 @@ def generate_by_name(
         reward_model = _load(model, name, revision)
         if "guidance_config" not in arguments:
             arguments["guidance_config"] = RewardGuidanceConfig.from_pretrained(name, revision)
+        if "tokenizer" in arguments:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+            arguments.setdefault("reward_tokenizer", tokenizer)
     inputs, config = arguments.pop("inputs", None), arguments.pop("generation_config", None)
     processors = arguments.pop("logits_processor", None)
-    processors = add_guidance(model, reward_model, inputs, config, processors, arguments)  # type: ignore[arg-type]
+    processors = add_guidance(model, reward_model, inputs, config, processors, arguments)
     return model.generate(inputs, config, processors, **arguments)  # type: ignore[operator]
 
 
@@ -181,6 +185,5 @@ def _load(policy: PreTrainedModel, name: str, revision: str | None) -> PreTraine
     models = _loaded.setdefault(policy, {})
     key = (name, revision)
     if key not in models:
-        options = {"num_labels": 1, "dtype": "auto", "revision": revision or "main"}
-        models[key] = AutoModelForSequenceClassification.from_pretrained(name, **options)
+        models[key] = load_reward_model(name, revision, dtype="auto")
     return models[key].to(policy.device)  # type: ignore[arg-type]

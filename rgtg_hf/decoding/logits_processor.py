@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
 from rgtg_hf.decoding.padding import infer_attention_mask
 from rgtg_hf.decoding.prompts import RewardPrompts
 from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.tracking import GenerationTracker
-from rgtg_hf.rewards.checks import check_reward_model, vocabulary_size
-from rgtg_hf.scoring.choose import choose_scorer
+from rgtg_hf.scoring.make import RewardModel, make_scorer
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
 
 __all__ = ["RewardGuidedLogitsProcessor"]
@@ -35,7 +35,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
-            trained on prefixes. It may be on another device than the policy. It is put into evaluation mode.
+            trained on prefixes. It may be on another device than the policy. It is put into evaluation mode. Also,
+            through text and more slowly: a causal model with another tokenizer, an encoder, or any function
+            `(prompts, responses) -> rewards`; these need `tokenizer`. Or a list of such, added up by `weights`.
         beta: Strength of steering, in nats per unit of reward. 0 does not steer.
         top_k: Candidates per row and step, the policy's likeliest; `None` for the whole vocabulary.
         attention_mask: The mask that goes to `generate()`, shape `[prompts, length]`. Needed only where padding on
@@ -46,7 +48,10 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         reward_prompts: Prompts that the reward model reads in place of the policy's, one per prompt of the next
             `generate()`: another chat template's, or the source text of an encoder-decoder policy. Texts, lists of
             ids, a tensor, or a tokenizer's output; see [`RewardPrompts`][rgtg_hf.decoding.prompts.RewardPrompts].
-        tokenizer: The policy's tokenizer, for `reward_prompts` that are texts.
+        tokenizer: The policy's tokenizer, for rewards through text and for `reward_prompts` that are texts. Where it
+            is given, its pad, bos and eos tokens are the defaults.
+        reward_tokenizer: The reward model's tokenizer, where it is not the policy's; a list for several models.
+        weights: With a list of reward models, the weight of each; 1 by default, negative ones steer away.
         guidance_config: All settings at once, in place of `beta` and `top_k`; more settings are there.
         collect_records: Keep a record of every step in `stats.records`.
 
@@ -78,7 +83,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        reward_model: PreTrainedModel,
+        reward_model: RewardModel | Sequence[RewardModel],
         beta: float = 1.0,
         top_k: int | None = 10,
         *,
@@ -87,22 +92,29 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         eos_token_id: int | list[int] | None = None,
         reward_prompts: Any = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        reward_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
+        weights: Sequence[float] | None = None,
         guidance_config: RewardGuidanceConfig | None = None,
         collect_records: bool = False,
     ):
         if guidance_config is not None and (beta, top_k) != (1.0, 10):
             raise ValueError("`beta` or `top_k` was given beside `guidance_config`: set them in the latter alone.")
         self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
-        check_reward_model(reward_model)
-        self.reward_model = reward_model.eval()
-        self.scorer = choose_scorer(reward_model, self.config.scorer)
-
-        model_config = reward_model.config.get_text_config()
-        self.pad_token_id = model_config.pad_token_id if pad_token_id is None else pad_token_id
-        self.bos_token_id = model_config.bos_token_id
         self.tokenizer = tokenizer
-        eos = model_config.eos_token_id if eos_token_id is None else eos_token_id
-        eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        self.pad_token_id, self.bos_token_id, eos_token_ids = _special_tokens(tokenizer, reward_model)
+        if pad_token_id is not None:
+            self.pad_token_id = pad_token_id
+        if eos_token_id is not None:
+            eos_token_ids = _as_list(eos_token_id)
+        self.scorer = make_scorer(
+            reward_model,
+            self.config.scorer,
+            tokenizer=tokenizer,
+            reward_tokenizer=reward_tokenizer,
+            weights=weights,
+            eos_token_ids=eos_token_ids,
+        )
+        self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
         self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
         self._collect_records = collect_records
         self.reset(attention_mask, reward_prompts)
@@ -139,7 +151,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         """
         self._check_step(input_ids, scores)
         self._generation.follow(input_ids)
-        candidates = select_candidates(scores, self.config)
+        candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
         guided = keep_candidates(scores, candidates)
         rows = rewards = None
         steer = self._uncertain_enough(candidates) & ~self._generation.ended()
@@ -184,13 +196,30 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 "generate() was called with `inputs_embeds` alone, which hides the prompt from the reward model: pass "
                 "`input_ids` as well."
             )
-        size = vocabulary_size(self.reward_model)
-        if scores.shape[-1] != size:
+        size = self.scorer.vocabulary_size
+        if size is not None and scores.shape[-1] != size and not self._vocabularies_known_equal:
             raise ValueError(
                 f"The policy scores {scores.shape[-1]} tokens, but the reward model's embedding has {size}: their "
-                "vocabularies differ. Steering token by token needs a reward model with the policy's tokenizer; train "
-                "one from the policy or from a smaller model of its family."
+                "vocabularies differ, or one of them is padded. Pass both tokenizers, `tokenizer=` (the policy's) and "
+                "`reward_tokenizer=`: equal ones are used as they are, different ones go through text."
             )
+
+
+def _special_tokens(
+    tokenizer: PreTrainedTokenizerBase | None, reward_model: Any
+) -> tuple[int | None, int | None, list[int]]:
+    """Pad, bos and eos tokens of the policy: its tokenizer's, or else those of a reward model that reads its ids."""
+    if tokenizer is not None:
+        return tokenizer.pad_token_id, tokenizer.bos_token_id, _as_list(tokenizer.eos_token_id)
+    first = reward_model[0] if isinstance(reward_model, (list, tuple)) and reward_model else reward_model
+    if not isinstance(getattr(first, "config", None), PreTrainedConfig):
+        return None, None, []
+    config = first.config.get_text_config()
+    return config.pad_token_id, config.bos_token_id, _as_list(config.eos_token_id)
+
+
+def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
+    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
 
 
 def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int) -> None:

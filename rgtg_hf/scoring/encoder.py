@@ -59,6 +59,11 @@ class EncoderScorer:
         reward_tokenizer: PreTrainedTokenizerBase,
         eos_token_ids: Sequence[int] = (),
     ):
+        if reward_tokenizer.pad_token is None:
+            raise ValueError(
+                f"The tokenizer of {type(reward_model).__name__} has no pad token, which batches of texts need: set "
+                "`reward_tokenizer.pad_token`."
+            )
         self.reward_model = reward_model
         self.device = next(reward_model.parameters()).device
         self.reward_tokenizer = reward_tokenizer

@@ -1,8 +1,11 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+from rgtg_hf.cli.generate import _load_reward_model
 from rgtg_hf.cli.main import main
 from rgtg_hf.cli.output_dir import read_marker
 
@@ -37,13 +40,30 @@ def test_options_come_from_a_file_and_the_command_line_wins(policy_folder, pairs
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # called by PEFT
-def test_lora_trains_the_head_by_default(policy_folder, pairs, tmp_path):
+def test_lora_trains_the_head_by_default_and_its_adapter_steers(policy_folder, pairs, tmp_path, capsys):
     folder = tmp_path / "out"
     arguments = ["--model_name_or_path", policy_folder, "--dataset_name", pairs, "--output_dir", str(folder)]
-    assert main(["train", *arguments, "--use_peft", "--lora_target_modules", "q_proj", "v_proj", *QUICK]) == 0
+    lora = ["--use_peft", "--lora_target_modules", "q_proj", "v_proj", "--num_layers", "2", "--learning_rate", "0.1"]
+    assert main(["train", *arguments, *lora, *QUICK]) == 0
     adapter = json.loads((folder / "adapter_config.json").read_text())
     assert adapter["task_type"] == "SEQ_CLS"
     assert "score" in adapter["modules_to_save"]
+
+    capsys.readouterr()
+    steer = ["generate", "--model", policy_folder, "--reward_model", str(folder), "--greedy", "--max_new_tokens", "8"]
+    texts = []
+    for beta in ("0", "1000"):
+        assert main([*steer, "--beta", beta, "Hello"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] != texts[1]
+    # The head that steers is the trained one, not a fresh one.
+    saved = load_file(folder / "adapter_model.safetensors")
+    loaded = _load_reward_model(str(folder), dtype="float32", trust_remote_code=False)
+    head = next(
+        value for name, value in loaded.named_parameters() if name.endswith("score.modules_to_save.default.weight")
+    )
+    torch.testing.assert_close(head.data, next(value for name, value in saved.items() if "score" in name))
+    assert loaded.config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize(

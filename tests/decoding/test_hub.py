@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
+from rgtg_hf.decoding import hub
 from rgtg_hf.decoding.hub import add_to_card, generate_by_name, write_custom_generate
+from rgtg_hf.rewards.load import load_reward_model as load
 from tests.tiny_models import left_padded, tiny_policy, tiny_reward_model
 
 IDS, MASK = left_padded([[5, 6, 7, 8], [9, 10]])
@@ -78,14 +80,11 @@ def test_without_trust_nothing_is_run(place):
 
 def test_the_reward_model_is_loaded_once_per_policy(place, monkeypatch):
     loaded = []
-    load = AutoModelForSequenceClassification.from_pretrained
-    monkeypatch.setattr(
-        AutoModelForSequenceClassification, "from_pretrained", lambda *a, **k: loaded.append(a) or load(*a, **k)
-    )
+    monkeypatch.setattr(hub, "load_reward_model", lambda name, *a, **k: loaded.append(name) or load(name, *a, **k))
     policy = AutoModelForCausalLM.from_pretrained("policy")
     for beta in (0.5, 1.0):
         policy.generate(IDS, custom_generate="reward", trust_remote_code=True, beta=beta, **SHORT)
-    assert loaded == [("reward",)]
+    assert loaded == ["reward"]
 
 
 def test_a_reward_model_can_be_given_instead_of_named(place):
