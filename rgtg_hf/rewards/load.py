@@ -33,7 +33,7 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
         reward_model = load_reward_model("my-reward-model", dtype="auto")
         ```
     """
-    where = {"revision": revision or "main"}
+    where: dict[str, Any] = {"revision": revision or "main"}
     adapter = find_adapter_config_file(name, **where)
     if adapter is None:
         return AutoModelForSequenceClassification.from_pretrained(name, **where, **kwargs)
