@@ -17,6 +17,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train a prefix reward model on preference pairs",
     "generate": "generate text, steered by a reward model",
+    "push": "upload a reward model, ready to steer by its name",
     "demo": "train a small reward model and steer a real language model with it",
 }
 
