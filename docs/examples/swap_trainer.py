@@ -15,7 +15,6 @@ trainer = PrefixRewardTrainer(  # + was RewardTrainer
         num_train_epochs=1,
         per_device_train_batch_size=8,
         eval_strategy="epoch",
-        bf16=False,  # for machines without a GPU that knows it
         gradient_checkpointing=False,
         report_to="none",
     ),

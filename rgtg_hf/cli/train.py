@@ -18,7 +18,7 @@ _DESCRIPTION = """Train a prefix reward model. The flags are those of `trl rewar
 --config file.yaml sets any of them.
 
   rgtg-hf train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10 \\
-      --dataset_name pairs.jsonl --output_dir reward_model --bf16 False
+      --dataset_name pairs.jsonl --output_dir reward_model
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from rgtg_hf.training.loss import AFTER_END, POSITION_WEIGHTS, PREFIXES
@@ -13,7 +14,8 @@ __all__ = ["PrefixRewardConfig"]
 
 @dataclass
 class PrefixRewardConfig(RewardConfig):
-    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default.
+    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default;
+    only `bf16` is off by default where the hardware has none.
 
     Args:
         num_layers (`int`, *optional*):
@@ -22,9 +24,10 @@ class PrefixRewardConfig(RewardConfig):
         after_end (`str`, *optional*, defaults to `"hold"`):
             What is compared past the end of the shorter response: `"hold"` goes on to the end of the longer one, the
             shorter one staying whole (the paper's way); `"drop"` stops there.
-        prefixes (`str`, *optional*, defaults to `"all"`):
+        prefixes (`str`, *optional*):
             Which prefixes count: `"all"` (the paper's way), `"stride"` (every `prefix_stride`-th and the last) or
-            `"random"` (`prefixes_per_pair` of them, drawn anew at each step; evaluation uses all).
+            `"random"` (`prefixes_per_pair` of them, drawn anew at each step; a causal model is evaluated on all).
+            Defaults to `"all"` for causal models, and for encoders, which need a pass for each, to `"random"`.
         prefix_stride (`int`, *optional*, defaults to 8):
             Distance between prefixes in tokens, for `prefixes="stride"`.
         prefixes_per_pair (`int`, *optional*, defaults to 8):
@@ -34,6 +37,8 @@ class PrefixRewardConfig(RewardConfig):
             `"decreasing"` (1 - (i - 1) / n).
         from_first_difference (`bool`, *optional*, defaults to `False`):
             Leave out prefixes that both responses share. Their gradient is zero; they only make the loss larger.
+        training_data (`str`, *optional*):
+            Name of the training data, for the model card. By default the hub name of the data set, if it has one.
 
     Raises:
         ValueError: If an option has a value that is not listed above.
@@ -42,7 +47,7 @@ class PrefixRewardConfig(RewardConfig):
         ```python
         from rgtg_hf import PrefixRewardConfig
 
-        args = PrefixRewardConfig(output_dir="reward-model", prefixes="random", prefixes_per_pair=4, bf16=False)
+        args = PrefixRewardConfig(output_dir="reward-model", prefixes="random", prefixes_per_pair=4)
         ```
     """
 
@@ -62,12 +67,13 @@ class PrefixRewardConfig(RewardConfig):
             "there, so that it is not.",
         },
     )
-    prefixes: str = field(
-        default="all",
+    prefixes: str | None = field(
+        default=None,
         metadata={
             "choices": PREFIXES,
             "help": "Which prefixes count: `all`, as the paper does; `stride`, because neighbours say nearly the "
-            "same; `random`, which does so without always missing the same ones.",
+            "same; `random`, which does so without always missing the same ones. Default: `all`, and `random` for "
+            "encoders, which need a pass for each prefix.",
         },
     )
     prefix_stride: int = field(
@@ -92,6 +98,11 @@ class PrefixRewardConfig(RewardConfig):
         },
     )
 
+    training_data: str | None = field(
+        default=None,
+        metadata={"help": "Name of the training data in the model card. Default: its name on the hub, if it has one."},
+    )
+
     def __post_init__(self) -> None:
         # TRL and the scripts written for it say `gradient_checkpointing`; transformers warns about that name.
         for old, new in (
@@ -100,6 +111,9 @@ class PrefixRewardConfig(RewardConfig):
         ):
             if getattr(self, new, None) is None:
                 setattr(self, new, getattr(self, old))
+        if self.bf16 is None and not is_torch_bf16_gpu_available():
+            # TRL would turn it on and then refuse the machine; a script without the option should just run.
+            self.bf16 = False
         super().__post_init__()
         for name, choices in (
             ("after_end", AFTER_END),
@@ -107,7 +121,7 @@ class PrefixRewardConfig(RewardConfig):
             ("position_weights", POSITION_WEIGHTS),
         ):
             value = getattr(self, name)
-            if value not in choices:
+            if value not in choices and not (name == "prefixes" and value is None):
                 raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
         for name in ("num_layers", "prefix_stride", "prefixes_per_pair"):
             value = getattr(self, name)

@@ -18,60 +18,10 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PrefixCollator", "check_rows", "common_prefix_length", "locate_responses"]
+__all__ = ["TEXT", "TOKENIZED", "PrefixCollator", "common_prefix_length", "locate_responses"]
 
 TOKENIZED = ("chosen_ids", "rejected_ids")
 TEXT = ("chosen", "rejected")
-
-
-def check_rows(dataset: Dataset | IterableDataset, name: str) -> None:
-    """Refuses a data set that reward training cannot use, before anything is tokenized.
-
-    Args:
-        dataset: Preference rows in one of TRL's forms. Of a stream only the first row is looked at.
-        name: What to call the data set in the error.
-
-    Raises:
-        ValueError: If the data set is empty, has rows without `chosen` and `rejected`, or mixes text with messages.
-    """
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"The {name} data set is empty. It needs at least one row with `chosen` and `rejected`.")
-    columns: tuple[str, ...] = TOKENIZED if all(first.get(column) for column in TOKENIZED) else TEXT
-    if any(first.get(column) is None for column in columns):
-        raise ValueError(
-            f"The {name} data set has the columns {sorted(first)}; the first row has no `chosen` and `rejected`. Each "
-            "row needs both, as text or as a list of messages (or `chosen_ids` and `rejected_ids`, already tokenized)."
-        )
-    if columns == TEXT and "prompt" in first:
-        columns = ("prompt", *TEXT)
-    expected = {column: _form(first[column]) for column in columns}
-    if columns != TOKENIZED and len(set(expected.values())) > 1:
-        found = ", ".join(f"`{column}` is {form}" for column, form in expected.items())
-        raise ValueError(
-            f"The {name} data set mixes formats: {found}. Prompt, chosen and rejected must all be text, or all lists "
-            "of messages with `role` and `content`."
-        )
-    if isinstance(dataset, IterableDataset):
-        return
-    number = 0
-    for batch in dataset.select_columns(list(columns)).iter(batch_size=1000):
-        for column in columns:
-            for offset, value in enumerate(batch[column]):
-                if value is None or (columns != TOKENIZED and _form(value) != expected[column]):
-                    raise ValueError(
-                        f"Row {number + offset} of the {name} data set has no usable `{column}`: it is "
-                        f"{_form(value)}, and the first row's is {expected[column]}. Remove such rows or repair them."
-                    )
-        number += len(batch[columns[0]])
-
-
-def _form(value: object) -> str:
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        return "a list of messages"
-    return "missing" if value is None else f"of type {type(value).__name__}"
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
@@ -142,15 +92,23 @@ def _explicit_prompt_length(
         return row["prompt_length"]
     prompt = row.get("prompt")
     if row.get("prompt_ids") is not None:
-        prompt_ids = row["prompt_ids"]
+        prompt_ids = required = row["prompt_ids"]
     elif isinstance(prompt, str):
-        prompt_ids = tokenizer(prompt)["input_ids"]
+        # Text is tokenized together with its prompt, so the prompt's last characters may share a token with the
+        # response; that token belongs to the response.
+        prompt_ids, required = tokenizer(prompt)["input_ids"], []
     elif prompt:
-        prompt_ids = _render(prompt, row, tokenizer, add_generation_prompt=True)
+        # What invites an answer may differ from how an answer then begins (an empty thought, for example).
+        prompt_ids, required = (_render(prompt, row, tokenizer, add_generation_prompt=add) for add in (True, False))
     else:
         return None
-    # Text is tokenized together with its prompt, so the prompt's last characters may share a token with the response;
-    # that token belongs to the response.
+    for column, ids in zip(TOKENIZED, (chosen, rejected), strict=True):
+        if ids[: len(required)] != required:
+            raise ValueError(
+                f"The prompt is not a prefix of the conversation: `{column}` has other tokens at its beginning than "
+                f"the prompt alone, which begins {tokenizer.decode(required)[:80]!r}. Use a chat template that writes "
+                "earlier turns alike whatever follows, or leave out `prompt` and give whole conversations."
+            )
     return min(common_prefix_length(prompt_ids, chosen), common_prefix_length(prompt_ids, rejected))
 
 
@@ -169,8 +127,10 @@ def _closing_tokens(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     messages = row.get("chosen")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return []
+    # A short conversation shows it as well as the row's own, and renders sooner.
+    question = {"role": "user", "content": "0"}
     first, second = (
-        _render([*messages[:-1], {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
+        _render([question, {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
     )
     closing = first[: common_prefix_length(first, second)]
     return closing[::-1]

@@ -16,6 +16,7 @@ included; tensors of prefixes have S columns too (column i - 1 is prefix i), bec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,12 @@ __all__ = [
     "PREFIXES",
     "align_prefixes",
     "prefix_bradley_terry_loss",
+    "prefix_losses",
     "prefix_metrics",
     "prefix_weights",
     "rewards_at_fraction",
+    "row_seeds",
+    "whole_rewards",
 ]
 
 AFTER_END = ("hold", "drop")
@@ -122,6 +126,25 @@ def prefix_weights(
     return weights
 
 
+def row_seeds(input_ids: Tensor, attention_mask: Tensor, seed: int, step: int) -> list[int]:
+    """Seeds for drawing prefixes: they depend on seed, step and tokens alone.
+
+    So a pair's draw is the same on any number of processes, in any batch, and after a run was resumed.
+
+    Args:
+        input_ids: Shape `[2B, S]`, chosen rows first.
+        attention_mask: Shape `[2B, S]`.
+        seed: The run's seed.
+        step: The number of steps done.
+
+    Returns:
+        One seed for each of the B pairs.
+    """
+    place = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    checksums = (input_ids * attention_mask * place).sum(1).view(2, -1).sum(0).tolist()
+    return [hash((seed, step, checksum)) for checksum in checksums]
+
+
 def _draw(counts: Tensor, number: int, row_seeds: Sequence[int]) -> Tensor:
     """Marks `number` of the true entries of each row. A row's draw depends on its seed alone, not on its batch."""
     noise = torch.stack(
@@ -131,27 +154,45 @@ def _draw(counts: Tensor, number: int, row_seeds: Sequence[int]) -> Tensor:
     return torch.zeros_like(counts).scatter_(1, kept, True)
 
 
-def prefix_bradley_terry_loss(
+def prefix_losses(
     chosen: Tensor,
     rejected: Tensor,
-    weights: Tensor,
     *,
     margin: Tensor | None = None,
     center_rewards_coefficient: float | None = None,
-    total_weight: Tensor | float | None = None,
 ) -> Tensor:
-    """The prefix Bradley-Terry loss: the weighted mean of -log sigmoid(chosen - rejected - margin).
+    """The Bradley-Terry loss of each prefix pair: -log sigmoid(chosen - rejected - margin).
 
     Args:
         chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
         rejected: Rewards of the rejected prefixes, shape `[B, S]`.
-        weights: How much each prefix counts, shape `[B, S]`, see [`prefix_weights`].
         margin: By how much the chosen response should win, shape `[B]`, in units of reward. It holds at every prefix
             of the pair, as if each were an example of its own.
-        center_rewards_coefficient: If given, adds this times the mean of (chosen + rejected)^2, which keeps rewards
-            near zero (Eisenstein et al., arXiv:2312.09244, equation 2).
-        total_weight: What the weighted sum is divided by. Defaults to the sum of `weights`. Give the sum over all
-            batches of a step where a step has several (accumulation, many processes).
+        center_rewards_coefficient: If given, adds this times (chosen + rejected)^2, which keeps rewards near zero
+            (Eisenstein et al., arXiv:2312.09244, equation 2).
+
+    Returns:
+        Losses of shape `[B, S]`.
+    """
+    difference = chosen - rejected
+    if margin is not None:
+        difference = difference - margin[:, None]
+    losses = -F.logsigmoid(difference)
+    if center_rewards_coefficient is not None:
+        losses = losses + center_rewards_coefficient * (chosen + rejected) ** 2
+    return losses
+
+
+def prefix_bradley_terry_loss(
+    chosen: Tensor, rejected: Tensor, weights: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The prefix Bradley-Terry loss of a batch: the weighted mean of [`prefix_losses`].
+
+    Args:
+        chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
+        rejected: Rewards of the rejected prefixes, shape `[B, S]`.
+        weights: How much each prefix counts, shape `[B, S]`, see [`prefix_weights`]. Defaults to 1 for all.
+        options: `margin` and `center_rewards_coefficient`, see [`prefix_losses`].
 
     Returns:
         The loss, a scalar tensor.
@@ -162,19 +203,12 @@ def prefix_bradley_terry_loss(
         from rgtg_hf.training.loss import prefix_bradley_terry_loss
 
         chosen, rejected = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -1.0]])
-        loss = prefix_bradley_terry_loss(chosen, rejected, torch.ones(1, 2))
+        loss = prefix_bradley_terry_loss(chosen, rejected)
         assert torch.isclose(loss, (torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(-2.0)))) / 2)
         ```
     """
-    difference = chosen - rejected
-    if margin is not None:
-        difference = difference - margin[:, None]
-    losses = -F.logsigmoid(difference)
-    if center_rewards_coefficient is not None:
-        losses = losses + center_rewards_coefficient * (chosen + rejected) ** 2
-    if total_weight is None:
-        total_weight = weights.sum()
-    return (weights * losses).sum() / total_weight
+    losses = prefix_losses(chosen, rejected, **options)
+    return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
 def rewards_at_fraction(rewards: Tensor, response_length: Tensor, fraction: float) -> Tensor:
@@ -196,7 +230,12 @@ def rewards_at_fraction(rewards: Tensor, response_length: Tensor, fraction: floa
 
 
 def prefix_metrics(
-    chosen: Tensor, rejected: Tensor, response_length: Tensor, fractions: Sequence[float] = FRACTIONS
+    chosen: Tensor,
+    rejected: Tensor,
+    response_length: Tensor,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Accuracy and margin of each pair: over all its prefixes, and by how much of the responses has been read.
 
@@ -209,12 +248,14 @@ def prefix_metrics(
         rejected: Rewards of the rejected prefixes, shape `[B, S]`.
         response_length: Tokens of each response, shape `[2B]`, chosen rows first.
         fractions: The fractions reported, each above 0 and at most 1.
+        counted: Which prefixes count for `accuracy` and `margin`, shape `[B, S]`. Defaults to all up to the end of
+            the longer response.
 
     Returns:
         Tensors of shape `[B]`, named `accuracy`, `margin`, and for each fraction in percent `accuracy_at_25`,
         `margin_at_25` and so on.
     """
-    counts = prefix_weights(response_length, chosen.shape[1])
+    counts = prefix_weights(response_length, chosen.shape[1]) if counted is None else counted.float()
     difference = chosen - rejected
     metrics = {
         "accuracy": (_wins(difference) * counts).sum(1) / counts.sum(1),
@@ -228,6 +269,15 @@ def prefix_metrics(
         metrics[f"accuracy_at_{round(100 * fraction)}"] = _wins(difference)
         metrics[f"margin_at_{round(100 * fraction)}"] = difference
     return metrics
+
+
+def whole_rewards(chosen: Tensor, rejected: Tensor, response_length: Tensor) -> dict[str, Tensor]:
+    """Rewards of whole responses, `chosen_reward` and `rejected_reward`, each of shape `[B]`; arguments as above."""
+    chosen_length, rejected_length = response_length.chunk(2)
+    return {
+        "chosen_reward": rewards_at_fraction(chosen, chosen_length, 1),
+        "rejected_reward": rewards_at_fraction(rejected, rejected_length, 1),
+    }
 
 
 def _wins(difference: Tensor) -> Tensor:

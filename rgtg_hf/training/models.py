@@ -5,10 +5,53 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
-__all__ = ["load_reward_model"]
+from rgtg_hf.training.config import PrefixRewardConfig
+
+__all__ = ["keep_first_layers", "load_model_and_tokenizer", "load_reward_model"]
+
+logger = logging.get_logger(__name__)
+
+
+def load_model_and_tokenizer(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, args: PrefixRewardConfig, quantization_config: Any = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads what the trainer was given by name.
+
+    Args:
+        model: A model, which is returned as it is, or a name.
+        tokenizer: A tokenizer, or `None` for the model's.
+        args: Settings; `model_init_kwargs` is emptied once it has been used.
+        quantization_config: How to quantize a model given by name.
+
+    Returns:
+        The model and the tokenizer.
+    """
+    init_kwargs: Any = args.model_init_kwargs or {}
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model if isinstance(model, str) else model.config._name_or_path,
+            revision=init_kwargs.get("revision"),
+            trust_remote_code=args.trust_remote_code,
+        )
+    if isinstance(model, str):
+        model_kwargs = {"trust_remote_code": args.trust_remote_code, **init_kwargs}
+        args.model_init_kwargs = None
+        if quantization_config is not None:
+            model_kwargs["quantization_config"] = quantization_config
+        model = load_reward_model(model, args.num_layers, seed=args.seed, **model_kwargs)
+    elif args.num_layers is not None:
+        logger.warning("`num_layers` is ignored: the model is built already. Give its name instead.")
+    return model, tokenizer
 
 
 def load_reward_model(

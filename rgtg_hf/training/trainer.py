@@ -5,34 +5,47 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from trl import RewardTrainer
+from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.rewards.prefix_rewards import capture_position_rewards, find_score_head
+from rgtg_hf.rewards.checks import check_reward_model
+from rgtg_hf.rewards.prefix_rewards import capture_position_rewards
+from rgtg_hf.training.card import CITATION
+from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer
 from rgtg_hf.training.config import PrefixRewardConfig
-from rgtg_hf.training.data import PrefixCollator, check_rows, locate_responses
+from rgtg_hf.training.curve import CURVE_FRACTIONS, save_curves, summarize
+from rgtg_hf.training.data import PrefixCollator, locate_responses
+from rgtg_hf.training.encoders import (
+    encoder_position_rewards,
+    is_encoder,
+    needed_positions,
+    suffix_tokens,
+    tokenize_for_encoder,
+)
 from rgtg_hf.training.loss import (
+    FRACTIONS,
     align_prefixes,
-    prefix_bradley_terry_loss,
+    prefix_losses,
     prefix_metrics,
     prefix_weights,
-    rewards_at_fraction,
+    row_seeds,
+    whole_rewards,
 )
-from rgtg_hf.training.models import load_reward_model
+from rgtg_hf.training.models import load_model_and_tokenizer
+from rgtg_hf.training.saving import SavingRewardTrainer
 
 __all__ = ["PrefixRewardTrainer"]
 
 logger = logging.getLogger(__name__)
 
 
-class PrefixRewardTrainer(RewardTrainer):
+class PrefixRewardTrainer(SavingRewardTrainer):
     """Trains a reward model on every prefix of preferred and rejected responses.
 
     A drop-in for `trl.RewardTrainer`: the same arguments, the same data, about the same cost per step. All prefixes'
@@ -76,20 +89,11 @@ class PrefixRewardTrainer(RewardTrainer):
     _paper = {  # noqa: RUF012
         "title": "A Critical Look At Tokenwise Reward-Guided Text Generation",
         "id": "2406.07780",
-        "citation": (
-            "@inproceedings{rashid2025critical,\n"
-            "  title     = {A Critical Look At Tokenwise Reward-Guided Text Generation},\n"
-            "  author    = {Rashid, Ahmad and Wu, Ruotian and Grosse, Julia and Kristiadi, Agustinus and "
-            "Poupart, Pascal},\n"
-            "  booktitle = {Conference on Language Modeling},\n"
-            "  year      = {2025},\n"
-            "  url       = {https://arxiv.org/abs/2406.07780}\n"
-            "}"
-        ),
+        "citation": CITATION,
     }
     # The loss is divided by the weight of the whole step (see get_batch_samples), so the Trainer must not divide it by
     # the number of batches in the step again.
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: Any = True
 
     args: PrefixRewardConfig
     model: nn.Module
@@ -112,48 +116,50 @@ class PrefixRewardTrainer(RewardTrainer):
             args = PrefixRewardConfig(f"{name.split('/')[-1] or 'model'}-prefix-reward")
         elif not isinstance(args, PrefixRewardConfig):
             raise TypeError(f"`args` is a {type(args).__name__}. PrefixRewardTrainer needs a PrefixRewardConfig.")
-        datasets = _named("training", train_dataset) | _named("evaluation", eval_dataset)
-        for name, dataset in datasets.items():
-            check_rows(dataset, name)
-        _check_lora(kwargs.get("peft_config"))
-        if isinstance(model, str) and args.num_layers is not None:
-            args = copy.copy(args)
-            init_kwargs: Any = args.model_init_kwargs or {}
-            model_kwargs = {"trust_remote_code": args.trust_remote_code, **init_kwargs}
-            args.model_init_kwargs = None
-            if kwargs.get("quantization_config") is not None:
-                model_kwargs["quantization_config"] = kwargs.pop("quantization_config")
-            if processing_class is None:
-                processing_class = AutoTokenizer.from_pretrained(
-                    model, revision=model_kwargs.get("revision"), trust_remote_code=args.trust_remote_code
-                )
-            model = load_reward_model(model, args.num_layers, seed=args.seed, **model_kwargs)
-        elif args.num_layers is not None:
-            logger.warning("`num_layers` is ignored: the model is built already. Give its name instead.")
+        train_dataset = check_datasets("training", train_dataset)
+        eval_dataset = check_datasets("evaluation", eval_dataset)
+        check_lora(kwargs.get("peft_config"))
+        args = copy.copy(args)
+        base_model = model if isinstance(model, str) else model.config._name_or_path
+        model, processing_class = load_model_and_tokenizer(
+            model, processing_class, args, kwargs.pop("quantization_config", None)
+        )
+        self._is_encoder = is_encoder(model)
+        if args.prefixes is None:
+            args.prefixes = "random" if self._is_encoder else "all"
+        train_given, eval_given = train_dataset, eval_dataset
+        if self._is_encoder:
+            train_given = _each(train_dataset, tokenize_for_encoder, processing_class)
+            eval_given = _each(eval_dataset, tokenize_for_encoder, processing_class)
+        else:
+            check_tokenizer(processing_class, args.eos_token)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=train_given,
+            eval_dataset=eval_given,
             processing_class=processing_class,
+            base_model=base_model,
             **kwargs,
         )
-        _check_head(self.model)
+        # Sharded weights cannot be probed.
+        if not (self._is_encoder or self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            check_reward_model(self.accelerator.unwrap_model(self.model))
+        check_head(self.model)
         # TRL has tokenized the rows and dropped those that are too long. Where responses begin and end is added here.
         self.train_dataset = self._locate_responses(self.train_dataset, "training", before=train_dataset)
         if isinstance(eval_dataset, dict):
-            self.eval_dataset = type(self.eval_dataset)(
-                {
-                    key: self._locate_responses(dataset, key, before=eval_dataset[key])
-                    for key, dataset in self.eval_dataset.items()
-                }
-            )
+            self.eval_dataset = {
+                key: self._locate_responses(dataset, key, before=eval_dataset[key])
+                for key, dataset in self.eval_dataset.items()
+            }
         elif eval_dataset is not None:
             self.eval_dataset = self._locate_responses(self.eval_dataset, "evaluation", before=eval_dataset)
         if data_collator is None:
             multiple: Any = self.args.pad_to_multiple_of
             self.data_collator = PrefixCollator(self.processing_class.pad_token_id, multiple)
+        self._suffix = suffix_tokens(self.processing_class) if self._is_encoder else []
 
     def _locate_responses(self, dataset: Any, name: str, before: Any = None) -> Any:
         """Prepares one data set, and says in one line which rows were dropped and why."""
@@ -182,18 +188,28 @@ class PrefixRewardTrainer(RewardTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """As in TRL, for prepared sets and for new ones in any of its forms."""
-        for name, dataset in _named("evaluation", eval_dataset).items():
-            check_rows(dataset, name)
+        eval_dataset = check_datasets("evaluation", eval_dataset)
+        if self._is_encoder:
+            eval_dataset = _each(eval_dataset, tokenize_for_encoder, self.processing_class)
         self._metric_key_prefix = metric_key_prefix
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.is_world_process_zero():
+            save_curves(self.curves, str(self.args.output_dir))
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in TRL, but with one name for each of several evaluation sets: `eval_a_accuracy`, `eval_b_accuracy`."""
-        if not self.model.training and self._metric_key_prefix.startswith("eval_"):
-            name = self._metric_key_prefix.removeprefix("eval_")
-            self._metrics["eval"] = defaultdict(
-                list, {f"{name}_{key}": values for key, values in self._metrics["eval"].items()}
-            )
+        """As in TRL, but each of several evaluation sets has names of its own: `eval_a_accuracy`, `eval_b_accuracy`.
+
+        The loss of an evaluation is the mean over all prefixes of the set, however they fell into batches.
+        """
+        metrics = self._metrics["eval"]
+        if not self.model.training and metrics:
+            prefix = self._metric_key_prefix
+            logs[f"{prefix}_loss"] = sum(metrics.pop("loss_sum")) / sum(metrics.pop("weight_sum"))
+            self.curves[prefix] = summarize({at: metrics.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS})
+            if prefix.startswith("eval_"):
+                name = prefix.removeprefix("eval_")
+                self._metrics["eval"] = defaultdict(list, {f"{name}_{key}": metrics[key] for key in metrics})
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -220,13 +236,10 @@ class PrefixRewardTrainer(RewardTrainer):
             total = self.accelerator.gather(total.to(device)).sum()
         return batches, total
 
-    def _prefix_weights(self, batch: dict[str, Tensor], prefixes: str) -> Tensor:
-        row_seeds: list[int] = []
+    def _prefix_weights(self, batch: dict[str, Tensor], prefixes: Any) -> Tensor:
+        seeds: list[int] = []
         if prefixes == "random":
-            # A draw depends on seed, step and tokens alone: the same on any number of processes, and after resuming.
-            place = torch.arange(1, batch["input_ids"].shape[1] + 1, device=batch["input_ids"].device)
-            checksums = (batch["input_ids"] * batch["attention_mask"] * place).sum(1).view(2, -1).sum(0).tolist()
-            row_seeds = [hash((self.args.seed, self.state.global_step, checksum)) for checksum in checksums]
+            seeds = row_seeds(batch["input_ids"], batch["attention_mask"], self.args.seed, self.state.global_step)
         return prefix_weights(
             batch["response_length"],
             batch["input_ids"].shape[1],
@@ -236,7 +249,7 @@ class PrefixRewardTrainer(RewardTrainer):
             prefixes_per_pair=self.args.prefixes_per_pair,
             position_weights=self.args.position_weights,
             shared_length=batch["shared_length"] if self.args.from_first_difference else None,
-            row_seeds=row_seeds,
+            row_seeds=seeds,
         )
 
     def compute_loss(
@@ -248,73 +261,67 @@ class PrefixRewardTrainer(RewardTrainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """The prefix Bradley-Terry loss of a batch of pairs, see [`rgtg_hf.training.loss`]."""
         mode = "train" if self.model.training else "eval"
+        lengths = inputs["response_length"]
         weights = inputs.get("prefix_weights")
-        total = num_items_in_batch
         if weights is None:
             # Evaluation looks at all prefixes: its figures should not depend on a draw.
-            weights = self._prefix_weights(inputs, "all" if self.args.prefixes == "random" else self.args.prefixes)
-        if total is not None:
-            # The gradients and losses of processes are averaged, not added.
-            total = total / self.accelerator.num_processes
+            drawn = self.args.prefixes == "random" and not self._is_encoder
+            weights = self._prefix_weights(inputs, "all" if drawn else self.args.prefixes)
+        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
 
-        with capture_position_rewards(model) as captured:
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        chosen, rejected = align_prefixes(captured[0], inputs["prompt_length"], inputs["response_length"])
-        loss = prefix_bradley_terry_loss(
+        if self._is_encoder:
+            fractions = () if mode == "train" else (*FRACTIONS, *CURVE_FRACTIONS)
+            needed = needed_positions(weights, lengths, fractions)
+            rewards, outputs = encoder_position_rewards(
+                model, inputs, needed, self._suffix, self.processing_class.pad_token_id
+            )
+        else:
+            with capture_position_rewards(model) as captured:
+                outputs = model(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+                )
+            rewards = captured[0]
+        chosen, rejected = align_prefixes(rewards, inputs["prompt_length"], lengths)
+        losses = prefix_losses(
             chosen,
             rejected,
-            weights,
             margin=inputs.get("margin"),
             center_rewards_coefficient=self.args.center_rewards_coefficient,
-            total_weight=total,
         )
-        self._record(mode, inputs, chosen.detach(), rejected.detach())
+        # The losses and gradients of processes are averaged, not added: see `total`.
+        loss = (weights * losses).sum() / total
+        with torch.no_grad():
+            counted = weights > 0 if self._is_encoder else None
+            fractions = () if self._is_encoder and mode == "train" else FRACTIONS
+            values = prefix_metrics(chosen, rejected, lengths, fractions=fractions, counted=counted)
+            if fractions:
+                values |= whole_rewards(chosen, rejected, lengths)
+            if mode == "eval":
+                curve = prefix_metrics(chosen, rejected, lengths, fractions=CURVE_FRACTIONS)
+                values |= {f"wins_at_{at}": curve[f"accuracy_at_{round(100 * at)}"] for at in CURVE_FRACTIONS}
+                values |= {"loss_sum": (weights * losses).sum(1), "weight_sum": weights.sum(1)}
+            self._record(mode, values, inputs["attention_mask"])
         return (loss, outputs) if return_outputs else loss
 
-    def _record(self, mode: str, inputs: dict[str, Tensor], chosen: Tensor, rejected: Tensor) -> None:
+    def _record(self, mode: str, values: dict[str, Tensor], attention_mask: Tensor) -> None:
         """Adds the batch's metrics, pair by pair, so that averages do not depend on how pairs fell into batches."""
-        values = prefix_metrics(chosen, rejected, inputs["response_length"])
-        lengths = inputs["response_length"].chunk(2)
-        values["chosen_reward"] = rewards_at_fraction(chosen, lengths[0], 1)
-        values["rejected_reward"] = rewards_at_fraction(rejected, lengths[1], 1)
         table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
-        metrics = self._metrics[mode]
         columns = dict(zip(values, table.T.tolist(), strict=True))
-        whole = columns.pop("chosen_reward") + columns.pop("rejected_reward")
+        metrics = self._metrics[mode]
+        if "chosen_reward" in columns:
+            whole = columns.pop("chosen_reward") + columns.pop("rejected_reward")
+            metrics["min_reward"].append(min(whole))
+            metrics["mean_reward"].extend(whole)
+            metrics["max_reward"].append(max(whole))
         for name, column in columns.items():
             metrics[name].extend(column)
-        metrics["min_reward"].append(min(whole))
-        metrics["mean_reward"].append(sum(whole) / len(whole))
-        metrics["max_reward"].append(max(whole))
         if mode == "train":
-            tokens = self.accelerator.gather(inputs["attention_mask"].sum())
-            self._total_train_tokens += tokens.sum().item()
+            self._total_train_tokens += self.accelerator.gather(attention_mask.sum()).sum().item()
         metrics["num_tokens"] = [self._total_train_tokens]
 
 
-def _named(kind: str, dataset: Any) -> dict[str, Any]:
-    if dataset is None or isinstance(dataset, str):
-        return {}
+def _each(dataset: Any, function: Callable, *args: Any) -> Any:
+    """Applies a function to a data set, or to each of a dictionary of them."""
     if isinstance(dataset, dict):
-        return {f"{kind} ({key})": value for key, value in dataset.items()}
-    return {kind: dataset}
-
-
-def _check_lora(peft_config: Any) -> None:
-    """PEFT freezes a fresh score head, and leaves it out of the checkpoint, unless it is told about it."""
-    if peft_config is None:
-        return
-    task_type = getattr(peft_config.task_type, "value", peft_config.task_type)
-    if task_type != "SEQ_CLS" and "score" not in (getattr(peft_config, "modules_to_save", None) or []):
-        raise ValueError(
-            f"The PEFT configuration has task_type={task_type!r}, which would leave the score head at random values, "
-            'untrained and unsaved. Set `task_type="SEQ_CLS"` (`--lora_task_type SEQ_CLS` on the command line).'
-        )
-
-
-def _check_head(model: nn.Module) -> None:
-    if not any(parameter.requires_grad for parameter in find_score_head(model).parameters()):
-        raise ValueError(
-            "The model's score head is frozen, so no reward can be learned. For a PEFT model, make its configuration "
-            'with `task_type="SEQ_CLS"`; otherwise set `requires_grad` on the head\'s parameters.'
-        )
+        return {key: function(value, *args) for key, value in dataset.items()}
+    return dataset if dataset is None or isinstance(dataset, str) else function(dataset, *args)

@@ -1,7 +1,7 @@
 """A tokenizer, tiny models and rows, all made in memory."""
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
@@ -23,6 +23,15 @@ def make_tokenizer(**overrides):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_encoder_tokenizer():
+    """Writes `[CLS] text [SEP]`, and has no end-of-sequence token."""
+    tokenizer = make_tokenizer(bos_token=None, eos_token=None, cls_token="<s>", sep_token="</s>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     return tokenizer
 
 

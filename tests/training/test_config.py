@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from transformers.utils import is_torch_bf16_gpu_available
 
 from rgtg_hf import PrefixRewardConfig
 
@@ -37,3 +38,7 @@ def test_the_package_imports_without_the_training_libraries():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'rgtg-hf[train]'" in result.stdout
+
+
+def test_bf16_is_off_by_itself_where_the_hardware_has_none(tmp_path):
+    assert PrefixRewardConfig(str(tmp_path)).bf16 == is_torch_bf16_gpu_available()

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from datasets import Dataset, IterableDataset
 
-from rgtg_hf.training.data import PrefixCollator, check_rows, common_prefix_length, locate_responses
+from rgtg_hf.training.checks import check_rows
+from rgtg_hf.training.data import PrefixCollator, common_prefix_length, locate_responses
 
 
 def locate(rows, tokenizer):
@@ -42,6 +45,32 @@ def test_closing_tokens_of_a_chat_template_are_one_end(tokenizer):
     assert located[0]["chosen_ids"] == ids(tokenizer, "<|user|>ab?<|assistant|>cd</s>")
     assert located[0]["rejected_ids"] == ids(tokenizer, "<|user|>ab?<|assistant|>e</s>")
     assert located[0]["prompt_length"] == 5
+
+
+def test_tools_and_template_settings_belong_to_the_prompt(tokenizer):
+    tokenizer.chat_template = "{% if tools %}{{ tools | length }}{% endif %}{{ mood }}" + tokenizer.chat_template
+    user, kwargs = {"role": "user", "content": "ab?"}, {"mood": "m"}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    row = {"prompt": [user], "tools": json.dumps(tools), "chat_template_kwargs": kwargs}
+    for key, answer in (("chosen", "cd"), ("rejected", "ce")):
+        row[key] = [{"role": "assistant", "content": answer}]
+        rendered = tokenizer.apply_chat_template([user, *row[key]], tools=tools, **kwargs)
+        row[f"{key}_ids"] = rendered["input_ids"]
+    located, _ = locate([row], tokenizer)
+    assert located[0]["prompt_length"] == len(ids(tokenizer, "1m<|user|>ab?<|assistant|>"))
+    assert located[0]["chosen_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_a_prompt_that_is_not_a_prefix_of_the_conversation_is_refused(tokenizer):
+    tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    row = {"prompt": [{"role": "user", "content": "a"}]}
+    for key, answer in (("chosen", "b"), ("rejected", "c")):
+        row[key] = [{"role": "assistant", "content": answer}]
+        row[f"{key}_ids"] = tokenizer.apply_chat_template(row["prompt"] + row[key])["input_ids"]
+    with pytest.raises(ValueError, match="prompt is not a prefix of the conversation"):
+        locate([row], tokenizer)
+    with pytest.raises(ValueError, match="prompt is not a prefix of the conversation"):
+        locate([{"prompt_ids": [9], "chosen_ids": [5, 6], "rejected_ids": [5, 7]}], tokenizer)
 
 
 def test_rows_that_cannot_be_compared_are_dropped_and_counted(tokenizer):
@@ -109,3 +138,10 @@ MESSAGES = [{"role": "user", "content": "a"}]
 def test_unusable_rows_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         check_rows(Dataset.from_list(rows), "training")
+
+
+def test_a_stream_checks_rows_as_they_are_read():
+    rows = [{"chosen": "a", "rejected": "b"}, {"chosen": MESSAGES, "rejected": MESSAGES}]
+    stream = check_rows(IterableDataset.from_generator(lambda: iter(rows)), "training")
+    with pytest.raises(ValueError, match="Row 1 of the training data set has no usable `chosen`: it is a list of mes"):
+        list(stream)

@@ -135,20 +135,6 @@ def test_loss_is_the_weighted_mean_of_bradley_terry_losses():
     assert_close(centered, expected + 0.1 * (1.5**2 + 3 * 1.0**2) / 4)
 
 
-def test_parts_of_a_step_add_up_to_the_loss_of_the_whole():
-    torch.manual_seed(0)
-    chosen, rejected = torch.randn(4, 6), torch.randn(4, 6)
-    weights = prefix_weights(torch.tensor([6, 2, 3, 1, 1, 2, 5, 1]), 6)
-    whole = prefix_bradley_terry_loss(chosen, rejected, weights)
-    parts = [
-        prefix_bradley_terry_loss(
-            chosen[i : i + 2], rejected[i : i + 2], weights[i : i + 2], total_weight=weights.sum()
-        )
-        for i in (0, 2)
-    ]
-    assert_close(sum(parts), whole)
-
-
 def test_a_fraction_below_one_never_reads_the_last_token():
     rewards = torch.arange(8.0)[None]
     for length in range(1, 9):

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig
 
-from rgtg_hf import PrefixRewardTrainer
+from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from tests.training.helpers import make_policy, make_reward_model, text_rows
+from tests.training.helpers import make_policy, make_reward_model, make_tokenizer, text_rows
 
 
 def losses(trainer):
@@ -135,6 +135,55 @@ def test_a_frozen_head_is_refused(make_trainer, rows):
     model.score.requires_grad_(False)
     with pytest.raises(ValueError, match="score head is frozen"):
         make_trainer(rows, model=model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"gradient_checkpointing": True}, 1e-6),
+        pytest.param({"torch_compile": True, "torch_compile_backend": "aot_eager"}, 1e-5, marks=pytest.mark.slow),
+        ({"bf16": True}, 3e-2),
+    ],
+    ids=str,
+)
+def test_ways_of_computing_give_the_same_losses(make_trainer, rows, settings, tolerance):
+    plain = make_trainer(rows, max_steps=4)
+    other = make_trainer(rows, max_steps=4, **settings)
+    plain.train()
+    other.train()
+    assert losses(other) == pytest.approx(losses(plain), abs=tolerance)
+
+
+def test_training_continues_from_a_full_sequence_reward_model(make_trainer, rows, tmp_path):
+    full = make_reward_model()
+    full.save_pretrained(tmp_path / "full")
+    named, given = (make_trainer(rows, model=model, evaluation=rows) for model in (str(tmp_path / "full"), full))
+    assert named.evaluate()["eval_loss"] == pytest.approx(given.evaluate()["eval_loss"])
+
+
+def test_margins_ask_for_more(make_trainer, rows):
+    trainer = make_trainer([row | {"margin": 2.0} for row in rows], evaluation=rows)
+    plain = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(Dataset.from_list([row | {"margin": 2.0} for row in rows]))["eval_loss"] > plain + 0.5
+
+
+def test_a_bidirectional_model_is_refused(make_trainer, rows):
+    config = make_reward_model().config
+    config.is_causal = False
+    model = make_reward_model()
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    model.config.is_causal = False
+    with pytest.raises(ValueError, match="is not causal"):
+        make_trainer(rows, model=model)
+
+
+def test_a_tokenizer_without_an_end_is_refused(rows, tmp_path):
+    args = PrefixRewardConfig(str(tmp_path), bf16=False)
+    tokenizer = make_tokenizer(eos_token=None, pad_token=None)
+    data = Dataset.from_list(rows)
+    with pytest.raises(ValueError, match=r"no end-of-sequence token.*and no padding token either"):
+        PrefixRewardTrainer(make_reward_model(), args, train_dataset=data, processing_class=tokenizer)
 
 
 def test_a_model_with_two_labels_is_refused(make_trainer, rows):

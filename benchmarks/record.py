@@ -1,0 +1,63 @@
+"""Writes a benchmark's result with all that is needed to judge it: settings, versions, hardware, commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
+
+
+def record(name: str, settings: dict[str, Any], results: Any, folder: Path | None = None) -> Path:
+    """Writes `results/NAME.json` and returns its path.
+
+    Args:
+        name: Name of the file.
+        settings: What was measured; of paths only the last part is written.
+        results: What came out.
+        folder: Where to write instead.
+    """
+    content = {
+        "settings": {
+            key: os.path.basename(value) if isinstance(value, Path) else value for key, value in settings.items()
+        },
+        "results": results,
+        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "hardware": _hardware(),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+    path = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def _hardware() -> dict[str, Any]:
+    cpu = platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -1,0 +1,79 @@
+"""What a run is, written beside its checkpoints, so that a resumed run is the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PretrainedConfig
+
+from rgtg_hf.training.config import PrefixRewardConfig
+from rgtg_hf.version import __version__
+
+__all__ = ["RUN_FILE", "check_resume", "describe_run"]
+
+RUN_FILE = "prefix_training.json"
+LOSS_SETTINGS = (
+    "after_end",
+    "prefixes",
+    "prefix_stride",
+    "prefixes_per_pair",
+    "position_weights",
+    "from_first_difference",
+    "center_rewards_coefficient",
+    "seed",
+)
+MODEL_SETTINGS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
+SAMPLE = 256
+
+
+def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: Any) -> dict[str, Any]:
+    """What makes two runs the same: the loss, the seed, the model's shape and the training rows.
+
+    Args:
+        args: The run's settings.
+        config: The model's configuration.
+        dataset: The prepared training rows. A stream cannot be told from another one.
+
+    Returns:
+        A dictionary for JSON. It holds no path and no text of the data.
+    """
+    run = {name: getattr(args, name) for name in LOSS_SETTINGS}
+    run |= {name: getattr(config.get_text_config(), name, None) for name in MODEL_SETTINGS}
+    if isinstance(dataset, Dataset):
+        run["rows"] = len(dataset)
+        sample = dataset.select(range(0, len(dataset), max(1, len(dataset) // SAMPLE)))
+        ids = json.dumps([sample["chosen_ids"][:], sample["rejected_ids"][:]])
+        run["rows_sha256"] = hashlib.sha256(ids.encode()).hexdigest()
+    return run | {"rgtg_hf": __version__}
+
+
+def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
+    """Refuses to resume from a checkpoint of another run.
+
+    Args:
+        checkpoint: The directory to resume from.
+        run: The run that wants to resume, see [`describe_run`].
+
+    Raises:
+        ValueError: If the directory does not exist, was not written by prefix training, or by a run that differs.
+    """
+    path = Path(checkpoint) / RUN_FILE
+    if not Path(checkpoint).is_dir():
+        raise ValueError(f"There is no checkpoint directory {checkpoint!r} to resume from.")
+    if not path.is_file():
+        raise ValueError(
+            f"The directory {checkpoint!r} has no {RUN_FILE}: it is not a checkpoint of PrefixRewardTrainer. To start "
+            "from a model trained by other means, give it as the model instead of resuming."
+        )
+    saved = json.loads(path.read_text())
+    different = [name for name in run if name != "rgtg_hf" and saved.get(name) != run[name]]
+    if different:
+        changes = ", ".join(f"{name} was {saved.get(name)!r} and is {run[name]!r}" for name in different)
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} is from another run: {changes}. Resume with the settings and data of that "
+            "run, or start anew in another output directory."
+        )

@@ -1,0 +1,95 @@
+"""What the trainer leaves behind: an ordinary checkpoint, and with it everything that others need to steer with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from trl import RewardTrainer
+
+from rgtg_hf.training.card import data_name, model_card
+from rgtg_hf.training.config import PrefixRewardConfig
+from rgtg_hf.training.curve import save_curves
+from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run
+
+__all__ = ["SavingRewardTrainer"]
+
+# Read by RewardGuidanceConfig, which belongs to decoding; training knows no more of it than this file.
+GUIDANCE = {"beta": 1.0, "top_k": 10}
+CARD_SETTINGS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
+
+
+class SavingRewardTrainer(RewardTrainer):
+    """TRL's reward trainer with the saving, the model card and the resuming of prefix training."""
+
+    args: PrefixRewardConfig
+    model: Any
+
+    def __init__(self, *args: Any, base_model: str, **kwargs: Any) -> None:
+        self._base_model = base_model
+        self._data_name = data_name(kwargs.get("train_dataset"))
+        self.curves: dict[str, dict] = {}
+        super().__init__(*args, **kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in the Trainer; a checkpoint of another run is refused."""
+        if resume_from_checkpoint:
+            checkpoint: Any = resume_from_checkpoint
+            if checkpoint is True:
+                checkpoint = get_last_checkpoint(self.args.output_dir)
+            if checkpoint is None:
+                raise ValueError(f"There is no checkpoint to resume from in {self.args.output_dir!r}.")
+            check_resume(checkpoint, self._describe_run())
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _describe_run(self) -> dict[str, Any]:
+        return describe_run(self.args, self.model.config, self.train_dataset)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves an ordinary checkpoint, and with it a card, `guidance_config.json` and the accuracy curve."""
+        directory = Path(output_dir or str(self.args.output_dir))
+        if self.is_world_process_zero():
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "guidance_config.json").write_text(json.dumps(GUIDANCE, indent=2) + "\n")
+            (directory / RUN_FILE).write_text(json.dumps(self._describe_run(), indent=2) + "\n")
+            if self.curves:
+                save_curves(self.curves, directory)
+            self._card().save(directory / "README.md")
+        super().save_model(output_dir, _internal_call)
+        if self.is_world_process_zero():
+            # A pickle of the settings, paths included, which nothing needs.
+            (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def create_model_card(  # type: ignore[override]
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes README.md into the output directory, with code that steers rather than classifies."""
+        if dataset_name is not None:
+            self.args.training_data = dataset_name
+        if self.is_world_process_zero():
+            card = self._card(model_name, [tags] if isinstance(tags, str) else tags or [])
+            card.save(Path(str(self.args.output_dir)) / "README.md")
+
+    def _card(self, model_name: str | None = None, tags: Sequence[str] = ()) -> ModelCard:
+        folder = Path(str(self.args.output_dir)).name
+        model_id = self.hub_model_id or self.args.hub_model_id or folder
+        metrics: dict[str, float] = {}
+        for entry in self.state.log_history:
+            metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
+        run = self._describe_run()
+        run.pop("rows_sha256", None)
+        settings = {name: getattr(self.args, name) for name in CARD_SETTINGS}
+        return model_card(
+            name=model_name or model_id.split("/")[-1],
+            model_id=model_id,
+            base_model=self._base_model,
+            dataset_name=self.args.training_data or self._data_name,
+            tags=[*self._tag_names, *tags],
+            metrics=metrics,
+            settings=run | settings,
+        )

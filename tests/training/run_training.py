@@ -1,0 +1,104 @@
+"""Trains a tiny reward model in a process of its own: `python run_training.py OUTPUT_DIR SETTINGS_JSON`.
+
+Writes the loss of each step to `losses.json` in the output directory. Tests start it with `accelerate launch`, and
+kill it.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import Dataset
+from torch.distributed.fsdp import fully_shard
+from transformers import TrainerCallback
+
+from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
+from tests.training.helpers import make_reward_model, make_tokenizer, text_rows
+
+SETTINGS = {
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "max_steps": 20,
+    "per_device_train_batch_size": 4,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+
+
+class KillAt(TrainerCallback):
+    """Ends the process at a step, with no chance to clean up."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_trainer(output_dir, settings):
+    datasets.disable_progress_bars()
+    return PrefixRewardTrainer(
+        make_reward_model(),
+        PrefixRewardConfig(str(output_dir), **SETTINGS | settings),
+        train_dataset=Dataset.from_list(text_rows(32)),
+        eval_dataset=Dataset.from_list(text_rows(7)),
+        processing_class=make_tokenizer(),
+    )
+
+
+def train(output_dir, settings):
+    """Returns the loss of each step, and the metrics of a final evaluation."""
+    resume, kill_at = settings.pop("resume", None), settings.pop("kill_at", None)
+    trainer = make_trainer(output_dir, settings)
+    if kill_at is not None:
+        trainer.add_callback(KillAt(kill_at))
+    trainer.train(resume_from_checkpoint=resume)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": losses, "metrics": trainer.evaluate(), "processes": trainer.args.world_size}
+
+
+def train_by_hand(output_dir, settings):
+    """The trainer's loss in a loop of our own, sharded by FSDP2 if there are several processes.
+
+    Accelerate refuses to shard on a CPU, but torch does not.
+    """
+    steps = settings.get("max_steps", SETTINGS["max_steps"])
+    trainer = make_trainer(output_dir, settings)
+    model = trainer.model.train()
+    if trainer.args.world_size > 1:
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-6)
+    losses = []
+    batches = None
+    while len(losses) < steps:
+        batches = batches or iter(trainer.get_train_dataloader())
+        samples, total = trainer.get_batch_samples(batches, 1, trainer.args.device)
+        if not samples:
+            batches = None
+            continue
+        loss = trainer.compute_loss(model, samples[0], num_items_in_batch=total)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(trainer.accelerator.reduce(loss.detach(), "mean").item())
+    sharded = type(next(model.parameters())).__name__
+    return {"losses": losses, "parameters": sharded, "processes": trainer.args.world_size}
+
+
+if __name__ == "__main__":
+    output, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    result = train_by_hand(output, settings) if settings.pop("by_hand", False) else train(output, settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "losses.json").write_text(json.dumps(result))
