@@ -119,7 +119,13 @@ def _complete_card(folder: Path, options: argparse.Namespace, beta: float) -> No
 
 
 def _new_card(options: argparse.Namespace) -> Any:
-    from rgtg_hf.training.card import model_card
+    try:
+        from rgtg_hf.training.card import model_card
+    except ImportError as error:
+        raise UserError(
+            f"{options.folder} has no README.md, the model card; write one, or let it be written, which needs "
+            "`pip install 'rgtg-hf[train]'`"
+        ) from error
 
     return model_card(
         name=options.repo.split("/")[1],

@@ -64,7 +64,13 @@ def stand_ins(tmp_path_factory):
     BertForSequenceClassification(config).save_pretrained(encoder)
     foreign.save_pretrained(encoder)
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
-    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "trl-lib/ultrafeedback_binarized").mkdir(parents=True)
+    for name in (
+        "pairs.jsonl",
+        "trl-lib/ultrafeedback_binarized/train.jsonl",
+        "trl-lib/ultrafeedback_binarized/test.jsonl",
+    ):
+        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "prompts.jsonl").write_text('{"prompt": "Hello"}\n{"prompt": "A longer one", "beta": 0.5}\n')
     return root
 

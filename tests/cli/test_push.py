@@ -97,6 +97,16 @@ def test_the_code_that_the_card_gains_steers(folder, policy_folder, tmp_path, mo
     assert capsys.readouterr().out.startswith("How are you today?")
 
 
+def test_a_model_without_a_card_gets_one(folder):
+    (folder / "README.md").unlink()
+    assert main(["push", str(folder), "owner/my-rm", "--policy", "owner/policy", "--local_only"]) == 0
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "base_model: owner/policy" in card
+    assert 'from_pretrained("owner/my-rm"' in card
+    assert 'custom_generate="owner/my-rm"' in card
+
+
 def test_pushing_twice_leaves_the_same_files(folder, hub):
     assert main(["push", str(folder), "owner/my-rm", "--local_only"]) == 0
     card = (folder / "README.md").read_text()
