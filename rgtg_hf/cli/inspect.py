@@ -70,7 +70,7 @@ def _check_output(output: Path) -> None:
 def _parser() -> LineParser:
     parser = LineParser(
         prog="rgtg-hf inspect",
-        description="Answer a prompt with and without steering, and write a page that shows the reward of every token.",
+        description="Answer a prompt with and without steering, and show the reward of every token on a page.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog='example: rgtg-hf inspect --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."',
     )

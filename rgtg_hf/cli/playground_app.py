@@ -1,4 +1,7 @@
-"""The playground's page and what its buttons do. What goes wrong is told in a line on the page, and in full in the log."""
+"""The playground's page and what its buttons do.
+
+What goes wrong is told in a line on the page, without places of this machine, and in full in the log.
+"""
 
 from __future__ import annotations
 

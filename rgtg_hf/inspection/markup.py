@@ -74,15 +74,15 @@ def _token(step: Step, scale: float) -> str:
     body = escape(core).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     breaks = "<br>" * text.count("\n")
     kinds = ["rgtg-tok", _level(step.reward, scale)] + ["rgtg-special"] * (step.special or not step.text)
-    label = f"{escape(_plain(text))}, reward {signed(step.reward)}"
+    plain, reward = escape(_plain(text)), signed(step.reward)
+    space = " " * (len(text) - len(core))
     rows = "".join(map(_candidate, step.candidates))
     return (
-        f'{" " * (len(text) - len(core))}<span class="{" ".join(kinds)}" role="option" tabindex="0" aria-label="{label}"><bdi>{body}</bdi>'
-        f'<span class="rgtg-num" aria-hidden="true">{signed(step.reward)}</span>'
-        f'<span class="rgtg-pop"><span class="rgtg-head"><bdi>{escape(_plain(text))}</bdi> · reward '
-        f"{signed(step.reward)} · KL {step.kl:.2f} nats</span><table><thead><tr><th scope=col>candidate"
-        "<th scope=col>policy<th scope=col>reward<th scope=col>guided</thead>"
-        f"<tbody>{rows}</tbody></table></span></span>{breaks}"
+        f'{space}<span class="{" ".join(kinds)}" role="option" tabindex="0" aria-label="{plain}, reward {reward}">'
+        f'<bdi>{body}</bdi><span class="rgtg-num" aria-hidden="true">{reward}</span>'
+        f'<span class="rgtg-pop"><span class="rgtg-head"><bdi>{plain}</bdi> · reward {reward} · '
+        f"KL {step.kl:.2f} nats</span><table><thead><tr><th scope=col>candidate<th scope=col>policy"
+        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table></span></span>{breaks}"
     )
 
 
@@ -113,18 +113,12 @@ def _plain(text: str) -> str:
 
 def _visible(character: str) -> str:
     code = ord(character)
-    if character == "\n" or (
-        code >= 0x20
-        and code not in _TURNS_TEXT_AROUND
-        and unicodedata.category(character)
-        not in (
-            "Cc",
-            "Cs",
-        )
-    ):
+    if character == "\n":
         return character
     if character == "\t":
         return "\N{RIGHTWARDS ARROW TO BAR}"
     if code < 0x20:
         return chr(0x2400 + code)  # control pictures
-    return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code < 0xE000 else f"[U+{code:04X}]"
+    if code in _TURNS_TEXT_AROUND or unicodedata.category(character) == "Cc":
+        return f"[U+{code:04X}]"
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) == "Cs" else character
