@@ -25,7 +25,8 @@ test-slow: setup ## run the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
 
 test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
-	$(BIN)/python -m pytest -m browser
+	# Gradio's server leaves an event loop and its sockets open when it is closed.
+	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
 
 lint: setup      ## check style and types
 	$(BIN)/ruff check .

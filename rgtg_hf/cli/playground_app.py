@@ -56,7 +56,9 @@ class Playground:
 
     def launch(self, **settings: Any) -> Any:
         """Serves the page: `gradio.Blocks.launch` with these settings. On a Space none are needed."""
-        plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        plain = gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        )
         looks = {"css": styles(".gradio-container") + _LOOKS, "theme": plain, "footer_links": []}
         return self.blocks.launch(**looks | {"show_error": False} | settings)
 
@@ -67,14 +69,18 @@ class Playground:
             with gr.Row():
                 # Only places in the lists go to the browser and come back, never the paths.
                 policy = gr.Dropdown(_choices(options.models), value=0, label="Policy")
-                reward_model = gr.Dropdown(_choices(options.reward_models), value=0, label="Reward model")
+                reward_model = gr.Dropdown(
+                    _choices(options.reward_models), value=0, label="Reward model", elem_id="reward_model"
+                )
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=_LONGEST_PROMPT, elem_id="prompt")
             with gr.Row():
                 low, most = min(0.0, options.beta), options.max_new_tokens
                 beta = gr.Slider(
                     low, 10, options.beta, step=0.1, label="Beta", info="Strength of steering", elem_id="beta"
                 )
-                tokens = gr.Slider(1, most, most, step=1, label="Tokens", info="Per response at most")
+                tokens = gr.Slider(
+                    1, most, most, step=1, label="Tokens", info="Per response at most", elem_id="tokens"
+                )
                 sample = gr.Checkbox(False, label="Sample", info="Otherwise the likeliest candidate is taken")
             with gr.Row():
                 start = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -124,9 +130,10 @@ class Playground:
                 max_new_tokens=min(int(tokens), self._options.max_new_tokens),
                 stop=stop,
             ):
-                shown = _columns(*traces)
+                # Candidates are shown in the end: they are most of the markup, and nobody can read them in passing.
+                shown = _columns(*traces, candidates=False)
                 yield _status("Writing …"), *shown
-            yield _status("Stopped." if stop.is_set() else "Done."), *shown
+            yield _status("Stopped." if stop.is_set() else "Done."), *_columns(*traces)
         except UserError as error:
             yield _status(str(error), error=True), *shown
         except Exception:
@@ -165,11 +172,12 @@ def _status(text: str, error: bool = False) -> str:
     return f"<p {kind}>{escape(text)}</p>"
 
 
-def _columns(steered: Trace, unsteered: Trace) -> tuple[str, str, str]:
+def _columns(steered: Trace, unsteered: Trace, candidates: bool = True) -> tuple[str, str, str]:
     scale = reward_scale([steered, unsteered])
-    return _column("Steered", steered, scale), _column("Unsteered", unsteered, scale), key_html(scale)
+    columns = (_column(*side, scale, candidates) for side in (("Steered", steered), ("Unsteered", unsteered)))
+    return *columns, key_html(scale)
 
 
-def _column(name: str, trace: Trace, scale: float) -> str:
-    text = tokens_html(trace, scale, f"{name} response, token by token")
+def _column(name: str, trace: Trace, scale: float, candidates: bool = True) -> str:
+    text = tokens_html(trace, scale, f"{name} response, token by token", candidates=candidates)
     return f'<h2>{name}</h2><p class="rgtg-quiet">{summary(trace)}</p>{text}'

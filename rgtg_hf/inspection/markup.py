@@ -51,22 +51,23 @@ def reward_scale(traces: Iterable[Trace]) -> float:
     return (sizes[int(0.9 * (len(sizes) - 1))] if sizes else 0.0) or 1.0
 
 
-def tokens_html(trace: Trace, scale: float, label: str) -> str:
+def tokens_html(trace: Trace, scale: float, label: str, *, candidates: bool = True) -> str:
     """The text of a trace: one element per token, with its candidates inside, which show on hovering and focusing.
 
     Args:
         trace: What to show.
         scale: The reward increment of the strongest colour.
         label: What this text is, for screen readers.
+        candidates: Whether to put the candidates in.
 
     Returns:
         HTML that `tokens.css` gives its looks; without any style it can be read as well.
     """
-    tokens = "".join(_token(step, scale) for step in trace.steps)
+    tokens = "".join(_token(step, scale, candidates) for step in trace.steps)
     return f'<div class="rgtg-text" role="listbox" aria-label="{escape(label)}">{tokens}</div>'
 
 
-def _token(step: Step, scale: float) -> str:
+def _token(step: Step, scale: float, candidates: bool) -> str:
     # A line break is shown as a sign, and then happens outside the token, so that the sign can be pointed at.
     text = step.text or "\N{DOTTED CIRCLE}"
     # Spaces before a word stand outside too: at the end of a line they would look like a token of their own.
@@ -76,13 +77,19 @@ def _token(step: Step, scale: float) -> str:
     kinds = ["rgtg-tok", _level(step.reward, scale)] + ["rgtg-special"] * (step.special or not step.text)
     plain, reward = escape(_plain(text)), signed(step.reward)
     space = " " * (len(text) - len(core))
-    rows = "".join(map(_candidate, step.candidates))
     return (
         f'{space}<span class="{" ".join(kinds)}" role="option" tabindex="0" aria-label="{plain}, reward {reward}">'
         f'<bdi>{body}</bdi><span class="rgtg-num" aria-hidden="true">{reward}</span>'
+        f"{_candidates(step, plain, reward) if candidates else ''}</span>{breaks}"
+    )
+
+
+def _candidates(step: Step, plain: str, reward: str) -> str:
+    rows = "".join(map(_candidate, step.candidates))
+    return (
         f'<span class="rgtg-pop"><span class="rgtg-head"><bdi>{plain}</bdi> · reward {reward} · '
         f"KL {step.kl:.2f} nats</span><table><thead><tr><th scope=col>candidate<th scope=col>policy"
-        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table></span></span>{breaks}"
+        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table></span>"
     )
 
 

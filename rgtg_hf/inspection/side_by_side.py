@@ -25,6 +25,30 @@ class _StopWhenSet(StoppingCriteria):
         return torch.full((len(input_ids),), stop, device=input_ids.device, dtype=torch.bool)
 
 
+class _Turns:
+    """Lets two threads take turns, token by token, until one of them ends.
+
+    They never compute at the same time: so each one's speed is its own, not what the other left of the machine, and
+    what is written does not depend on chance.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._turn = 0
+        self._ended = [False, False]
+
+    def wait(self, index: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == index)
+
+    def pass_on(self, index: int, ends: bool = False) -> None:
+        with self._changed:
+            self._ended[index] = self._ended[index] or ends
+            if not self._ended[1 - index]:
+                self._turn = 1 - index
+            self._changed.notify_all()
+
+
 def stream_side_by_side(
     policy: Any,
     tokenizer: Any,
@@ -36,9 +60,9 @@ def stream_side_by_side(
     do_sample: bool,
     max_new_tokens: int,
     stop: threading.Event,
-    interval: float = 0.15,
+    interval: float = 0.25,
 ) -> Iterator[tuple[Trace, Trace]]:
-    """Writes both responses in threads of their own, and gives what there is while they grow.
+    """Writes both responses, a token of one and then of the other, and gives what there is while they grow.
 
     Args:
         policy: The language model.
@@ -62,13 +86,17 @@ def stream_side_by_side(
     news: queue.Queue[None] = queue.Queue()
     traces = [Trace(), Trace()]
     errors: list[BaseException] = []
+    turns = _Turns()
 
     def write(index: int, strength: float) -> None:
         def on_step(trace: Trace) -> None:
             # A copy: the reader walks through it while the writer goes on.
             traces[index] = Trace(list(trace.steps), trace.seconds)
             news.put(None)
+            turns.pass_on(index)
+            turns.wait(index)
 
+        turns.wait(index)
         try:
             traces[index] = trace_response(
                 policy,
@@ -86,6 +114,7 @@ def stream_side_by_side(
             errors.append(error)
             closed.set()
         finally:
+            turns.pass_on(index, ends=True)
             news.put(None)
 
     threads = [threading.Thread(target=write, args=(i, s), daemon=True) for i, s in enumerate((beta, 0.0))]
