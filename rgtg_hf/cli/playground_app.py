@@ -59,7 +59,7 @@ class Playground:
         plain = gr.themes.Default(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         )
-        looks = {"css": styles(".gradio-container") + _LOOKS, "theme": plain, "footer_links": []}
+        looks: dict[str, Any] = {"css": styles(".gradio-container") + _LOOKS, "theme": plain, "footer_links": []}
         return self.blocks.launch(**looks | {"show_error": False} | settings)
 
     def _build(self) -> gr.Blocks:
@@ -172,7 +172,7 @@ def _status(text: str, error: bool = False) -> str:
     return f"<p {kind}>{escape(text)}</p>"
 
 
-def _columns(steered: Trace, unsteered: Trace, candidates: bool = True) -> tuple[str, str, str]:
+def _columns(steered: Trace, unsteered: Trace, candidates: bool = True) -> tuple[str, ...]:
     scale = reward_scale([steered, unsteered])
     columns = (_column(*side, scale, candidates) for side in (("Steered", steered), ("Unsteered", unsteered)))
     return *columns, key_html(scale)
