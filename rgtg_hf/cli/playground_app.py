@@ -33,6 +33,7 @@ _LOOKS = """
 #steered, #unsteered, #steered *, #unsteered * { overflow: visible; }
 #steered .rgtg-text, #unsteered .rgtg-text { min-height: 6em; font-size: 1rem; }
 #steered h2, #unsteered h2 { font-size: 1.05rem; margin: 0; }
+.rgtg-pop table, .rgtg-pop tr { border: 0 !important; }
 .rgtg-quiet { color: var(--rgtg-quiet); font-size: 0.9rem; }
 .rgtg-error { border-inline-start: 4px solid var(--rgtg-down); padding-inline-start: 0.8em; }
 """

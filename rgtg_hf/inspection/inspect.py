@@ -108,15 +108,15 @@ def inspect(
     if max_new_tokens < 1:
         raise ValueError(f"`max_new_tokens` is {max_new_tokens}, but at least 1 is required.")
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
-    settings = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []
     for strength in (beta, 0.0):
         with _seeded(seed, policy.device):
             traces.append(trace_response(policy, tokenizer, reward_model, ids, strength, top_k, **settings))
     return Inspection(
         prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt),
-        display_name(policy.name_or_path),
-        display_name(reward_model.name_or_path),
+        display_name(policy.name_or_path or ""),
+        display_name(reward_model.name_or_path or ""),
         beta,
         top_k,
         seed if do_sample else None,
@@ -125,7 +125,7 @@ def inspect(
 
 
 def trace_response(
-    policy: PreTrainedModel,
+    policy: Any,
     tokenizer: Any,
     reward_model: PreTrainedModel,
     input_ids: torch.Tensor,
