@@ -28,8 +28,7 @@ class _StopWhenSet(StoppingCriteria):
 class _Turns:
     """Lets two threads take turns, token by token, until one of them ends.
 
-    They never compute at the same time: so each one's speed is its own, not what the other left of the machine, and
-    what is written does not depend on chance.
+    They never compute at the same time: so each one's speed is its own, not what the other left of the machine.
     """
 
     def __init__(self) -> None:
