@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-slow lint format demo docs wheel clean
+.PHONY: help setup test test-slow test-browser lint format demo docs wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -23,6 +23,10 @@ test: setup      ## run the default tests
 
 test-slow: setup ## run the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
+
+test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
+	# Gradio's server leaves an event loop and its sockets open when it is closed.
+	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
 
 lint: setup      ## check style and types
 	$(BIN)/ruff check .

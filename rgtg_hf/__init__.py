@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rgtg_hf.decoding.generation import RewardGuidedGenerationMixin, reward_guided_generate
     from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.inspection.inspect import inspect
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
     from rgtg_hf.training.config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
@@ -23,6 +24,7 @@ _MODULE_OF = {
     "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
     "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
+    "inspect": "rgtg_hf.inspection.inspect",
     "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
     "reward_guided_generate": "rgtg_hf.decoding.generation",
 }
@@ -33,6 +35,7 @@ __all__ = [  # noqa: RUF022  the version last
     "RewardGuidanceConfig",
     "RewardGuidedGenerationMixin",
     "RewardGuidedLogitsProcessor",
+    "inspect",
     "prefix_rewards",
     "reward_guided_generate",
     "__version__",

@@ -131,7 +131,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Loads policy and reward model and makes the processor.
 
     Args:
-        options: With `model`, `reward_model`, `beta`, `top_k`, `dtype`, `device` and `trust_remote_code`.
+        options: As for [`load_models`], and `beta` and `top_k`.
 
     Returns:
         The policy, its tokenizer, and a function from beta to the steering processor.
@@ -139,11 +139,39 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     Raises:
         UserError: If a model cannot be loaded or steered with.
     """
+    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.evaluation.sampling import end_token_ids
+
+    policy, tokenizer, reward_model = load_models(options)
+
+    def make_processor(beta: float) -> Any:
+        with blame_input("--reward_model: it cannot steer this policy", (TypeError, ValueError)):
+            return RewardGuidedLogitsProcessor(
+                reward_model,
+                beta=beta,
+                top_k=options.top_k,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=end_token_ids(policy),
+            )
+
+    return policy, tokenizer, make_processor
+
+
+def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Loads a policy and a reward model that reads the same tokens.
+
+    Args:
+        options: With `model`, `reward_model`, `dtype`, `device` and `trust_remote_code`.
+
+    Returns:
+        The policy, its tokenizer, and the reward model.
+
+    Raises:
+        UserError: If one of them cannot be loaded, or their tokenizers differ.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
-    from rgtg_hf.evaluation.sampling import end_token_ids
     from rgtg_hf.rewards.load import load_reward_model
 
     trust = {"trust_remote_code": options.trust_remote_code}
@@ -160,19 +188,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
         policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
         reward_model: Any = load_reward_model(options.reward_model, dtype=options.dtype, **trust)
-    reward_model.to(device)
-
-    def make_processor(beta: float) -> Any:
-        with blame_input("--reward_model: it cannot steer this policy", (TypeError, ValueError)):
-            return RewardGuidedLogitsProcessor(
-                reward_model,
-                beta=beta,
-                top_k=options.top_k,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=end_token_ids(policy),
-            )
-
-    return policy.to(device), tokenizer, make_processor
+    return policy.to(device), tokenizer, reward_model.to(device)
 
 
 def _check_sampling(options: argparse.Namespace) -> None:
