@@ -108,6 +108,7 @@ def test_a_run_of_several_processes_goes_on_with_any_number(generate, tmp_path, 
         name = "out.jsonl.partial" + (f"-{index}" if index else "")
         lines[index] = (tmp_path / name).read_bytes().splitlines()
     assert sum(map(len, lines.values())) == 3 + len(PROMPTS)
+    assert all(len(part) > 1 for part in lines.values())  # each did its share
     broken = tmp_path / "out.jsonl.partial-2"
     broken.write_bytes(broken.read_bytes()[:-9])
     assert generate(tmp_path / "out.jsonl") == 0
