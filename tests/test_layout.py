@@ -15,7 +15,8 @@ ALLOWED = {
     "scoring": {"rewards"},
     "decoding": {"rewards", "scoring"},
     "evaluation": {"rewards", "training", "scoring", "decoding"},
-    "cli": {"rewards", "training", "scoring", "decoding", "evaluation"},
+    "inspection": {"rewards", "scoring", "decoding"},
+    "cli": {"rewards", "training", "scoring", "decoding", "evaluation", "inspection"},
 }
 
 

@@ -54,6 +54,9 @@ def run(arguments: Sequence[str]) -> None:
     from transformers.utils import logging
 
     from rgtg_hf.cli.demo_training import reward_model_notes, train_reward_model
+    from rgtg_hf.evaluation.report import find_commit
+
+    commit = find_commit(Path(__file__).parent)  # of the code that runs now, whatever is checked out meanwhile
 
     console = Console(highlight=False)
     logging.set_verbosity_error()
@@ -74,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     training = train_reward_model(reward_folder, path, tokenizer, notes, console, retrain=options.retrain)
     results = _steer(policy, tokenizer, reward_folder, options, console)
-    _write_report(folder, results, options, {**notes, **training}, time.perf_counter() - start)
+    _write_report(folder, results, options, {**notes, **training}, commit, time.perf_counter() - start)
     _print_table(results, console)
     _print_texts(results, console)
     console.print(f"Written to {folder}: report.json, reward_vs_kl.png and {reward_folder.name}/")
@@ -136,17 +139,22 @@ def _steer(policy: Any, tokenizer: Any, reward_folder: Path, options: argparse.N
 
 
 def _write_report(
-    folder: Path, results: _Results, options: argparse.Namespace, training: dict[str, Any], seconds: float
+    folder: Path,
+    results: _Results,
+    options: argparse.Namespace,
+    training: dict[str, Any],
+    commit: str | None,
+    seconds: float,
 ) -> None:
     from rgtg_hf.cli.demo_rows import gold_reward_name
     from rgtg_hf.evaluation.chart import draw_reward_vs_kl
-    from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
+    from rgtg_hf.evaluation.report import describe_hardware, describe_versions, write_json
 
     write_json(
         folder / "report.json",
         results.rows,
         versions=describe_versions(_PACKAGES),
-        commit=find_commit(Path(__file__).parent),
+        commit=commit,
         seed=options.seed,
         hardware=describe_hardware(),
         seconds=round(seconds, 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from rgtg_hf.cli.checks import check_guidance, check_model_name, check_same_tokenizer
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompts import encode_prompts, read_prompt_rows, read_prompts
 
 __all__ = ["run"]
@@ -32,6 +32,8 @@ def run(arguments: Sequence[str]) -> None:
     check_model_name("--reward_model", options.reward_model)
     if options.output:
         _to_file(options)
+    elif join_processes(options.device).count > 1:
+        raise UserError("several processes share the work of a file only: give --prompts and --output")
     else:
         _to_terminal(options)
 
@@ -62,7 +64,9 @@ def _to_file(options: argparse.Namespace) -> None:
     else:
         rows = [{"prompt": prompt} for prompt in read_prompts(options.prompt, options.prompts)]
     planned = settings_of_rows(rows, options)
-    output = PartialOutput(Path(options.output), options, planned)
+    processes = join_processes(options.device)
+    options.device = processes.device
+    output = PartialOutput(Path(options.output), options, planned, processes.index)
     try:
         policy, tokenizer, make_processor = load_pair(options)
         make_processor = cache(make_processor)
@@ -86,8 +90,12 @@ def _to_file(options: argparse.Namespace) -> None:
             ),
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             options.seed,
+            processes,
         )
-        output.finish()
+        output.close()
+        processes.wait()
+        if processes.index == 0:
+            output.finish()
     finally:
         output.close()
 
@@ -123,7 +131,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Loads policy and reward model and makes the processor.
 
     Args:
-        options: With `model`, `reward_model`, `beta`, `top_k`, `dtype`, `device` and `trust_remote_code`.
+        options: As for [`load_models`], and `beta` and `top_k`.
 
     Returns:
         The policy, its tokenizer, and a function from beta to the steering processor.
@@ -131,11 +139,40 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     Raises:
         UserError: If a model cannot be loaded or steered with.
     """
+    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.evaluation.sampling import end_token_ids
+
+    policy, tokenizer, reward_model = load_models(options)
+
+    def make_processor(beta: float) -> Any:
+        with blame_input("--reward_model: it cannot steer this policy", (TypeError, ValueError)):
+            return RewardGuidedLogitsProcessor(
+                reward_model,
+                beta=beta,
+                top_k=options.top_k,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=end_token_ids(policy),
+            )
+
+    return policy, tokenizer, make_processor
+
+
+def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Loads a policy and a reward model that reads the same tokens.
+
+    Args:
+        options: With `model`, `reward_model`, `dtype`, `device` and `trust_remote_code`.
+
+    Returns:
+        The policy, its tokenizer, and the reward model.
+
+    Raises:
+        UserError: If one of them cannot be loaded, or their tokenizers differ.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
-    from rgtg_hf.evaluation.sampling import end_token_ids
+    from rgtg_hf.rewards.load import load_reward_model
 
     trust = {"trust_remote_code": options.trust_remote_code}
     with blame_input(f"--model: {options.model} cannot be loaded"):
@@ -150,41 +187,8 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     with blame_input(f"--model: {options.model} cannot be loaded"):
         policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
-        reward_model: Any = _load_reward_model(options.reward_model, dtype=options.dtype, **trust)
-    reward_model.to(device)
-
-    def make_processor(beta: float) -> Any:
-        with blame_input("--reward_model: it cannot steer this policy", (TypeError, ValueError)):
-            return RewardGuidedLogitsProcessor(
-                reward_model,
-                beta=beta,
-                top_k=options.top_k,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=end_token_ids(policy),
-            )
-
-    return policy.to(device), tokenizer, make_processor
-
-
-def _load_reward_model(name: str, **kwargs: Any) -> Any:
-    """Loads a reward model, whole or as an adapter (LoRA) on the model that it was trained from."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import find_adapter_config_file
-
-    adapter = find_adapter_config_file(name)
-    if adapter is None:
-        return AutoModelForSequenceClassification.from_pretrained(name, **kwargs)
-    from peft import PeftModel
-
-    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    # The base is a language model, which does not know of one label and perhaps of fewer layers; `rgtg-hf train` saves
-    # the configuration that does. Other adapters are of their base's depth.
-    saved = (Path(name) / "config.json").is_file()
-    config = AutoConfig.from_pretrained(
-        name if saved else base, num_labels=1, trust_remote_code=kwargs["trust_remote_code"]
-    )
-    model = AutoModelForSequenceClassification.from_pretrained(base, config=config, **kwargs)
-    return PeftModel.from_pretrained(model, name)
+        reward_model: Any = load_reward_model(options.reward_model, dtype=options.dtype, **trust)
+    return policy.to(device), tokenizer, reward_model.to(device)
 
 
 def _check_sampling(options: argparse.Namespace) -> None:

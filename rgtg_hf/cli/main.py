@@ -17,6 +17,9 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train a prefix reward model on preference pairs",
     "generate": "generate text, steered by a reward model",
+    "push": "upload a reward model, ready to steer by its name",
+    "inspect": "write a page that shows what the reward did at every token",
+    "playground": "steer in the browser, with and without reward side by side",
     "merge": "merge linear steering heads into a policy",
     "demo": "train a small reward model and steer a real language model with it",
 }
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rgtg_hf"):
             raise
-        extra = "train" if name == "train" else "demo"
+        extra = name if name in ("train", "playground") else "demo"
         print(
             f"rgtg-hf: error: {error.name} is not installed, which `rgtg-hf {name}` needs: "
             f'pip install "rgtg-hf[{extra}]"',

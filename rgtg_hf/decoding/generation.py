@@ -81,30 +81,7 @@ class RewardGuidedGenerationMixin:
             if given := sorted((set(_GUIDANCE_ARGUMENTS) - {"top_k"}) & set(kwargs)):
                 raise ValueError(f"{given} steer nothing without a reward model: pass `reward_model=` as well.")
             return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        if kwargs.get("cache_implementation") == "paged":
-            raise ValueError(
-                'cache_implementation="paged" means continuous batching, which drops logits processors silently, so '
-                "nothing would be steered: leave it out."
-            )
-        guidance = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
-        config: Any = generation_config or self.generation_config  # type: ignore[attr-defined]
-        mask = kwargs.get("attention_mask")
-        if self.config.is_encoder_decoder:  # type: ignore[attr-defined]
-            source = kwargs.get("input_ids", inputs)
-            if source is not None:
-                source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
-            guidance.setdefault("reward_prompts", source)
-            mask = None
-        if "tokenizer" in kwargs:  # generate() has one for its stop strings, and it is the policy's
-            guidance.setdefault("policy_tokenizer", kwargs["tokenizer"])
-        processor = _make_processor(
-            reward_model,
-            kwargs.get("pad_token_id", config.pad_token_id),
-            kwargs.get("eos_token_id", config.eos_token_id),
-            mask,
-            **guidance,
-        )
-        logits_processor = LogitsProcessorList([*(logits_processor or []), processor])
+        logits_processor = add_guidance(self, reward_model, inputs, generation_config, logits_processor, kwargs)
         return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,6 +89,56 @@ class RewardGuidedGenerationMixin:
         if "reward_model" in kwargs:
             raise ValueError("generate_batch() cannot be steered: continuous batching drops it. Use generate().")
         return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
+
+
+def add_guidance(
+    policy: Any,
+    reward_model: Any,
+    inputs: Tensor | None,
+    generation_config: GenerationConfig | None,
+    logits_processor: LogitsProcessorList | None,
+    kwargs: dict[str, Any],
+) -> LogitsProcessorList:
+    """Makes the processors for a call of `generate()` that is steered.
+
+    Args:
+        policy: The model whose `generate()` is called.
+        reward_model: The reward model.
+        inputs: As given to `generate()`, as the next two.
+        generation_config: Settings of generation.
+        logits_processor: The user's own processors.
+        kwargs: What else `generate()` was given. The arguments of guidance are taken out of it.
+
+    Returns:
+        The user's processors and after them the one that steers.
+
+    Raises:
+        ValueError: If the mode cannot be steered, or a setting of guidance is wrong.
+    """
+    if kwargs.get("cache_implementation") == "paged":
+        raise ValueError(
+            'cache_implementation="paged" means continuous batching, which drops logits processors silently, so '
+            "nothing would be steered: leave it out."
+        )
+    guidance = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
+    config: Any = generation_config or policy.generation_config
+    mask = kwargs.get("attention_mask")
+    if policy.config.is_encoder_decoder:
+        source = kwargs.get("input_ids", inputs)
+        if source is not None:
+            source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
+        guidance.setdefault("reward_prompts", source)
+        mask = None
+    if "tokenizer" in kwargs:  # generate() has one for its stop strings, and it is the policy's
+        guidance.setdefault("policy_tokenizer", kwargs["tokenizer"])
+    processor = _make_processor(
+        reward_model,
+        kwargs.get("pad_token_id", config.pad_token_id),
+        kwargs.get("eos_token_id", config.eos_token_id),
+        mask,
+        **guidance,
+    )
+    return LogitsProcessorList([*(logits_processor or []), processor])
 
 
 def reward_guided_generate(

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor
 
 __all__ = ["Candidates", "RewardGuidanceConfig", "guide", "keep_candidates", "select_candidates"]
@@ -95,19 +97,25 @@ class RewardGuidanceConfig:
         (directory / GUIDANCE_CONFIG_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> RewardGuidanceConfig:
-        """Reads `guidance_config.json` from the directory of a reward model.
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> RewardGuidanceConfig:
+        """Reads `guidance_config.json` of a reward model.
+
+        Args:
+            name: The reward model's directory, or its name on the hub.
+            revision: Which branch, tag or commit of the hub's repository.
 
         Raises:
-            FileNotFoundError: If the directory has no such file.
+            FileNotFoundError: If there is no such file.
             ValueError: If the file is not valid JSON or holds unknown or invalid settings.
         """
-        path = Path(directory) / GUIDANCE_CONFIG_NAME
+        path = Path(name) / GUIDANCE_CONFIG_NAME
         try:
+            if not path.parent.is_dir():
+                path = Path(hf_hub_download(str(name), GUIDANCE_CONFIG_NAME, revision=revision))
             settings = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, EntryNotFoundError, HFValidationError):
             raise FileNotFoundError(
-                f"No {GUIDANCE_CONFIG_NAME} in {directory}. Write one with RewardGuidanceConfig(...).save_pretrained, "
+                f"No {GUIDANCE_CONFIG_NAME} in {name}. Write one with RewardGuidanceConfig(...).save_pretrained, "
                 "or pass the settings themselves."
             ) from None
         except ValueError as error:

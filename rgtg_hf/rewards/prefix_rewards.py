@@ -10,6 +10,7 @@ that act on that call (DistributedDataParallel, FSDP2, gradient checkpointing, P
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,7 +58,14 @@ def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
         A list that gains one tensor of shape `[batch, length]` per forward call, with gradients where enabled.
     """
     captured: list[Tensor] = []
-    handle = find_score_head(model).register_forward_hook(lambda _m, _args, output: captured.append(output[..., 0]))
+    thread = threading.get_ident()
+
+    def capture(_module: nn.Module, _arguments: object, output: Tensor) -> None:
+        # A hook hears the calls of all threads, and another one may be reading something else.
+        if threading.get_ident() == thread:
+            captured.append(output[..., 0])
+
+    handle = find_score_head(model).register_forward_hook(capture)
     try:
         yield captured
     finally:

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,16 +19,21 @@ PROMPTS = [
 
 
 @pytest.fixture
-def generate(policy_folder, reward_folder, tmp_path):
+def arguments(policy_folder, reward_folder, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
 
-    def run(output, *extra):
+    def of(output):
         models = ["--model", policy_folder, "--reward_model", reward_folder]
-        arguments = ["--prompts", str(file), "--output", str(output), "--max_new_tokens", "8", "--batch_size", "2"]
-        return main(["generate", *models, *arguments, *extra])
+        files = ["--prompts", str(file), "--output", str(output)]
+        return ["generate", *models, *files, "--max_new_tokens", "8", "--batch_size", "2"]
 
-    return run
+    return of
+
+
+@pytest.fixture
+def generate(arguments):
+    return lambda output, *extra: main([*arguments(output), *extra])
 
 
 def test_rows_come_in_the_order_of_the_prompts_with_their_own_settings(generate, tmp_path):
@@ -62,6 +71,71 @@ def test_run_that_is_interrupted_twice_leaves_whole_lines(generate, tmp_path, mo
     partial.write_bytes(content[:-20])
     assert generate(tmp_path / "out.jsonl") == 0
     assert partial.read_bytes() == content
+
+
+def launch(processes, *arguments):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*command, "-m", "rgtg_hf.cli.main", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+@pytest.mark.slow
+def test_processes_share_the_work_and_write_what_one_writes(generate, arguments, tmp_path):
+    assert generate(tmp_path / "whole.jsonl") == 0
+    (tmp_path / "out.jsonl.partial-1").touch()  # only a second process takes care of this one
+    run = launch(2, *arguments(tmp_path / "out.jsonl"))
+    assert "3/3" in run.stderr  # the bar is the first process's, which has two of the four batches
+    assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert not list(tmp_path.glob("out.jsonl.*"))
+
+
+def test_a_run_of_several_processes_goes_on_with_any_number(generate, tmp_path, monkeypatch):
+    from rgtg_hf.cli import generate as command
+    from rgtg_hf.cli.processes import Processes
+
+    assert generate(tmp_path / "whole.jsonl") == 0
+    lines = {}
+    for index in range(3):  # as if the first process had been killed before it put things together
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "join_processes", lambda device, index=index: Processes(index, 3))
+            patch.setattr("rgtg_hf.cli.batch.PartialOutput.finish", lambda self: None)
+            assert generate(tmp_path / "out.jsonl") == 0
+        name = "out.jsonl.partial" + (f"-{index}" if index else "")
+        lines[index] = (tmp_path / name).read_bytes().splitlines()
+    assert sum(map(len, lines.values())) == 3 + len(PROMPTS)
+    assert all(len(part) > 1 for part in lines.values())  # each did its share
+    broken = tmp_path / "out.jsonl.partial-2"
+    broken.write_bytes(broken.read_bytes()[:-9])
+    assert generate(tmp_path / "out.jsonl") == 0
+    assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert not list(tmp_path.glob("out.jsonl.*"))
+
+
+def test_conversations_go_through_the_chat_template(generate, tmp_path, policy_folder, monkeypatch):
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    read = []
+    original = LlamaForCausalLM.generate
+    monkeypatch.setattr(
+        LlamaForCausalLM,
+        "generate",
+        lambda self, **k: read.append((k["input_ids"], k["attention_mask"])) or original(self, **k),
+    )
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": talk}) + "\n" + json.dumps({"prompt": "Hi"}) + "\n")
+    assert generate(tmp_path / "out.jsonl") == 0
+    tokenizer = AutoTokenizer.from_pretrained(policy_folder)
+    ids, mask = read[0]
+    texts = [tokenizer.decode(row[keep.bool()]) for row, keep in zip(ids, mask, strict=True)]
+    assert texts == [
+        "<start>system:Be brief.<end><start>user:Hi<end><start>assistant:",
+        "<start>user:Hi<end><start>assistant:",
+    ]
 
 
 def test_going_on_with_other_settings_is_refused(generate, tmp_path, capsys, monkeypatch):

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from rgtg_hf.cli.generate import _load_reward_model
 from rgtg_hf.cli.main import main
 from rgtg_hf.cli.output_dir import read_marker
+from rgtg_hf.rewards.load import load_reward_model
 
 QUICK = ["--max_steps", "1", "--per_device_train_batch_size", "2"]
 QUICK += ["--report_to", "none", "--bf16", "False", "--dataloader_pin_memory", "False"]
@@ -58,7 +58,7 @@ def test_lora_trains_the_head_by_default_and_its_adapter_steers(policy_folder, p
     assert texts[0] != texts[1]
     # The head that steers is the trained one, not a fresh one.
     saved = load_file(folder / "adapter_model.safetensors")
-    loaded = _load_reward_model(str(folder), dtype="float32", trust_remote_code=False)
+    loaded = load_reward_model(str(folder), dtype="float32", trust_remote_code=False)
     head = next(
         value for name, value in loaded.named_parameters() if name.endswith("score.modules_to_save.default.weight")
     )

@@ -1,0 +1,232 @@
+"""`rgtg_hf.inspect`: one prompt with and without steering, and what the reward did at every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, StoppingCriteriaList
+
+from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.inspection.trace import Trace, Tracer
+
+__all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response"]
+
+Prompt = str | Sequence[dict[str, str]]
+
+
+@dataclass
+class Inspection:
+    """What [`inspect`][rgtg_hf.inspection.inspect.inspect] found. In a notebook it shows itself.
+
+    Attributes:
+        prompt: The prompt as it was given, messages as `role: content`.
+        policy_name: The policy's name, without the folders it lies in.
+        reward_model_name: The reward model's name, likewise.
+        beta: Strength of steering.
+        top_k: Candidates per step.
+        seed: The seed of both responses; `None` for greedy decoding.
+        steered: What was written with steering.
+        unsteered: What the policy wrote by itself, from the same candidates.
+    """
+
+    prompt: str
+    policy_name: str
+    reward_model_name: str
+    beta: float
+    top_k: int
+    seed: int | None
+    steered: Trace
+    unsteered: Trace
+
+    def to_html(self) -> str:
+        """One page, complete in itself: it loads nothing."""
+        from rgtg_hf.inspection.page import page
+
+        return page(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the page to a file, UTF-8; one that exists is replaced."""
+        Path(path).write_text(self.to_html(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        from rgtg_hf.inspection.page import frame
+
+        return frame(self)
+
+
+def inspect(
+    policy: PreTrainedModel,
+    tokenizer: Any,
+    reward_model: PreTrainedModel,
+    prompt: Prompt,
+    *,
+    beta: float = 1.0,
+    top_k: int = 10,
+    max_new_tokens: int = 64,
+    do_sample: bool = True,
+    seed: int = 0,
+    chat_template: bool = True,
+) -> Inspection:
+    """Answers a prompt with and without steering, and notes what the reward did at every token.
+
+    Both responses are drawn from the same candidates with the same seed, at temperature 1.
+
+    Args:
+        policy: The language model.
+        tokenizer: Its tokenizer.
+        reward_model: A prefix reward model with the policy's tokenizer.
+        prompt: Text, or messages with `role` and `content`.
+        beta: Strength of steering, in nats per unit of reward.
+        top_k: Candidates per step, the policy's likeliest.
+        max_new_tokens: Tokens per response at most.
+        do_sample: Sample; otherwise take the likeliest candidate at each step.
+        seed: Of sampling. The global random state is left as it was.
+        chat_template: Render the prompt by the tokenizer's chat template, where it has one; text becomes the user's
+            message. Otherwise text is continued as it stands.
+
+    Returns:
+        Both responses with their rewards, divergence and candidates; `save("page.html")` writes the page.
+
+    Raises:
+        ValueError: If the prompt is empty, the models cannot be used together or a setting is out of range.
+
+    Example:
+        ```python
+        import rgtg_hf
+
+        def look(policy, tokenizer, reward_model):
+            found = rgtg_hf.inspect(policy, tokenizer, reward_model, "Tell me a story.", beta=2.0, max_new_tokens=8)
+            found.save("inspect.html")
+            return found  # the last line of a notebook's cell shows it
+        ```
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"`max_new_tokens` is {max_new_tokens}, but at least 1 is required.")
+    ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
+    settings: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
+    traces = []
+    for strength in (beta, 0.0):
+        with _seeded(seed, policy.device):
+            traces.append(trace_response(policy, tokenizer, reward_model, ids, strength, top_k, **settings))
+    return Inspection(
+        prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt),
+        display_name(policy.name_or_path or ""),
+        display_name(reward_model.name_or_path or ""),
+        beta,
+        top_k,
+        seed if do_sample else None,
+        *traces,
+    )
+
+
+def trace_response(
+    policy: Any,
+    tokenizer: Any,
+    reward_model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    beta: float,
+    top_k: int,
+    *,
+    do_sample: bool,
+    max_new_tokens: int,
+    on_step: Callable[[Trace], None] | None = None,
+    stopping_criteria: Sequence[Any] = (),
+) -> Trace:
+    """Generates one response and follows it.
+
+    Args:
+        policy: The language model, decoder-only.
+        tokenizer: Its tokenizer.
+        reward_model: The reward model; it is asked for rewards even where `beta` is 0.
+        input_ids: The prompt, shape `[1, length]`.
+        beta: Strength of steering; 0 for the policy by itself.
+        top_k: Candidates per step.
+        do_sample: Sample at temperature 1; otherwise take the likeliest candidate.
+        max_new_tokens: Tokens at most.
+        on_step: Called with the trace after every token.
+        stopping_criteria: What may end the response early, as in `generate()`.
+
+    Returns:
+        The trace.
+
+    Raises:
+        ValueError: If the policy is an encoder-decoder, or the models cannot be used together.
+    """
+    if policy.config.is_encoder_decoder:
+        raise ValueError("The policy is an encoder-decoder; only decoder-only policies can be inspected.")
+    ends = policy.generation_config.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    processor = RewardGuidedLogitsProcessor(
+        reward_model,
+        beta=beta,
+        top_k=top_k,
+        attention_mask=torch.ones_like(input_ids),  # one row: nothing is padded
+        pad_token_id=pad,
+        eos_token_id=ends,
+        collect_records=True,
+    )
+    tracer = Tracer(processor, tokenizer, None if on_step is None else lambda: on_step(tracer.trace))
+    # The candidates are the processor's business, so generate()'s own top_k (50 by default) is out of play.
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} if do_sample else dict.fromkeys(_WARPING)
+    policy.generate(
+        inputs=input_ids.to(policy.device),
+        attention_mask=torch.ones_like(input_ids, device=policy.device),
+        do_sample=do_sample,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        logits_processor=[processor],
+        stopping_criteria=StoppingCriteriaList(stopping_criteria),
+        streamer=tracer,
+        **sampling,
+    )
+    return tracer.trace
+
+
+_WARPING = ("temperature", "top_p", "top_k")
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True) -> torch.Tensor:
+    """Turns one prompt into ids, shape `[1, length]`.
+
+    Raises:
+        ValueError: If the prompt is empty, or there is no chat template for messages.
+    """
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise ValueError("The prompt is empty: write at least a word.")
+    if chat_template and tokenizer.chat_template:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )["input_ids"]
+    if not isinstance(prompt, str):
+        raise ValueError("The prompt is a list of messages, but there is no chat template to render it: give text.")
+    return tokenizer(prompt, return_tensors="pt")["input_ids"]
+
+
+def display_name(name: str) -> str:
+    """A model's name as it may be shown: `owner/name` as it is, the last folder of a path, without what is above.
+
+    Example:
+        ```python
+        from rgtg_hf.inspection.inspect import display_name
+
+        assert display_name("owner/model") == "owner/model"
+        assert display_name("/home/me/runs/model/") == "model"
+        ```
+    """
+    parts = name.replace("\\", "/").rstrip("/").split("/")
+    is_hub_name = len(parts) <= 2 and not name.startswith((".", "/", "~", "\\")) and not Path(name).exists()
+    return "/".join(parts) if is_hub_name else parts[-1]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,131 @@
+"""A trace as HTML: every token with its reward, and behind it the candidates.
+
+Whatever a model or a user wrote passes through [`escape`][rgtg_hf.inspection.markup.escape] on its way into a page.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import unicodedata
+from collections.abc import Iterable
+from importlib.resources import files
+
+from rgtg_hf.inspection.trace import Candidate, Step, Trace
+
+__all__ = ["LEVELS", "asset", "escape", "reward_scale", "signed", "tokens_html"]
+
+LEVELS = 4
+_TURNS_TEXT_AROUND = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+
+
+def asset(name: str) -> str:
+    """A text file of this package: `tokens.css`, `page.css` or `page.js`."""
+    return files("rgtg_hf.inspection").joinpath(name).read_text("utf-8")
+
+
+def escape(text: str) -> str:
+    """Text that is safe in HTML, in elements and quoted attributes. Characters that act unseen become visible ones.
+
+    Example:
+        ```python
+        from rgtg_hf.inspection.markup import escape
+
+        assert escape('<b onclick="x">') == "&lt;b onclick=&quot;x&quot;&gt;"
+        ```
+    """
+    return html.escape("".join(map(_visible, text)))
+
+
+def signed(value: float) -> str:
+    """A reward with its sign and two decimals, with a true minus."""
+    if not math.isfinite(value):
+        return "?"
+    text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return "0.00" if text[1:] == "0.00" else text
+
+
+def reward_scale(traces: Iterable[Trace]) -> float:
+    """The reward increment that gets the strongest colour: the 90th percentile of their sizes, above 0."""
+    sizes = sorted(abs(step.reward) for trace in traces for step in trace.steps if math.isfinite(step.reward))
+    return (sizes[int(0.9 * (len(sizes) - 1))] if sizes else 0.0) or 1.0
+
+
+def tokens_html(trace: Trace, scale: float, label: str, *, candidates: bool = True) -> str:
+    """The text of a trace: one element per token, with its candidates inside, which show on hovering and focusing.
+
+    Args:
+        trace: What to show.
+        scale: The reward increment of the strongest colour.
+        label: What this text is, for screen readers.
+        candidates: Whether to put the candidates in.
+
+    Returns:
+        HTML that `tokens.css` gives its looks; without any style it can be read as well.
+    """
+    tokens = "".join(_token(step, scale, candidates) for step in trace.steps)
+    return f'<div class="rgtg-text" role="listbox" aria-label="{escape(label)}">{tokens}</div>'
+
+
+def _token(step: Step, scale: float, candidates: bool) -> str:
+    # A line break is shown as a sign, and then happens outside the token, so that the sign can be pointed at.
+    text = step.text or "\N{DOTTED CIRCLE}"
+    # Spaces before a word stand outside too: at the end of a line they would look like a token of their own.
+    core = text.lstrip(" ") or text
+    body = escape(core).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    breaks = "<br>" * text.count("\n")
+    kinds = ["rgtg-tok", _level(step.reward, scale)] + ["rgtg-special"] * (step.special or not step.text)
+    plain, reward = escape(_plain(text)), signed(step.reward)
+    space = " " * (len(text) - len(core))
+    return (
+        f'{space}<span class="{" ".join(kinds)}" role="option" tabindex="0" aria-label="{plain}, reward {reward}">'
+        f'<bdi>{body}</bdi><span class="rgtg-num" aria-hidden="true">{reward}</span>'
+        f"{_candidates(step, plain, reward) if candidates else ''}</span>{breaks}"
+    )
+
+
+def _candidates(step: Step, plain: str, reward: str) -> str:
+    rows = "".join(map(_candidate, step.candidates))
+    return (
+        f'<span class="rgtg-pop"><span class="rgtg-head"><bdi>{plain}</bdi> · reward {reward} · '
+        f"KL {step.kl:.2f} nats</span><table><thead><tr><th scope=col>candidate<th scope=col>policy"
+        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table></span>"
+    )
+
+
+def _candidate(candidate: Candidate) -> str:
+    chosen = ' class="rgtg-chosen"' if candidate.chosen else ""
+    mark = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE} " if candidate.chosen else ""
+    return (
+        f"<tr{chosen}><th scope=row>{mark}<bdi>{escape(_plain(candidate.text))}</bdi>"
+        f"<td>{candidate.policy:.1%}<td>{signed(candidate.reward)}<td>{candidate.guided:.1%}"
+    )
+
+
+def _level(reward: float, scale: float) -> str:
+    if not math.isfinite(reward):
+        return "rgtg-0"
+    level = min(LEVELS, round(LEVELS * abs(reward) / scale))
+    return f"rgtg-{'up' if reward > 0 else 'down'}{level}" if level else "rgtg-0"
+
+
+def _plain(text: str) -> str:
+    """A token on a line of its own, where spaces at its ends would not be seen."""
+    text = text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    core = text.strip(" ")
+    start = len(text) - len(text.lstrip(" "))
+    end = len(text) - start - len(core)
+    return "\N{OPEN BOX}" * start + core + "\N{OPEN BOX}" * end
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character == "\n":
+        return character
+    if character == "\t":
+        return "\N{RIGHTWARDS ARROW TO BAR}"
+    if code < 0x20:
+        return chr(0x2400 + code)  # control pictures
+    if code in _TURNS_TEXT_AROUND or unicodedata.category(character) == "Cc":
+        return f"[U+{code:04X}]"
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) == "Cs" else character

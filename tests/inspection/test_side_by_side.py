@@ -1,0 +1,53 @@
+import threading
+
+import pytest
+
+import rgtg_hf
+from rgtg_hf.inspection.inspect import encode_prompt
+from rgtg_hf.inspection.side_by_side import stream_side_by_side
+
+
+def stream(policy, tokenizer, reward_model, tokens=6, stop=None, interval=0.001, **settings):
+    ids = encode_prompt(tokenizer, "Hi!")
+    return stream_side_by_side(
+        policy,
+        tokenizer,
+        reward_model,
+        ids,
+        **{"beta": 2.0, "top_k": 5} | settings,
+        do_sample=False,
+        max_new_tokens=tokens,
+        stop=stop or threading.Event(),
+        interval=interval,
+    )
+
+
+def test_both_sides_are_those_of_an_inspection(policy, tokenizer, reward_model):
+    *_, (steered, unsteered) = stream(policy, tokenizer, reward_model)
+    found = rgtg_hf.inspect(
+        policy, tokenizer, reward_model, "Hi!", beta=2.0, top_k=5, max_new_tokens=6, do_sample=False
+    )
+    assert (steered.text, unsteered.text) == (found.steered.text, found.unsteered.text)
+    assert steered.rewards == pytest.approx(found.steered.rewards, abs=1e-4)
+
+
+def test_stop_ends_both_sides_and_keeps_what_was_written(policy, tokenizer, reward_model):
+    stop = threading.Event()
+    looks = []
+    for traces in stream(policy, tokenizer, reward_model, tokens=1500, stop=stop):
+        looks.append([len(trace.steps) for trace in traces])
+        stop.set()
+    assert all(0 < length < 1500 for length in looks[-1])
+
+
+def test_nothing_goes_on_when_nobody_looks_any_more(policy, tokenizer, reward_model):
+    before = threading.active_count()
+    looks = stream(policy, tokenizer, reward_model, tokens=1500)
+    next(looks)
+    looks.close()
+    assert threading.active_count() == before
+
+
+def test_errors_of_the_threads_arrive(policy, tokenizer, reward_model):
+    with pytest.raises(ValueError, match="top_k"):
+        list(stream(policy, tokenizer, reward_model, top_k=0))
