@@ -29,7 +29,9 @@ POLICIES = {
     "llama": lambda: make_policy(num_hidden_layers=4),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**ROPE)),
     "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(**ROPE)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=4, n_head=2, pad_token_id=0)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=4, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    ),
 }
 
 
