@@ -2,8 +2,8 @@
 
     python docs/make_support_table.py
 
-It runs the tests of tests/decoding/test_modes.py and makes a table of what passed. A mark in the table is a test that
-was run, not a claim.
+It runs the tests of tests/decoding/test_modes.py and test_reward_kinds.py and makes tables of what passed. A mark in a
+table is a test that was run, not a claim.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ Each cell is a test that was run: the scores agree with those of the whole-seque
 and the tokens are the same. Written by `python docs/make_support_table.py`; do not edit.
 
 """
+KINDS_HEAD = """
+The same for the kinds of reward model, by the processor and by `custom_generate=` (whole texts or sequences, read
+anew for every candidate, are the reference):
+
+"""
 FOOT = """
 Refused: with an error that says what to use instead (`generate()` does not hand a callable what drafts need).
 
@@ -43,7 +48,8 @@ def run_tests() -> set[str]:
     """Names of the tests that passed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "tests/decoding/test_modes.py", "-q", f"--junitxml={report}"]
+        files = ["tests/decoding/test_modes.py", "tests/decoding/test_reward_kinds.py"]
+        command = [sys.executable, "-m", "pytest", *files, "-q", f"--junitxml={report}"]
         subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
         cases = ElementTree.parse(report).iter("testcase")
         return {case.get("name", "") for case in cases if not len(case)}
@@ -59,7 +65,19 @@ def make_table(passed: set[str]) -> str:
     for mode in modes:
         cells = ["✓" if test.format(mode=mode) in passed else "refused" for test in COLUMNS]
         lines.append(f"| {mode} | " + " | ".join(cells) + " |")
-    return HEAD + "\n".join(lines) + "\n" + FOOT
+    return HEAD + "\n".join(lines) + "\n" + KINDS_HEAD + make_kinds_table(passed) + FOOT
+
+
+def make_kinds_table(passed: set[str]) -> str:
+    """The table of kinds of reward model and modes, from the names of the tests that passed."""
+    pattern = r"test_every_kind_equals_its_reference_in_every_way_in\[(.*)-(.*)\]"
+    found = {match.groups() for name in passed if (match := re.fullmatch(pattern, name))}
+    kinds, modes = (sorted(set(names)) for names in zip(*found, strict=True))
+    lines = ["| reward model | " + " | ".join(modes) + " |", "| --- " * (len(modes) + 1) + "|"]
+    for kind in kinds:
+        cells = ["✓" if (kind, mode) in found else "not tested" for mode in modes]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

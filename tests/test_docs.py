@@ -3,14 +3,23 @@
 from pathlib import Path
 
 from tests.decoding.test_modes import MODES
+from tests.decoding.test_reward_kinds import kinds
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_table_of_decoding_modes_is_that_of_the_tests():
-    rows = [line for line in (DOCS / "decoding-modes.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    tables = (DOCS / "decoding-modes.md").read_text("utf-8").split("The same for the kinds")
+    rows = [line for line in tables[0].splitlines() if line.startswith("| ")]
     modes = {cells[1].strip(): cells[2:-1] for cells in (row.split("|") for row in rows[2:])}
     assert set(modes) == set(MODES)
     for mode, cells in modes.items():
         unsupported = [cell.strip() for cell in cells].count("refused")
         assert unsupported == (mode in ("prompt lookup", "assisted decoding"))
+
+
+def test_the_table_of_reward_kinds_is_that_of_the_tests():
+    table = (DOCS / "decoding-modes.md").read_text("utf-8").split("The same for the kinds")[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][2:]
+    assert {cells[1].strip() for cells in rows} == set(kinds())
+    assert all(cell.strip() == "✓" for cells in rows for cell in cells[2:-1])
