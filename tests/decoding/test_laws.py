@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from transformers import LogitsProcessor
 
-from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from tests.tiny_models import EOS, PAD, left_padded, tiny_policy, tiny_reward_model
 
@@ -74,10 +74,13 @@ def test_a_constant_added_to_the_reward_changes_nothing(policy, mode):
 
 
 @pytest.mark.parametrize("row", range(len(PROMPTS)))
-def test_a_row_decodes_to_the_same_tokens_alone_and_in_a_padded_batch(policy, reward_model, row):
+@pytest.mark.parametrize("scorer", ["tree", "expand"])  # by name: the probe would not choose one that is wrong
+def test_a_row_decodes_to_the_same_tokens_alone_and_in_a_padded_batch(policy, reward_model, scorer, row):
     def guided(rows):
-        processor = RewardGuidedLogitsProcessor(reward_model, beta=2.0, top_k=6)
-        output = generate(policy, rows, logits_processor=[processor], do_sample=False, max_new_tokens=20)
+        # Strong steering, so that a small mistake in a reward shows in the tokens.
+        config = RewardGuidanceConfig(beta=50.0, top_k=20, scorer=scorer)
+        processor = RewardGuidedLogitsProcessor(reward_model, guidance_config=config)
+        output = generate(policy, rows, logits_processor=[processor], do_sample=False, max_new_tokens=30)
         return output[:, max(map(len, rows)) :].tolist()
 
     def response(tokens):
