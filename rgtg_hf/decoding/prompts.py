@@ -69,7 +69,7 @@ def _as_rows(prompts: Any, tokenizer: Any, pad_token_id: int | None) -> list[lis
     if isinstance(prompts, Tensor):
         return [row[row != pad_token_id].tolist() if pad_token_id is not None else row.tolist() for row in prompts]
     if isinstance(prompts, Sequence) and not isinstance(prompts, str):
-        if all(isinstance(prompt, str) for prompt in prompts):
+        if prompts and all(isinstance(prompt, str) for prompt in prompts):
             if tokenizer is None:
                 raise ValueError("`reward_prompts` are texts: pass `tokenizer=`, the policy's, to read them.")
             return [tokenizer(prompt)["input_ids"] for prompt in prompts]

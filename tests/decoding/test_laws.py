@@ -143,9 +143,11 @@ def test_beam_scores_telescope_to_log_probability_plus_beta_times_reward(policy,
 
 
 @pytest.mark.parametrize("modes", itertools.permutations(["greedy", "sample", "beams"]))
-def test_one_processor_for_several_calls_gives_what_fresh_ones_give(policy, reward_model, modes):
+@pytest.mark.parametrize("scorer", ["tree", "expand"])
+def test_one_processor_for_several_calls_gives_what_fresh_ones_give(policy, reward_model, scorer, modes):
     def new():
-        return RewardGuidedLogitsProcessor(reward_model, beta=2.0, top_k=6)
+        config = RewardGuidanceConfig(beta=2.0, top_k=6, scorer=scorer)
+        return RewardGuidedLogitsProcessor(reward_model, guidance_config=config)
 
     used = new()
     batches = [PROMPTS, PROMPTS[:1], PROMPTS[1:]]

@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaForSequ
 
 from rgtg_hf import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from tests.tiny_models import BOS, EOS, PAD, left_padded, tiny_policy, tiny_reward_model
 
 
@@ -167,3 +168,21 @@ def test_no_padding_is_seen_where_none_is(policy):
     policy = tiny_policy()
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(pad_token_id=None))
     generate(policy, processor, torch.tensor([[5, 6, 7]]))
+
+
+@torch.no_grad()
+def test_increments_after_skipped_steps_are_measured_from_the_last_step_that_was_steered(reward_model):
+    # In beam search the path's score then still adds up to the reward of the whole path.
+    config = RewardGuidanceConfig(beta=1.0, top_k=4, min_p=0.9)
+    processor = RewardGuidedLogitsProcessor(reward_model, guidance_config=config)
+    sure, unsure = torch.zeros(1, 40), torch.zeros(1, 40)
+    sure[0, 3] = 9.0
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    processor(ids[:, :3], unsure)
+    processor(ids[:, :4], sure)
+    processor(ids[:, :5], sure)
+    guided = processor(ids, unsure)
+    candidates = (guided[0] > float("-inf")).nonzero()[:, 0]
+    continued = torch.cat([ids.expand(len(candidates), -1), candidates[:, None]], dim=1)
+    rewards = prefix_rewards(reward_model, continued)
+    torch.testing.assert_close(guided[0, candidates], rewards[:, -1] - rewards[:, 3], atol=1e-4, rtol=1e-4)
