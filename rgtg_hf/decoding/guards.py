@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rgtg_hf.decoding.guidance import divergence
+
 __all__ = ["limit_divergence", "limit_increments"]
 
 _BISECTIONS = 30  # halves the interval to a billionth: exact in float32
@@ -59,7 +61,5 @@ def limit_divergence(scores: Tensor, increments: Tensor, budget: float) -> Tenso
 
 def _divergence(scores: Tensor, increments: Tensor) -> Tensor:
     """KL(guided ‖ policy) over the candidates, shape `[rows, 1]`."""
-    policy = scores.float().log_softmax(-1)
     guided = (scores.float() + increments).log_softmax(-1)
-    terms = guided.exp() * (guided - policy)
-    return terms.masked_fill(scores == float("-inf"), 0.0).sum(-1, keepdim=True)
+    return divergence(guided, scores.float().log_softmax(-1))[:, None]

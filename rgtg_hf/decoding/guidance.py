@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor
 
-__all__ = ["Candidates", "RewardGuidanceConfig", "guide", "keep_candidates", "select_candidates"]
+__all__ = ["Candidates", "RewardGuidanceConfig", "divergence", "guide", "keep_candidates", "select_candidates"]
 
 GUIDANCE_CONFIG_NAME = "guidance_config.json"
 
@@ -200,3 +200,17 @@ def guide(scores: Tensor, candidates: Candidates, rewards: Tensor, base: Tensor,
     guided = candidates.scores + (beta * (rewards - base[:, None])).to(scores.dtype)
     guided = guided.masked_fill(~candidates.valid, float("-inf"))
     return torch.full_like(scores, float("-inf")).scatter(1, candidates.ids, guided)
+
+
+def divergence(guided: Tensor, policy: Tensor) -> Tensor:
+    """KL(guided ‖ policy) = sum over v of guided(v) · log [guided(v) / policy(v)], exact, in nats.
+
+    Args:
+        guided: Log-probabilities of the guided policy, `-inf` where there is no candidate, shape `[rows, k]`.
+        policy: Log-probabilities of the policy over the same candidates, shape `[rows, k]`.
+
+    Returns:
+        Divergences in the dtype given, shape `[rows]`.
+    """
+    terms = guided.exp() * (guided - policy)
+    return terms.masked_fill(guided == float("-inf"), 0.0).sum(-1)

@@ -154,10 +154,11 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
         guided = keep_candidates(scores, candidates)
         rows = rewards = None
-        steer = self._uncertain_enough(candidates) & ~self._generation.ended()
+        going_on = ~self._generation.ended()
+        steer = self._uncertain_enough(candidates) & going_on
         choice = steer & (candidates.valid.sum(-1) > 1)
         if self.config.beta != 0 and bool(choice.any()):
-            rows = ~self._generation.ended()  # rows that merely go unsteered stay, for their cache is needed again
+            rows = going_on  # rows that merely go unsteered stay, for their cache is needed again
             scored = Candidates(*(part[rows] for part in candidates))
             rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
             _check_finite(rewards, scored, rows, input_ids.shape[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rgtg_hf.decoding.guidance import Candidates
+from rgtg_hf.decoding.guidance import Candidates, divergence
 from rgtg_hf.scoring.scorer import CandidateRewards
 
 __all__ = ["GuidanceStats", "StepRecord"]
@@ -38,8 +38,7 @@ class StepRecord:
     @property
     def kl(self) -> Tensor:
         """KL(guided ‖ policy) over the candidates, exact, in nats, shape `[rows]`."""
-        terms = self.guided.exp() * (self.guided - self.policy)
-        return terms.masked_fill(self.guided == float("-inf"), 0.0).sum(-1)
+        return divergence(self.guided, self.policy)
 
 
 @dataclass

@@ -37,21 +37,16 @@ class GenerationTracker:
         self._seen: Tensor | None = None
         self._steered_length: int | None = None
 
-    def follow(self, input_ids: Tensor) -> bool:
+    def follow(self, input_ids: Tensor) -> None:
         """Takes note of a call.
 
         Args:
             input_ids: Prompt and generated tokens, shape `[rows, length]`.
-
-        Returns:
-            Whether a generation starts with this call.
         """
-        starts = not self._continues(input_ids)
-        if starts:
+        if not self._continues(input_ids):
             self.prompt_length = input_ids.shape[1]
             self._steered_length = None
         self._seen = input_ids
-        return starts
 
     def _continues(self, input_ids: Tensor) -> bool:
         if self._seen is None or len(input_ids) != len(self._seen):
@@ -79,9 +74,7 @@ class GenerationTracker:
 
     def past_end(self) -> Tensor:
         """Which rows hold an end token, shape `[rows]`, boolean."""
-        assert self._seen is not None
-        response = self._seen[:, self.prompt_length :]
-        return torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device)).any(-1)
+        return self._ends().any(-1)
 
     def ended(self) -> Tensor:
         """Which rows are certainly over, shape `[rows]`, boolean.
@@ -94,5 +87,10 @@ class GenerationTracker:
         if not self.eos_token_ids or self.pad_token_id is None or response.shape[1] < 2:
             return torch.zeros(len(self._seen), dtype=torch.bool, device=self._seen.device)
         padded = (response == self.pad_token_id).long().flip(-1).cumprod(-1).flip(-1).bool()
-        ends = torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device))
-        return (ends[:, :-1] & padded[:, 1:]).any(-1)
+        return (self._ends()[:, :-1] & padded[:, 1:]).any(-1)
+
+    def _ends(self) -> Tensor:
+        """Where the responses hold an end token, shape `[rows, response_length]`, boolean."""
+        assert self._seen is not None
+        response = self._seen[:, self.prompt_length :]
+        return torch.isin(response, torch.tensor(self.eos_token_ids, device=response.device))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from rgtg_hf.decoding.guidance import divergence
+
 __all__ = ["DivergenceRecorder", "candidate_divergence", "response_mask"]
 
 
@@ -45,8 +47,7 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
     # In float64, because the difference of two float32 log-softmaxes is of the size of small divergences.
     log_guided = guided.double().log_softmax(dim=-1)
     log_policy = policy_scores.gather(-1, ids).double().masked_fill(outside, -torch.inf).log_softmax(dim=-1)
-    terms = log_guided.exp() * (log_guided - log_policy)
-    return terms.masked_fill(outside, 0.0).sum(dim=-1).clamp(min=0.0)
+    return divergence(log_guided, log_policy).clamp(min=0.0)
 
 
 def response_mask(response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch.testing import assert_close
 from transformers import LogitsProcessor
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from tests.decoding.law_checks import assert_beam_scores_telescope, assert_frequencies_match
 from tests.tiny_models import EOS, PAD, left_padded, tiny_policy, tiny_reward_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20, 21, 22, 23]]
@@ -110,36 +110,12 @@ def test_sampled_frequencies_match_the_law():
                 if first != EOS
                 else torch.eye(8)[PAD]  # a finished response is padded
             )
-    counts = torch.zeros(8, 8)
-    for first, second in samples.tolist():
-        counts[first, second] += 1
-    likely = expected * draws >= 5
-    chi_square = ((counts - expected * draws)[likely] ** 2 / (expected * draws)[likely]).sum()
-    # 99.9th percentile of a chi-square with n degrees of freedom, by Wilson and Hilferty's approximation.
-    n = int(likely.sum()) - 1
-    assert chi_square < n * (1 - 2 / (9 * n) + 3.09 * (2 / (9 * n)) ** 0.5) ** 3
+    assert_frequencies_match(samples, expected)
 
 
 def test_beam_scores_telescope_to_log_probability_plus_beta_times_reward(policy, reward_model):
-    beta, (ids, _) = 1.5, left_padded([PROMPTS[1]])
-    processor = RewardGuidedLogitsProcessor(reward_model, beta=beta, top_k=8)
-    output = policy.generate(
-        ids,
-        logits_processor=[processor],
-        num_beams=4,
-        num_return_sequences=4,
-        max_new_tokens=5,
-        length_penalty=0.0,
-        eos_token_id=None,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    for sequence, score in zip(output.sequences, output.sequences_scores, strict=True):
-        log_probabilities = policy(sequence[None]).logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
-        rewards = prefix_rewards(reward_model, sequence[None])[0]
-        expected = log_probabilities.gather(1, sequence[ids.shape[1] :, None]).sum()
-        expected = expected + beta * (rewards[-1] - rewards[ids.shape[1] - 1])
-        assert_close(score, expected, atol=1e-4, rtol=1e-4)
+    processor = RewardGuidedLogitsProcessor(reward_model, beta=1.5, top_k=8)
+    assert_beam_scores_telescope(policy, reward_model, processor, PROMPTS[1], beta=1.5)
 
 
 @pytest.mark.parametrize("modes", itertools.permutations(["greedy", "sample", "beams"]))
