@@ -156,8 +156,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         rows = rewards = None
         going_on = ~self._generation.ended()
         steer = self._uncertain_enough(candidates) & going_on
-        choice = steer & (candidates.valid.sum(-1) > 1)
-        if self.config.beta != 0 and bool(choice.any()):
+        # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
+        needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
+        if self.config.beta != 0 and bool(needed.any()):
             rows = going_on  # rows that merely go unsteered stay, for their cache is needed again
             scored = Candidates(*(part[rows] for part in candidates))
             rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
@@ -166,6 +167,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             steered = guided.clone()
             steered[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
             guided = torch.where(steer[:, None], steered, guided)
+        elif not bool(steer.any()):
+            self._generation.steered()  # what is left to the policy adds no reward, now or later
 
         # What goes unread in a skipped step is read in one pass with the next one that is not.
         self.stats.steps += 1
