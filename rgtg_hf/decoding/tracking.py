@@ -60,7 +60,7 @@ class GenerationTracker:
         return torch.equal(input_ids[:, :prompt], self._seen[:, :prompt])
 
     def steered(self) -> None:
-        """Takes note that the current call was steered, or left to the policy: its share of a path's score is known."""
+        """Takes note that the current call was steered, or left to the policy: its share of a score is known."""
         assert self._seen is not None
         self._steered_length = self._seen.shape[1]
 
