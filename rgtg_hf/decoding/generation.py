@@ -213,6 +213,11 @@ def reward_guided_generate(
         # Without a mask here, generate() found that nothing is padded.
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
+    if guided_streamer is not None and not (hasattr(guided_streamer, "put") and hasattr(guided_streamer, "end")):
+        raise TypeError(
+            f"`guided_streamer` is a {type(guided_streamer).__name__}, but a streamer is required, with `put` and "
+            "`end`."
+        )
     settings: dict[str, Any] = {} if beta is None else {"beta": beta}
     settings |= {} if top_k == -1 else {"top_k": top_k}
     processor = _make_processor(
@@ -256,9 +261,11 @@ def _make_processor(
     **settings: Any,
 ) -> RewardGuidedLogitsProcessor:
     """A processor for one call; `settings` given to the call win over those of `guidance_config`."""
+    if settings and isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
+        guidance_config = replace(guidance_config or RewardGuidanceConfig(), **settings)
     return RewardGuidedLogitsProcessor(
         reward_model,
-        guidance_config=replace(guidance_config or RewardGuidanceConfig(), **settings),
+        guidance_config=guidance_config,
         attention_mask=attention_mask,
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
