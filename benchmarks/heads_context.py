@@ -47,7 +47,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def read_contexts(policy: Any, rows: list[dict[str, Any]]) -> Tensor:
-    """The policy's last hidden states before each token of the preferred responses, shape `[contexts, hidden_size]`."""
+    """The policy's hidden states before each token of the preferred responses, shape `[contexts, hidden_size]`."""
     states = []
     for row in rows:
         hidden = find_backbone(policy)(torch.tensor([row["chosen_ids"]])).last_hidden_state[0]
