@@ -74,3 +74,24 @@ def test_a_product_with_beta_that_overflows_is_refused():
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(), beta=1e39)
     with pytest.raises(FloatingPointError, match="`beta` is 1e"):
         tiny_policy().generate(torch.tensor([[5, 6]]), logits_processor=[processor], max_new_tokens=2)
+
+
+def test_prompts_that_begin_like_those_before_are_prompts():
+    # A batch of prompts, each a few tokens longer than the batch before it, was taken for that batch's continuation.
+    seen = []
+
+    def note(prompts, responses):
+        seen.extend(zip(prompts, responses, strict=True))
+        return [0.0] * len(prompts)
+
+    processor = RewardGuidedLogitsProcessor(note, tokenizer=TOKENIZER, top_k=2)
+    prompts = TOKENIZER(["the cat", "dog on a"])["input_ids"]
+    length = min(map(len, prompts))
+    short = torch.tensor([prompt[: length - 2] for prompt in prompts])
+    long = torch.tensor([prompt[:length] for prompt in prompts])
+    scores = torch.randn(2, len(TOKENIZER), generator=torch.Generator().manual_seed(0))
+    for ids in (short, torch.cat([short, short[:, :1]], 1), torch.cat([short, short[:, :2]], 1)):
+        processor(ids, scores)
+    seen.clear()
+    processor(long, scores)
+    assert {prompt for prompt, _ in seen} == {TOKENIZER.decode(row) for row in long.tolist()}
