@@ -212,12 +212,12 @@ class Soak:
 
 
 def summary(samples: list[dict[str, float]], warm_up: float) -> dict[str, float]:
-    """Growth between the first and the last third of the samples after the warm-up, by their medians."""
+    """Growth between the first and the last fifth of the samples after the warm-up, by their medians."""
     after = [sample for sample in samples if sample["minutes"] >= warm_up]
-    third = max(1, len(after) // 3)
+    fifth = max(1, len(after) // 5)
     found: dict[str, float] = {}
     for name in ("rss_mib", "tensors", "hooks"):
-        first, last = (statistics.median(s[name] for s in part) for part in (after[:third], after[-third:]))
+        first, last = (statistics.median(s[name] for s in part) for part in (after[:fifth], after[-fifth:]))
         found |= {f"{name}_first": first, f"{name}_last": last}
     found["rss_growth_percent"] = round(100 * (found["rss_mib_last"] / found["rss_mib_first"] - 1), 3)
     return found
