@@ -154,11 +154,15 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
         going_on = ~self._generation.ended()
         steer = self._uncertain_enough(candidates) & going_on
-        wanted = candidates.valid & steer[:, None]
+        # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
+        needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
+        wanted = candidates.valid & needed[:, None]
         rewards = None
-        if self.config.beta != 0 and bool((wanted.sum(-1) > 1).any()):
+        if self.config.beta != 0 and bool(needed.any()):
             rewards = self._score(input_ids, candidates, wanted, going_on)
             self._generation.steered()
+        elif not bool(steer.any()):
+            self._generation.steered()  # what is left to the policy adds no reward, now or later
         if rewards is None or not bool(steer.all()):
             guided = keep_candidates(scores, candidates)
         if rewards is not None:
