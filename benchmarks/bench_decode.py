@@ -90,11 +90,13 @@ class Bench:
         self.tokenizers: tuple[Any, Any] | None = None
 
     def file(self, reward_model: str, batch: int, prompt: int, top_k: int) -> Path:
+        """Where a cell is kept."""
         kind = "steps" if set(self.args.ways) & set(STEPS[1:]) else "-".join(w.split()[-1] for w in self.args.ways[1:])
         name = Path(reward_model).name if not reward_model.startswith("{") else "random"
         return self.args.cells / f"{name}-b{batch}-p{prompt}-k{top_k}-{kind}.json"
 
     def measure(self, reward_model: str, batch: int, prompt: int, top_k: int) -> dict[str, Any]:
+        """Runs all ways of a cell in turn."""
         args = self.args
         torch.manual_seed(0)
         setting = Setting(
@@ -128,12 +130,14 @@ class Bench:
         return settings | {"ways": rows} | describe() | {"uncommitted_changes": is_dirty()}
 
     def model(self, name: str) -> Any:
+        """A model, loaded once."""
         if name not in self.models:
             with torch.device(self.device):
                 self.models[name] = self.load(name).to(self.device).eval()
         return self.models[name]
 
     def load(self, name: str) -> Any:
+        """The policy, or a reward model: of this checkpoint, this configuration, or this many layers."""
         policy = self.args.policy
         random = policy.startswith("{")
         if name == "policy":

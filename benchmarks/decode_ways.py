@@ -47,6 +47,7 @@ class Clock(StoppingCriteria):
         self.times: list[float] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Ends nothing."""
         self.times.append(now(self.device))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -73,6 +74,7 @@ class Setting:
         self.device = self.ids.device
 
     def ways(self, names: list[str]) -> dict[str, Way]:
+        """Makes ways by name."""
         makers: dict[str, Callable[[], Way]] = {
             "plain": lambda: lambda steps: self.generate(steps),
             "hand loop": lambda: HandLoop(self).run,
@@ -91,6 +93,7 @@ class Setting:
         return {name: makers[name]() for name in names}
 
     def generate(self, steps: int, processor: Any = None) -> Steps:
+        """Times steps of generate(), from the second on."""
         clock = Clock(self.device)
         self.policy.generate(
             self.ids,
@@ -106,6 +109,7 @@ class Setting:
         return Steps([after - before for before, after in zip(clock.times, clock.times[1:], strict=False)])
 
     def guided(self, reward_model: Any, scorer: str = "auto", **tokenizers: Any) -> Way:
+        """Steps that a reward model guides."""
         config = RewardGuidanceConfig(top_k=self.top_k, scorer=scorer)
         processor = RewardGuidedLogitsProcessor(
             reward_model, guidance_config=config, attention_mask=torch.ones_like(self.ids), **tokenizers
@@ -123,6 +127,7 @@ class Setting:
         return run
 
     def head(self) -> Way:
+        """Steps that a head on the policy's own hidden states guides."""
         head = filled(NextTokenRewardModel.from_policy(self.policy))
 
         def run(steps: int) -> Steps:
@@ -156,6 +161,7 @@ class Counter:
         self.tokens: list[int] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """As the processor."""
         guided = self.processor(input_ids, scores)
         self.tokens.append(self.processor.scorer.tokens_computed)
         return guided
@@ -175,10 +181,12 @@ class HandLoop:
         self.read(self.cache, setting.ids[:, -1:])
 
     def read(self, cache: DynamicCache, ids: Tensor) -> None:
+        """Reads the prompts' last tokens."""
         place = torch.full_like(ids, cache.get_seq_length())
         self.backbone(input_ids=ids, position_ids=place, past_key_values=cache, use_cache=True)
 
     def run(self, steps: int) -> Steps:
+        """Times steps, and the reward model's pass in each."""
         setting, device = self.setting, self.setting.device
         policy_cache, cache = copy.deepcopy(setting.prompt_cache), copy.deepcopy(self.cache)
         last, result = setting.ids[:, -1:], Steps([], tokens=setting.top_k)
@@ -201,6 +209,7 @@ class HandLoop:
         return result
 
     def rewards(self, cache: DynamicCache, candidates: Tensor, length: int) -> Tensor:
+        """One pass over k siblings, which all see the prefix and none the others."""
         rows, k = candidates.shape
         dtype = self.head.weight.dtype
         among = torch.full((k, k), torch.finfo(dtype).min, dtype=dtype, device=candidates.device).fill_diagonal_(0)

@@ -53,5 +53,9 @@ class Backbone:
         arguments = {"position_ids": positions} if self._takes_positions else {}
         self.tokens_computed += ids.numel()
         return self._decoder(
-            input_ids=ids.clamp(min=0), attention_mask=attention_mask, past_key_values=cache, use_cache=True, **arguments
+            input_ids=ids.clamp(min=0),
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **arguments,
         ).last_hidden_state

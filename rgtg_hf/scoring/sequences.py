@@ -96,8 +96,7 @@ class BranchReader:
         """The reward of each sequence; see `SequenceReader.read`."""
         trunks = [_common_beginning(sequences) for sequences in rows]
         tails = [
-            [sequence[len(trunk) :] for sequence in sequences]
-            for trunk, sequences in zip(trunks, rows, strict=True)
+            [sequence[len(trunk) :] for sequence in sequences] for trunk, sequences in zip(trunks, rows, strict=True)
         ]
         return torch.tensor(self.reader.read(trunks, tails))
 

@@ -9,14 +9,13 @@ is not read again; rows may lie behind, and catch up when they are read next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.backbone import Backbone
+from rgtg_hf.scoring.branches import Block, Row, Run, common_length
 from rgtg_hf.scoring.slots import SlotCache
 
 __all__ = ["TreeReader"]
@@ -24,73 +23,6 @@ __all__ = ["TreeReader"]
 # Up to so many tokens of a trunk are read in the same pass as the tails. More (a prompt) go first in a pass of their
 # own, which computes less for padding where rows differ.
 _LARGEST_JOINT_READ = 16
-
-
-@dataclass
-class _Run:
-    """Some consecutive tokens that were read."""
-
-    tokens: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-    def take_over(self, other: _Run, count: int) -> None:
-        """Goes on with the first tokens of another run."""
-        self.tokens += other.tokens[:count]
-        self.slots += other.slots[:count]
-        self.rewards += other.rewards[:count]
-
-    def cut(self, length: int) -> list[int]:
-        """Drops what is beyond a length; the slots that are free then."""
-        freed = self.slots[length:]
-        del self.tokens[length:], self.slots[length:], self.rewards[length:]
-        return freed
-
-
-@dataclass
-class _Row:
-    """What is held of a row: its trunk, the tails that were read last, and the slots below `top` that hold nothing."""
-
-    trunk: _Run = field(default_factory=_Run)
-    tails: list[_Run] = field(default_factory=list)
-    free: list[int] = field(default_factory=list)
-    top: int = 0
-
-    def copy(self) -> _Row:
-        return _Row(
-            _Run(list(self.trunk.tokens), list(self.trunk.slots), list(self.trunk.rewards)),
-            list(self.tails),
-            list(self.free),
-            self.top,
-        )
-
-    def take_slots(self, count: int) -> list[int]:
-        taken, self.free = self.free[:count], self.free[count:]
-        missing = count - len(taken)
-        self.top += missing
-        return taken + list(range(self.top - missing, self.top))
-
-    def release(self, slots: list[int]) -> None:
-        self.free = sorted(self.free + slots)
-        while self.free and self.free[-1] == self.top - 1:
-            self.top = self.free.pop()
-
-    def go_on(self, wanted: list[int]) -> None:
-        """Cuts the trunk back to what agrees with the wanted one, or lengthens it by what agrees of a tail."""
-        held = self.trunk
-        same = _common_length(held.tokens, wanted)
-        kept = 0
-        best = _Run()
-        if same == len(held.tokens):
-            ahead = wanted[same:]
-            for tail in self.tails:
-                if (agreed := _common_length(tail.tokens, ahead)) > kept:
-                    best, kept = tail, agreed
-        self.release(held.cut(same))
-        for tail in self.tails:
-            self.release(tail.slots[kept:] if tail is best else tail.slots)
-        held.take_over(best, kept)
-        self.tails = []
 
 
 class TreeReader:
@@ -126,7 +58,7 @@ class TreeReader:
 
     def reset(self) -> None:
         """Forgets everything."""
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.cache = SlotCache()
         # The index in its trunk of the token that a slot holds, -1 for none, shape [rows, slots].
         self.places = torch.empty(0, 0, dtype=torch.long, device=self.backbone.device)
@@ -160,9 +92,9 @@ class TreeReader:
         self._read(read, [trunks[row] for row in read], unlike)
 
         rewards: list[list[float]] = [[] for _ in tails]
-        for row, known in zip(read, unlike, strict=True):
+        for row in read:
             held = self.rows[row]
-            at_end = dict(zip(known, (tail.rewards[-1] for tail in held.tails), strict=True))
+            at_end = {tuple(tail.tokens): tail.rewards[-1] for tail in held.tails}
             rewards[row] = [at_end[tuple(tail)] if tail else held.trunk.rewards[-1] for tail in tails[row]]
         return rewards
 
@@ -175,7 +107,7 @@ class TreeReader:
         sources = [self._best_row(row, trunk) for row, trunk in enumerate(trunks)]
         if None in sources and not any(source is not None for source in sources):
             self.reset()
-            self.rows = [_Row() for _ in trunks]
+            self.rows = [Row() for _ in trunks]
             self.places = self.places.new_full((len(trunks), 0), -1)
             return
         known = [0 if source is None else source for source in sources]
@@ -205,7 +137,7 @@ class TreeReader:
                     return row
         if best is not None:
             return best
-        lengths = [_common_length(held.trunk.tokens, trunk) for held in self.rows]
+        lengths = [common_length(held.trunk.tokens, trunk) for held in self.rows]
         longest = max(lengths, default=0)
         if longest == 0:
             return None
@@ -231,44 +163,38 @@ class TreeReader:
         self._widen(width)
         for row, trunk, source in zip(rows, trunks, sources, strict=True):
             held, length = self.rows[row], len(trunk)
-            held.trunk = _Run(list(trunk), list(range(length)), rewards[source][:length])
+            held.trunk = Run(list(trunk), list(range(length)), rewards[source][:length])
             held.free, held.top = list(range(length, width)), width
             self.places[row, :length] = torch.arange(length, device=device)
 
-    def _read(self, rows: list[int], trunks: list[list[int]], tails: list[list[tuple[int, ...]]] | None = None) -> None:
+    def _read(
+        self, rows: list[int], trunks: list[list[int]], tails: list[list[tuple[int, ...]]] | None = None
+    ) -> None:
         """Reads what is missing of the trunks, and the tails behind them, in one pass."""
         tails = [[] for _ in rows] if tails is None else tails
         starts = [len(self.rows[row].trunk.tokens) for row in rows]
-        blocks = [_block(trunk[start:], start, own) for trunk, start, own in zip(trunks, starts, tails, strict=True)]
-        width = max((len(block) for block in blocks), default=0)
+        blocks = [Block(trunk, start, own) for trunk, start, own in zip(trunks, starts, tails, strict=True)]
+        width = max((len(block.ids) for block in blocks), default=0)
         if width == 0:
-            for row in rows:
-                self.rows[row].tails = []
             return
         slots = [self.rows[row].take_slots(width) for row in rows]
         rewards = self._forward(rows, blocks, slots, width)
 
         entries = []
-        for row, trunk, start, own, taken, found in zip(rows, trunks, starts, tails, slots, rewards, strict=True):
+        for row, trunk, start, block, taken, found in zip(rows, trunks, starts, blocks, slots, rewards, strict=True):
             held, new = self.rows[row], len(trunk) - start
-            held.trunk.take_over(_Run(trunk[start:], taken, found), new)
+            held.trunk.take_over(Run(trunk[start:], taken, found), new)
             entries += [(row, slot, start + i) for i, slot in enumerate(taken[:new])]
-            held.tails, used = [], new
-            for tail in own:
-                end = used + len(tail)
-                held.tails.append(_Run(list(tail), taken[used:end], found[used:end]))
-                used = end
-            held.release(taken[used:])
+            for tail, path in block.paths.items():
+                held.tails.append(Run(list(tail), [taken[i] for i in path], [found[i] for i in path]))
+            held.release(taken[len(block.ids) :])
         if entries:
             self._place(entries)
 
-    def _forward(
-        self, rows: list[int], blocks: list[list[tuple[int, int, int]]], slots: list[list[int]], width: int
-    ) -> list[list[float]]:
+    def _forward(self, rows: list[int], blocks: list[Block], slots: list[list[int]], width: int) -> list[list[float]]:
         """The rewards of all tokens of the blocks, padded to one width."""
         device = self.backbone.device
-        padded = [block + [(-1, 0, -1)] * (width - len(block)) for block in blocks]
-        ids, positions, branches = torch.tensor(padded, device=device).unbind(-1)
+        ids, positions, ends = torch.tensor([block.padded(width) for block in blocks], device=device).unbind(1)
         slot = torch.tensor(slots, device=device)
         top = max(row.top for row in self.rows)
         self._widen(top)
@@ -276,14 +202,14 @@ class TreeReader:
         index = None if every else torch.tensor(rows, device=device)
         places = (self.places if index is None else self.places[index])[:, :top]
         self.cache.aim(len(self.rows), index, slot, top)
-        hidden = self.backbone.read(ids, self._masks(places, slot, positions, branches), positions, self.cache)
+        hidden = self.backbone.read(ids, self._masks(places, slot, positions, ends), positions, self.cache)
         return self.head(hidden)[..., 0].float().tolist()
 
-    def _masks(self, places: Tensor, slots: Tensor, positions: Tensor, branches: Tensor) -> Tensor | dict[str, Tensor]:
-        """The additive masks: who sees the trunk, what is before oneself in one's own branch, and oneself."""
+    def _masks(self, places: Tensor, slots: Tensor, positions: Tensor, ends: Tensor) -> Tensor | dict[str, Tensor]:
+        """The additive masks: each sees the trunk, what it stands behind in its own branch, and itself."""
         count = slots.shape[1]
-        before = positions[:, None, :] <= positions[:, :, None]
-        own = before & ((branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None]))
+        order = torch.arange(count, device=slots.device)
+        own = (order <= order[:, None]) & (order[:, None] < ends[:, None, :])
         visible = (places >= 0)[:, None, :].repeat(1, count, 1)
         visible.scatter_(2, slots[:, None, :].expand(-1, count, -1), own)
         masks = {}
@@ -301,23 +227,3 @@ class TreeReader:
             if missing > 0:
                 more = self.places.new_full((len(self.places), missing + width // 8), -1)
                 self.places = torch.cat([self.places, more], dim=1)
-
-
-def _block(trunk: list[int], start: int, tails: list[tuple[int, ...]]) -> list[tuple[int, int, int]]:
-    """Id, position and branch (0 for the trunk) of each token that a row has to read."""
-    block = [(id_, start + i, 0) for i, id_ in enumerate(trunk)]
-    end = start + len(trunk)
-    for branch, tail in enumerate(tails, start=1):
-        block += [(id_, end + i, branch) for i, id_ in enumerate(tail)]
-    return block
-
-
-def _common_length(one: list[int], other: list[int]) -> int:
-    """How many tokens two rows share in front."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while high - low > 1:  # all before `low` are equal, not all before `high`
-        middle = (low + high) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
-    return low

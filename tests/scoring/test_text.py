@@ -131,8 +131,8 @@ def test_the_cache_does_not_outgrow_the_text():
     for prefixes, candidates in text_generation(BYTES, seed=0):
         scorer.score(prefixes, candidates)
     for row in scorer.reader.reader.rows:
-        held = row.trunk.slots + [slot for tail in row.tails for slot in tail.slots]
-        assert sorted(held + row.free) == list(range(row.top))
+        held = {*row.trunk.slots, *(slot for tail in row.tails for slot in tail.slots)}
+        assert sorted([*held, *row.free]) == list(range(row.top))
         assert len(row.free) < 2 * candidates.shape[1]
     scorer.reset()
     assert not scorer.reader.reader.cache.layers
