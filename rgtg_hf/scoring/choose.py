@@ -114,7 +114,7 @@ def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> Sequence
 
 
 def probe_reader(reward_model: PreTrainedModel, kind: Callable[[PreTrainedModel], SequenceReader]) -> bool:
-    """Whether a reader gives sequences that share a beginning, with tails of several lengths, a model's true rewards."""
+    """Whether a reader gives a model's true rewards to sequences that share a beginning and differ in length."""
     length = _probe_length(reward_model)
     size = vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)

@@ -62,6 +62,7 @@ class SlotCache(Cache):
             row_count: How many rows this cache has.
         """
         for index, layer in enumerate(cache.layers):
+            assert isinstance(layer, DynamicLayer)
             if layer.keys is None or layer.values is None:  # a layer that shares those of another
                 continue
             width = layer.keys.shape[2]
@@ -94,7 +95,8 @@ class _SlotLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         aim = self.aim
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         if missing := aim.capacity - self.keys.shape[1]:
             self.keys, self.values = (F.pad(part, (0, 0, 0, 0, 0, missing)) for part in (self.keys, self.values))
         rows = None if aim.rows is None else aim.rows.to(self.keys.device)

@@ -1,8 +1,8 @@
 """All candidates of a row in one forward pass, as siblings that share the cached prefix.
 
 The k candidates follow the prefix in one sequence, each a tail of one token: see
-[`TreeReader`][rgtg_hf.scoring.tree_reader.TreeReader]. The candidate that is chosen has been read then, so a step costs
-k tokens per row and no more.
+[`TreeReader`][rgtg_hf.scoring.tree_reader.TreeReader]. The candidate that is chosen has been read then, so a step
+costs k tokens per row and no more.
 """
 
 from __future__ import annotations

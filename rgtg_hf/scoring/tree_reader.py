@@ -79,15 +79,12 @@ class TreeReader:
         """
         self._find(trunks)
         read = [row for row, own in enumerate(tails) if own]
-        for fresh in (True, False):
-            long = [
-                row
-                for row in read
-                if len(trunks[row]) - len(self.rows[row].trunk.tokens) > _LARGEST_JOINT_READ
-                and (not self.rows[row].trunk.tokens) == fresh
-            ]
-            if long:
-                (self._read_prompts if fresh else self._read)(long, [trunks[row] for row in long])
+        long = [row for row in read if len(trunks[row]) - self._held(row) > _LARGEST_JOINT_READ]
+        fresh = [row for row in long if not self._held(row)]
+        if fresh:
+            self._read_prompts(fresh, [trunks[row] for row in fresh])
+        if behind := [row for row in long if row not in fresh]:
+            self._read(behind, [trunks[row] for row in behind], [[] for _ in behind])
         unlike = [list(dict.fromkeys(tuple(tail) for tail in tails[row] if tail)) for row in read]
         self._read(read, [trunks[row] for row in read], unlike)
 
@@ -101,6 +98,10 @@ class TreeReader:
     def reward_at(self, row: int, index: int) -> float:
         """The reward of a row's first `index + 1` tokens, where the row's trunk has been read."""
         return self.rows[row].trunk.rewards[index]
+
+    def _held(self, row: int) -> int:
+        """How many tokens of a row's trunk are held."""
+        return len(self.rows[row].trunk.tokens)
 
     def _find(self, trunks: list[list[int]]) -> None:
         """For each wanted row, goes on from the held row that agrees longest."""
@@ -126,22 +127,15 @@ class TreeReader:
                 self._place([(row, slot, length + i) for i, slot in enumerate(held.trunk.slots[length:])])
 
     def _best_row(self, row: int, trunk: list[int]) -> int | None:
-        """The held row that agrees longest with a wanted one: that in its place, if it agrees as a whole."""
-        order = [row, *range(len(self.rows))] if row < len(self.rows) else range(len(self.rows))
-        longest, best = 0, None
-        for other in order:
-            held = self.rows[other].trunk.tokens
-            if held and len(held) > longest and trunk[: len(held)] == held:
-                longest, best = len(held), other
-                if other == row:
-                    return row
-        if best is not None:
-            return best
-        lengths = [common_length(held.trunk.tokens, trunk) for held in self.rows]
-        longest = max(lengths, default=0)
+        """The held row that agrees longest with a wanted one; that in its place, if none agrees longer."""
+        trunks = [held.trunk.tokens for held in self.rows]
+        if row < len(trunks) and trunks[row] and trunk[: len(trunks[row])] == trunks[row]:
+            return row  # as it is at most steps
+        agreed = [common_length(held, trunk) for held in trunks]
+        longest = max(agreed, default=0)
         if longest == 0:
             return None
-        return row if row < len(lengths) and lengths[row] == longest else lengths.index(longest)
+        return row if row < len(agreed) and agreed[row] == longest else agreed.index(longest)
 
     def _place(self, entries: list[tuple[int, int, int]]) -> None:
         rows, slots, indices = (torch.tensor(part, device=self.places.device) for part in zip(*entries, strict=True))
@@ -167,11 +161,8 @@ class TreeReader:
             held.free, held.top = list(range(length, width)), width
             self.places[row, :length] = torch.arange(length, device=device)
 
-    def _read(
-        self, rows: list[int], trunks: list[list[int]], tails: list[list[tuple[int, ...]]] | None = None
-    ) -> None:
+    def _read(self, rows: list[int], trunks: list[list[int]], tails: list[list[tuple[int, ...]]]) -> None:
         """Reads what is missing of the trunks, and the tails behind them, in one pass."""
-        tails = [[] for _ in rows] if tails is None else tails
         starts = [len(self.rows[row].trunk.tokens) for row in rows]
         blocks = [Block(trunk, start, own) for trunk, start, own in zip(trunks, starts, tails, strict=True)]
         width = max((len(block.ids) for block in blocks), default=0)
@@ -223,7 +214,7 @@ class TreeReader:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _widen(self, width: int) -> None:
-        if missing := width - self.places.shape[1]:
-            if missing > 0:
-                more = self.places.new_full((len(self.places), missing + width // 8), -1)
-                self.places = torch.cat([self.places, more], dim=1)
+        missing = width - self.places.shape[1]
+        if missing > 0:
+            more = self.places.new_full((len(self.places), missing + width // 8), -1)
+            self.places = torch.cat([self.places, more], dim=1)
