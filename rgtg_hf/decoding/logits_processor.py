@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock, Thread, current_thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
+from rgtg_hf.arguments import check_switch
 from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
-from rgtg_hf.decoding.padding import infer_attention_mask
+from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
 from rgtg_hf.decoding.prompts import RewardPrompts
 from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.tracking import GenerationTracker
@@ -28,7 +31,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp(beta · [r(x, y_<t v) - r(x, y_<t)])
 
     (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
-    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike.
+    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike. Threads may
+    share one, and then take turns step by step; with one each they do not wait, and keep what they have read.
 
     The processors of the generation config run before, temperature and other warpers after: a temperature also divides
     `beta`, and a `top_k` of `generate()` below the own one cuts the candidates once more.
@@ -62,7 +66,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
     Raises:
         ValueError: If the reward model cannot work or a setting is out of range. In `generate()`, if the policy's
             vocabulary is not the reward model's, or padding cannot be told.
-        FloatingPointError: If the reward model gives a reward that is not finite.
+        FloatingPointError: In `generate()`, if the reward model gives a reward that is not finite, the policy scores
+            NaN, or `beta` is so large that its product with rewards is not finite.
         TypeError: If an argument is of another type.
 
     Example:
@@ -97,15 +102,20 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         guidance_config: RewardGuidanceConfig | None = None,
         collect_records: bool = False,
     ):
+        check_switch("collect_records", collect_records)
+        if not isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
+            raise TypeError(
+                f"`guidance_config` is a {type(guidance_config).__name__}, but a RewardGuidanceConfig is required."
+            )
         if guidance_config is not None and (beta, top_k) != (1.0, 10):
             raise ValueError("`beta` or `top_k` was given beside `guidance_config`: set them in the latter alone.")
         self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
         self.tokenizer = tokenizer
         self.pad_token_id, self.bos_token_id, eos_token_ids = _special_tokens(tokenizer, reward_model)
         if pad_token_id is not None:
-            self.pad_token_id = pad_token_id
+            self.pad_token_id = _checked_id("pad_token_id", pad_token_id)
         if eos_token_id is not None:
-            eos_token_ids = _as_list(eos_token_id)
+            eos_token_ids = [_checked_id("eos_token_id", id_) for id_ in _as_list(eos_token_id)]
         self.scorer = make_scorer(
             reward_model,
             self.config.scorer,
@@ -115,25 +125,32 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             eos_token_ids=eos_token_ids,
         )
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
-        self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
+        self._eos_token_ids = eos_token_ids
+        self._lock = Lock()
         self._collect_records = collect_records
         self.reset(attention_mask, reward_prompts)
 
     def reset(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
         """Forgets what was read and counted, and takes what there is to know about the prompts to come.
 
-        No call is needed between generations: a new one shows in the ids. It frees the reward model's cache, or tells
-        the padding or the reward model's prompts of the next generation.
+        No call is needed between generations: a new one shows in the ids. (Except where a single prompt continues
+        what was just generated from another: for the generation before, it might be. This matters only to rewards
+        that tell prompt from response, which are those through text and with `reward_prompts`.) It frees the reward
+        model's cache, or tells the padding or the reward model's prompts of the next generation.
 
         Args:
             attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
             reward_prompts: The reward model's own prompts for the next `generate()`.
         """
+        if attention_mask is not None:
+            check_mask(attention_mask)
         self._prompt_mask = attention_mask
         self._reward_prompts = (
-            None if reward_prompts is None else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id)
+            None
+            if reward_prompts is None
+            else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id, self.scorer.vocabulary_size)
         )
-        self._generation.reset()
+        self._generations: WeakKeyDictionary[Thread, GenerationTracker] = WeakKeyDictionary()
         self.scorer.reset()
         self.stats = GuidanceStats()
         self._tokens_before = self.scorer.tokens_computed
@@ -149,6 +166,10 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         Returns:
             The guided scores, `-inf` for all but the candidates, shape `[rows, vocabulary]`.
         """
+        with self._lock:
+            return self._guide(input_ids, scores)
+
+    def _guide(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check_step(input_ids, scores)
         self._generation.follow(input_ids)
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
@@ -197,8 +218,15 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 some.candidates.new_zeros(wanted.shape).masked_scatter(rows[:, None], some.candidates),
                 some.base.new_zeros(len(rows)).masked_scatter(rows, some.base),
             )
-        _check_finite(scored, candidates.ids, wanted, input_ids.shape[1])
+        _check_finite(scored, candidates.ids, wanted, input_ids.shape[1], self.config.beta)
         return scored
+
+    @property
+    def _generation(self) -> GenerationTracker:
+        """The generation of the thread that asks."""
+        return self._generations.setdefault(
+            current_thread(), GenerationTracker(self._eos_token_ids, self.pad_token_id)
+        )
 
     def _prefixes(self, input_ids: Tensor) -> PrefixBatch:
         prompt_length, base_length = self._generation.prompt_length, self._generation.base_length
@@ -216,6 +244,11 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         return torch.distributions.Categorical(logits=logits, validate_args=False).entropy() >= self.config.min_entropy
 
     def _check_step(self, input_ids: Tensor, scores: Tensor) -> None:
+        if len(input_ids) != len(scores):
+            raise ValueError(
+                f"`input_ids` has {len(input_ids)} rows and `scores` has {len(scores)}, but a row of scores is "
+                "required for each prefix."
+            )
         if input_ids.shape[1] == 0:
             raise ValueError(
                 "generate() was called with `inputs_embeds` alone, which hides the prompt from the reward model: pass "
@@ -225,8 +258,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         if size is not None and scores.shape[-1] != size and not self._vocabularies_known_equal:
             raise ValueError(
                 f"The policy scores {scores.shape[-1]} tokens, but the reward model's embedding has {size}: their "
-                "vocabularies differ, or one of them is padded. Pass both tokenizers, `tokenizer=` (the policy's) and "
-                "`reward_tokenizer=`: equal ones are used as they are, different ones go through text."
+                "vocabularies differ (`scores` holds one per token), or one of them is padded. Pass both tokenizers, "
+                "`tokenizer=` (the policy's) and `reward_tokenizer=`: equal ones are used as they are, different ones "
+                "go through text."
             )
 
 
@@ -234,7 +268,7 @@ def _special_tokens(
     tokenizer: PreTrainedTokenizerBase | None, reward_model: Any
 ) -> tuple[int | None, int | None, list[int]]:
     """Pad, bos and eos tokens of the policy: its tokenizer's, or else those of a reward model that reads its ids."""
-    if tokenizer is not None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer.pad_token_id, tokenizer.bos_token_id, _as_list(tokenizer.eos_token_id)
     first = reward_model[0] if isinstance(reward_model, (list, tuple)) and reward_model else reward_model
     if not isinstance(getattr(first, "config", None), PreTrainedConfig):
@@ -244,13 +278,26 @@ def _special_tokens(
 
 
 def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
+    return [] if token_ids is None else list(token_ids) if isinstance(token_ids, (list, tuple)) else [token_ids]  # type: ignore[list-item]
 
 
-def _check_finite(rewards: CandidateRewards, candidate_ids: Tensor, wanted: Tensor, length: int) -> None:
-    bad = wanted & ~(torch.isfinite(rewards.candidates) & torch.isfinite(rewards.base)[:, None])
+def _checked_id(name: str, token_id: object) -> int:
+    if isinstance(token_id, bool) or not isinstance(token_id, int):
+        raise TypeError(f"`{name}` is or holds {token_id!r}, but a token's id is an integer.")
+    return token_id
+
+
+def _check_finite(rewards: CandidateRewards, candidate_ids: Tensor, wanted: Tensor, length: int, beta: float) -> None:
+    differences = rewards.candidates - rewards.base[:, None]
+    bad = wanted & ~torch.isfinite(beta * differences)
     if not bool(bad.any()):
         return
+    bad = wanted & ~(torch.isfinite(rewards.candidates) & torch.isfinite(rewards.base)[:, None])
+    if not bool(bad.any()):
+        raise FloatingPointError(
+            f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
+            "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
+        )
     row = int(bad.any(-1).nonzero()[0])
     raise FloatingPointError(
         f"The reward model gave rewards that are not finite: row {row}, after {length} tokens, for the candidates "

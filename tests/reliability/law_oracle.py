@@ -44,7 +44,7 @@ def candidates_of(scores, config):
     ranked = [token for token in ranked if scores[token] > -math.inf][: config.top_k]
     if config.min_p is not None:
         ranked = [token for token in ranked if scores[token] >= scores[ranked[0]] + math.log(config.min_p)]
-    if config.top_p is not None:
+    if config.top_p is not None and config.top_p < 1:
         total, kept = 0.0, []
         weights = torch.tensor(scores, dtype=torch.float64).softmax(-1).tolist()
         for token in ranked:
