@@ -1,4 +1,4 @@
-"""A tree of texts is read token by token only once, by whichever rows are wanted, and every reward is a whole text's."""
+"""A tree of texts is read once, token by token, by the rows that are wanted, and every reward is a whole text's."""
 
 import pytest
 import torch
