@@ -18,7 +18,7 @@ from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
 from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_reward_model
 
-__all__ = ["KINDS", "train"]
+__all__ = ["COMMON", "DPO", "KINDS", "LORA", "REWARD", "train"]
 
 KINDS = ("prefix", "full", "dpo")
 

@@ -18,7 +18,10 @@ from typing import Any
 import datasets
 from heads_common import quiet_trainer
 from paper_data import TASKS, training_pairs, write_atomically
-from paper_models import KINDS, train
+from paper_models import COMMON, DPO, KINDS, LORA, REWARD, train
+from paper_report import report_task
+from paper_sample import METHODS, Sampler
+from record import record
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -46,6 +49,26 @@ def train_models(options: argparse.Namespace) -> None:
                 print(f"trained {target.name} in {seconds:.0f} s", flush=True)
 
 
+def sample_texts(options: argparse.Namespace) -> None:
+    settings = {
+        name: getattr(options, name) for name in ("top_k", "max_new_tokens", "prompts", "draws", "divergences")
+    }
+    for seed in options.seeds:
+        for task in options.tasks:
+            Sampler(options.folder, task, seed, settings, commit()).run(options.methods)
+
+
+def write_report(options: argparse.Namespace) -> None:
+    output = options.output or Path(__file__).parent / "results"
+    output.mkdir(parents=True, exist_ok=True)
+    tasks = {task: result for task in options.tasks if (result := report_task(options.folder, task, output))}
+    settings = vars(options).copy()
+    for name in ("folder", "output", "stages"):
+        del settings[name]
+    training = {"common": COMMON, "reward models": REWARD, "dpo": DPO, "lora": LORA}
+    print(record("paper_table", settings | {"training": training}, tasks, output))
+
+
 def commit() -> str | None:
     return find_commit(Path(__file__).parent)
 
@@ -58,18 +81,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Any = parser.add_argument
     add("--folder", type=Path, default=Path("outputs/paper_table"), help="where finished pieces are kept")
+    add("--output", type=Path, help="folder of the report (default: benchmarks/results)")
     add("--stages", nargs="+", choices=STAGES, default=STAGES)
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--models", nargs="+", choices=KINDS, default=list(KINDS), help="what to train")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
     add("--num_layers", type=_layers, default={"sentiment": 10, "plain": 4}, help="of reward models")
     add("--max_steps", type=int, default=-1, help="of training")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to sample")
+    add("--prompts", type=int, help="evaluation prompts, of 104 (default: all)")
+    add("--draws", type=int, default=8, help="responses of the policy to each prompt, for best-of-n")
+    add("--divergences", type=float, nargs="+", default=[1.0, 3.0, 9.0], help="nats per response to steer to")
+    add("--dtype", default="bfloat16", help="of reward models while they score; trained they are in float32")
+    add("--top_k", type=int, default=10, help="candidates per step")
+    add("--max_new_tokens", type=int, default=48, help="tokens per response at most")
     options = parser.parse_args()
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     options.folder.mkdir(parents=True, exist_ok=True)
     if "train" in options.stages:
         train_models(options)
+    if "sample" in options.stages:
+        sample_texts(options)
+    if "report" in options.stages:
+        write_report(options)
 
 
 if __name__ == "__main__":

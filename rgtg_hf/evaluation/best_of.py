@@ -126,14 +126,14 @@ def blockwise_best_of_n(
         ids[kept.bool()].tolist() for ids, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ]
     responses: list[list[int]] = [[] for _ in prompts]
-    choices, reward_model_tokens = [0] * len(prompts), 0
+    choices, likelihoods, reward_model_tokens = [0] * len(prompts), [0.0] * len(prompts), 0
     for number in range(math.ceil(max_new_tokens / block_size)):
         going = [row for row, ids in enumerate(responses) if not ends & set(ids[-1:])]
         if not going:
             break
         batch = _left_padded([prompts[row] + responses[row] for row in going], tokenizer.pad_token_id, device)
         size = min(block_size, max_new_tokens - number * block_size)
-        blocks = sample_responses(
+        sampled = sample_responses(
             policy,
             tokenizer,
             batch,
@@ -141,14 +141,15 @@ def blockwise_best_of_n(
             max_new_tokens=size,
             seed=seed + number,
             responses_per_prompt=n,
-        ).ids
+        )
         before = [responses[row] for row in going for _ in range(n)]
-        tried = [first + block for first, block in zip(before, blocks, strict=True)]
+        tried = [first + block for first, block in zip(before, sampled.ids, strict=True)]
         owners = [prompts[row] for row in going for _ in range(n)]
         rewards = response_rewards(reward_model, owners, tried)
         reward_model_tokens += sum(map(len, owners)) + sum(map(len, tried))
         for row, place in zip(going, best_of_n(rewards, n), strict=True):
             responses[row] = tried[place]
+            likelihoods[row] += sampled.log_likelihoods[place]
             choices[row] += 1
     return SampledResponses(
         texts=tokenizer.batch_decode(responses, skip_special_tokens=True),
@@ -156,6 +157,7 @@ def blockwise_best_of_n(
         tokens=sum(map(len, responses)),
         seconds=time.perf_counter() - start,
         ids=responses,
+        log_likelihoods=likelihoods,
         reward_model_tokens=reward_model_tokens,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, set_seed
+from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper, set_seed
 
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 
@@ -31,10 +31,11 @@ class SampledResponses:
 
     Attributes:
         texts: One response per prompt, or several per prompt, those of a prompt next to each other.
-        divergences: KL(pi || pi_LM) in nats, summed over each response's steps; zeros for the unsteered policy.
+        divergences: KL(pi || pi_LM) in nats, summed over each response's steps; zeros for the sampled policy.
         tokens: How many tokens the responses have together, end-of-sequence tokens included.
         seconds: Wall-clock seconds of the `generate()` call.
         ids: The token ids of each response, its end-of-sequence token included if it has one.
+        log_likelihoods: log pi_LM(y | x) of each response under the unsteered policy, in nats.
         reward_model_tokens: Tokens that the reward model computed, prompts and padding included.
     """
 
@@ -43,6 +44,7 @@ class SampledResponses:
     tokens: int
     seconds: float
     ids: list[list[int]] = field(default_factory=list)
+    log_likelihoods: list[float] = field(default_factory=list)
     reward_model_tokens: int = 0
 
     @property
@@ -74,14 +76,14 @@ def sample_responses(
         max_new_tokens: Tokens per response at most.
         seed: Set right before sampling; the same seed and no processor give the same responses.
         processor: The steering processor; None for the unsteered policy.
-        greedy: Take the likeliest candidate instead of sampling. The divergences stay those of the distribution.
+        greedy: Take the likeliest candidate instead of sampling.
         responses_per_prompt: How many.
 
     Returns:
         The responses with their divergences and the time they took.
     """
     eos_token_ids = end_token_ids(policy)
-    recorder = None if processor is None else DivergenceRecorder(processor)
+    recorder = DivergenceRecorder(TopKLogitsWarper(top_k) if processor is None else processor, greedy=greedy)
     set_seed(seed)
     start = time.perf_counter()
     with torch.inference_mode():
@@ -90,22 +92,19 @@ def sample_responses(
             **(_GREEDY if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": top_k}),
             max_new_tokens=max_new_tokens,
             num_return_sequences=responses_per_prompt,
-            logits_processor=LogitsProcessorList([] if recorder is None else [recorder]),
+            logits_processor=LogitsProcessorList([recorder]),
         )
     seconds = time.perf_counter() - start
 
     response_ids = output[:, inputs["input_ids"].shape[1] :]
-    if recorder is None:
-        divergences = [0.0] * len(response_ids)
-    else:
-        divergences = recorder.divergences(response_ids, eos_token_ids).tolist()
     mask = response_mask(response_ids, eos_token_ids)
     return SampledResponses(
         texts=tokenizer.batch_decode(response_ids, skip_special_tokens=True),
-        divergences=divergences,
+        divergences=recorder.divergences(response_ids, eos_token_ids).tolist(),
         tokens=int(mask.sum()),
         seconds=seconds,
         ids=[row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)],
+        log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
         reward_model_tokens=_reward_model_tokens(processor),
     )
 
