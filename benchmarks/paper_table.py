@@ -50,9 +50,8 @@ def train_models(options: argparse.Namespace) -> None:
 
 
 def sample_texts(options: argparse.Namespace) -> None:
-    settings = {
-        name: getattr(options, name) for name in ("top_k", "max_new_tokens", "prompts", "draws", "divergences")
-    }
+    names = ("top_k", "max_new_tokens", "prompts", "draws", "divergences", "dtype")
+    settings = {name: getattr(options, name) for name in names}
     for seed in options.seeds:
         for task in options.tasks:
             Sampler(options.folder, task, seed, settings, commit()).run(options.methods)
