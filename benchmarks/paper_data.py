@@ -53,27 +53,28 @@ def training_prompts() -> list[str]:
     return [row["prompt"] for row in map(json.loads, lines) if row["split"] == "train"]
 
 
-def training_pairs(task: str, tokenizer: Any, folder: Path) -> list[dict[str, Any]]:
+def training_pairs(task: str, tokenizer: Any, folder: Path, prompts: int | None = None) -> list[dict[str, Any]]:
     """The pairs of a task as messages, and their ids: `chosen_ids`, `rejected_ids`, which begin with the prompt's.
 
     Sentiment has the demo's pairs. Plain language ranks responses sampled in the same way (for the demo's prompts,
-    with its settings and seed) by its own gold reward; the samples are kept in `folder`.
+    with its settings and seed) by its own gold reward; the samples are kept in `folder`. Of fewer `prompts` there are
+    fewer.
     """
     if task == "sentiment":
-        rows = preference_pairs()
+        rows = preference_pairs()  # of all prompts
     else:
-        rows = rank_by(TASKS[task], training_prompts(), responses(folder / "responses.json"))
+        rows = rank_by(TASKS[task], training_prompts()[:prompts], responses(folder / "responses.json", prompts))
     return [row | tokenize_pair(row, tokenizer) for row in rows]
 
 
-def responses(file: Path) -> list[list[Any]]:
+def responses(file: Path, prompts: int | None) -> list[list[Any]]:
     """Four responses of the policy to each training prompt, with whether they ended by themselves; drawn once."""
     if not file.exists():
         settings = json.loads((make_demo_data.FOLDER / "settings.json").read_text(encoding="utf-8"))
         path = demo_policy_path()
         policy = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(path)
-        drawn = make_demo_data.sample_responses(policy, tokenizer, training_prompts(), settings)
+        drawn = make_demo_data.sample_responses(policy, tokenizer, training_prompts()[:prompts], settings)
         write_atomically(file, json.dumps(drawn))
     return json.loads(file.read_text(encoding="utf-8"))
 

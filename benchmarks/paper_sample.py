@@ -30,7 +30,6 @@ __all__ = ["METHODS", "Sampler"]
 # In the order in which they are worth having.
 METHODS = ("policy", "pargs", "args", "best_of_n", "dpo", "greedy", "head", "blockwise")
 GREEDY = {"pargs_greedy": "prefix", "args_greedy": "full"}
-PILOT_PROMPTS = 24
 STRENGTHS = [1.0, 2.0, 4.0]  # of DPO; 1 is DPO itself
 HEAD_BETAS = [1.5, 3.0, 6.0]  # those of bench_heads.py
 BLOCK_SIZE, BLOCKS = 8, 4
@@ -44,8 +43,8 @@ class Sampler:
         folder: Where the models lie and the pieces go.
         task: Name of the task.
         seed: Of the models and of sampling.
-        settings: `top_k`, `max_new_tokens`, `prompts` (how many; None for all), `draws` (responses of the policy to
-            each prompt, for best-of-n), `divergences` (nats to steer to) and `dtype` (of reward models).
+        settings: `top_k`, `max_new_tokens`, `prompts` (how many; None for all), `pilot_prompts`, `draws` (responses of
+            the policy to each prompt, for best-of-n), `divergences` (nats to steer to) and `dtype` (of reward models).
         commit: Of the code, for the record.
     """
 
@@ -226,7 +225,7 @@ class Sampler:
         """
         file = self.folder / "pilots" / f"{self.task}-{kind}-{self.seed}.json"
         if not file.exists():
-            inputs = self._encode(training_prompts()[:PILOT_PROMPTS])
+            inputs = self._encode(training_prompts()[: self.settings["pilot_prompts"]])
             pilot = RewardGuidedLogitsProcessor(
                 model,
                 1e-6,

@@ -29,13 +29,27 @@ from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.evaluation.report import find_commit
 
 STAGES = ("train", "sample", "report")
+# What --quick stands for, where an option is not given. It shows that all works; it measures nothing.
+QUICK: dict[str, Any] = {
+    "folder": Path("outputs/paper_table_quick"),
+    "output": Path("outputs/paper_table_quick"),
+    "seeds": [0],
+    "num_layers": {"sentiment": 4, "plain": 4},
+    "max_steps": 5,
+    "training_prompts": 32,
+    "prompts": 16,
+    "draws": 4,
+    "divergences": [1.0, 5.0],
+    "max_new_tokens": 24,
+    "pilot_prompts": 8,
+}
 
 
 def train_models(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo_policy_path())
     for seed in options.seeds:
         for task in options.tasks:
-            rows = training_pairs(task, tokenizer, options.folder)
+            rows = training_pairs(task, tokenizer, options.folder, options.training_prompts)
             for kind in options.models:
                 target = options.folder / f"{task}-{kind}-{seed}"
                 note = target.with_suffix(".json")
@@ -50,7 +64,7 @@ def train_models(options: argparse.Namespace) -> None:
 
 
 def sample_texts(options: argparse.Namespace) -> None:
-    names = ("top_k", "max_new_tokens", "prompts", "draws", "divergences", "dtype")
+    names = ("top_k", "max_new_tokens", "prompts", "pilot_prompts", "draws", "divergences", "dtype")
     settings = {name: getattr(options, name) for name in names}
     for seed in options.seeds:
         for task in options.tasks:
@@ -87,14 +101,21 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
     add("--num_layers", type=_layers, default={"sentiment": 10, "plain": 4}, help="of reward models")
     add("--max_steps", type=int, default=-1, help="of training")
+    add("--training_prompts", type=int, help="whose responses plain language ranks, of 256 (default: all)")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to sample")
     add("--prompts", type=int, help="evaluation prompts, of 104 (default: all)")
+    add("--pilot_prompts", type=int, default=24, help="training prompts that betas are found on")
     add("--draws", type=int, default=8, help="responses of the policy to each prompt, for best-of-n")
     add("--divergences", type=float, nargs="+", default=[1.0, 3.0, 9.0], help="nats per response to steer to")
     add("--dtype", default="bfloat16", help="of reward models while they score; trained they are in float32")
     add("--top_k", type=int, default=10, help="candidates per step")
     add("--max_new_tokens", type=int, default=48, help="tokens per response at most")
+    add("--quick", action="store_true", help="small models, 16 prompts, one seed and a short training")
     options = parser.parse_args()
+    if options.quick:
+        for name, value in QUICK.items():
+            if getattr(options, name) == parser.get_default(name):
+                setattr(options, name, value)
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     options.folder.mkdir(parents=True, exist_ok=True)
