@@ -17,7 +17,14 @@ from torch import Tensor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
-__all__ = ["best_of_n", "best_of_n_divergence_bound", "blockwise_best_of_n", "response_rewards"]
+__all__ = [
+    "best_of_n",
+    "best_of_n_divergence_bound",
+    "blockwise_best_of_n",
+    "response_rewards",
+    "sample_best_of_n",
+    "unpadded",
+]
 
 
 def best_of_n_divergence_bound(n: int, choices: int = 1) -> float:
@@ -91,6 +98,50 @@ def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
     return [max(range(start, start + n), key=lambda place: rewards[place]) for start in range(0, len(rewards), n)]
 
 
+def sample_best_of_n(
+    policy: Any,
+    tokenizer: Any,
+    inputs: Mapping[str, Tensor],
+    reward_model: Any,
+    *,
+    n: int,
+    top_k: int,
+    max_new_tokens: int,
+    seed: int,
+) -> SampledResponses:
+    """Samples `n` whole responses to each prompt and keeps the one that the reward model likes best.
+
+    Args:
+        policy: A causal language model.
+        tokenizer: Its tokenizer.
+        inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
+        reward_model: A reward model with the policy's tokens, trained on prefixes or on whole responses.
+        n: Responses to choose from.
+        top_k: Candidates per step of sampling.
+        max_new_tokens: Tokens per response at most.
+        seed: Of sampling.
+
+    Returns:
+        The responses that were kept. Their divergences are those of the bound.
+    """
+    start = time.perf_counter()
+    drawn = sample_responses(
+        policy, tokenizer, inputs, top_k=top_k, max_new_tokens=max_new_tokens, seed=seed, responses_per_prompt=n
+    )
+    prompts = [prompt for prompt in unpadded(inputs) for _ in range(n)]
+    best = best_of_n(response_rewards(reward_model, prompts, drawn.ids), n)
+    ids = [drawn.ids[place] for place in best]
+    return SampledResponses(
+        texts=[drawn.texts[place] for place in best],
+        divergences=[best_of_n_divergence_bound(n)] * len(best),
+        tokens=sum(map(len, ids)),
+        seconds=time.perf_counter() - start,
+        ids=ids,
+        log_likelihoods=[drawn.log_likelihoods[place] for place in best],
+        reward_model_tokens=sum(map(len, prompts)) + drawn.tokens,
+    )
+
+
 def blockwise_best_of_n(
     policy: Any,
     tokenizer: Any,
@@ -160,6 +211,12 @@ def blockwise_best_of_n(
         log_likelihoods=likelihoods,
         reward_model_tokens=reward_model_tokens,
     )
+
+
+def unpadded(inputs: Mapping[str, Tensor]) -> list[list[int]]:
+    """The token ids of each prompt of a padded batch, without the padding."""
+    pairs = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+    return [ids[kept].tolist() for ids, kept in pairs]
 
 
 def _left_padded(rows: list[list[int]], pad_token_id: int, device: Any) -> dict[str, Tensor]:

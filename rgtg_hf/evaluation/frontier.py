@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["FrontierPoint", "at_divergence"]
+from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error, paired_difference
+
+__all__ = ["FrontierPoint", "at_divergence", "compare_at_divergence"]
 
 
 class FrontierPoint(NamedTuple):
@@ -57,3 +59,39 @@ def at_divergence(points: Sequence[FrontierPoint], target: float) -> list[float]
             share = (target - before.divergence) / span if span else 0.0
             return [(1 - share) * low + share * high for low, high in zip(before.gold, after.gold, strict=True)]
     return list(ordered[-1].gold) if ordered[-1].divergence == target else None
+
+
+def compare_at_divergence(
+    curves: Mapping[str, Sequence[FrontierPoint]], targets: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Methods at equal divergence, and the first of them against each other one, prompt by prompt.
+
+    Args:
+        curves: The points of each method, the unsteered policy among them, all on the same prompts.
+        targets: Nats per response.
+
+    Returns:
+        For each target that some method reaches a dictionary with `kl`; for each method that reaches it, under its
+        name, `gold` and `gold_se`; and for each but the first, where both reach it, `behind` (the first's gold above
+        its own), `behind_se` and `behind_low`, `behind_high`, the 95 % interval by paired bootstrap.
+    """
+    rows = []
+    for target in targets:
+        reached = {name: gold for name, points in curves.items() if (gold := at_divergence(points, target))}
+        row: dict[str, Any] = {"kl": target}
+        for name, gold in reached.items():
+            estimate = mean_with_error(gold)
+            row[name] = {"gold": estimate.mean, "gold_se": estimate.error}
+            first = next(iter(curves))
+            if name != first and first in reached:
+                difference = paired_difference(reached[first], gold)
+                low, high = bootstrap_interval([a - b for a, b in zip(reached[first], gold, strict=True)])
+                row[name] |= {
+                    "behind": difference.mean,
+                    "behind_se": difference.error,
+                    "behind_low": low,
+                    "behind_high": high,
+                }
+        if reached:
+            rows.append(row)
+    return rows
