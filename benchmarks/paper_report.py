@@ -206,7 +206,8 @@ def _draw(rows: list[MethodSummary], task: str, gold_name: str, output: Path) ->
                 dashed=method in BOUNDED,
             )
         )
-        speed.append(Series(name, [row.tokens_per_s for row in points], [row.gold for row in points], line=False))
+        timed = [row for row in points if row.tokens_per_s]
+        speed.append(Series(name, [row.tokens_per_s for row in timed], [row.gold for row in timed], line=False))
     speed.append(Series(NAMES["policy"], [policy.tokens_per_s], [policy.gold], line=False))
     draw_series(
         frontier,

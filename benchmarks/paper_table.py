@@ -20,6 +20,7 @@ from heads_common import quiet_trainer
 from paper_data import TASKS, training_pairs, write_atomically
 from paper_models import COMMON, DPO, KINDS, LORA, REWARD, train
 from paper_report import report_task
+from paper_reuse import take_over
 from paper_sample import METHODS, Sampler
 from record import record
 from transformers import AutoTokenizer
@@ -47,13 +48,15 @@ QUICK: dict[str, Any] = {
 
 def train_models(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo_policy_path())
+    if options.heads:
+        take_over(options.heads, options.folder, options.seeds, tokenizer, options.max_new_tokens)
     for seed in options.seeds:
         for task in options.tasks:
             rows = training_pairs(task, tokenizer, options.folder, options.training_prompts)
             for kind in options.models:
                 target = options.folder / f"{task}-{kind}-{seed}"
                 note = target.with_suffix(".json")
-                if note.exists():
+                if target.exists():
                     continue
                 with quiet_trainer():
                     settings = {"num_layers": options.num_layers[task], "max_steps": options.max_steps}
@@ -76,7 +79,7 @@ def write_report(options: argparse.Namespace) -> None:
     output.mkdir(parents=True, exist_ok=True)
     tasks = {task: result for task in options.tasks if (result := report_task(options.folder, task, output))}
     settings = vars(options).copy()
-    for name in ("folder", "output", "stages"):
+    for name in ("folder", "heads", "output", "stages"):
         del settings[name]
     training = {"common": COMMON, "reward models": REWARD, "dpo": DPO, "lora": LORA}
     print(record("paper_table", settings | {"training": training}, tasks, output))
@@ -100,6 +103,7 @@ def main() -> None:
     add("--models", nargs="+", choices=KINDS, default=list(KINDS), help="what to train")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
     add("--num_layers", type=_layers, default={"sentiment": 10, "plain": 4}, help="of reward models")
+    add("--heads", type=Path, help="a folder of bench_heads.py, whose models and samples for sentiment are taken over")
     add("--max_steps", type=int, default=-1, help="of training")
     add("--training_prompts", type=int, help="whose responses plain language ranks, of 256 (default: all)")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to sample")

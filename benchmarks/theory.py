@@ -85,7 +85,7 @@ def prefix_rewards(policy: Tables, reward: Tensor) -> Tables:
 
 
 def _least_loss(wins: Tensor, losses: Tensor) -> Tensor:
-    """The scores of least Bradley-Terry loss, for wins of the row over the column and losses to it: a convex problem."""
+    """The scores of least Bradley-Terry loss, given the row's wins over the column and losses to it. It is convex."""
     scores = torch.zeros(len(wins), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [scores], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
@@ -197,9 +197,7 @@ def main() -> None:
     rows = [row for problem in range(options.problems) for row in measure(problem)]
     worst = max(row["ratio_law"] for row in rows if row["ratio_law"] is not None)
     optimal = max(row["kl_to_optimum"] for row in rows if row["kind"] == "optimal")
-    print(
-        f"the ratio law holds to {worst:.1e}; tokenwise with optimal prefix rewards misses the optimum by {optimal:.1e}"
-    )
+    print(f"the ratio law holds to {worst:.1e}; with optimal prefix rewards the optimum is missed by {optimal:.1e}")
     summary = summarize(rows)
     for row in summary:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})

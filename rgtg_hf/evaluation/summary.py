@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -47,13 +47,13 @@ class MethodSummary:
         kl: Nats per response.
         kl_is_bound: Whether `kl` is an upper bound (best-of-n) instead of the exact sum over steps.
         steering_reward: Mean reward by the model that steered; None where none did.
-        perplexity: Under the unsteered policy, per token.
+        perplexity: Under the unsteered policy, per token; None where it was not measured.
         distinct_1: Share of different words among all; also `distinct_2` and `distinct_3` for n-grams of words.
         self_bleu: How alike the responses are, 0 to 100.
         repetition: Share of 4-grams that a response has had before.
         tokens: Mean length of a response, its end included.
-        tokens_per_s: Generated tokens per second, all prompts in one batch.
-        reward_model_tokens: Reward-model tokens per generated token, prompts and padding included.
+        tokens_per_s: Generated tokens per second, all prompts in one batch; None where it was not measured.
+        reward_model_tokens: Reward-model tokens per generated token, prompts and padding included; None as above.
         gold_by_run: Mean gold reward of each run.
     """
 
@@ -72,15 +72,15 @@ class MethodSummary:
     kl: float
     kl_is_bound: bool
     steering_reward: float | None
-    perplexity: float
+    perplexity: float | None
     distinct_1: float
     distinct_2: float
     distinct_3: float
     self_bleu: float
     repetition: float
     tokens: float
-    tokens_per_s: float
-    reward_model_tokens: float
+    tokens_per_s: float | None
+    reward_model_tokens: float | None
     gold_by_run: list[float]
 
 
@@ -119,6 +119,8 @@ def summarize(
     def mean_of(measure):  # type: ignore[no-untyped-def]
         return fmean(measure(run.sampled) for run in runs)
 
+    timed = [run.sampled for run in runs if run.sampled.seconds]
+    likely = [run.sampled for run in runs if run.sampled.log_likelihoods]
     return MethodSummary(
         method=method,
         strength=strength,
@@ -135,23 +137,30 @@ def summarize(
         kl=mean_of(lambda sampled: fmean(sampled.divergences)),
         kl_is_bound=kl_is_bound,
         steering_reward=fmean(steering) if steering else None,
-        perplexity=fmean(
-            perplexity(run.sampled.log_likelihoods, tokens) for run, tokens in zip(runs, lengths, strict=True)
-        ),
+        perplexity=_mean(perplexity(sampled.log_likelihoods, list(map(len, sampled.ids))) for sampled in likely),
         distinct_1=mean_of(lambda sampled: distinct_n(sampled.texts, 1)),
         distinct_2=mean_of(lambda sampled: distinct_n(sampled.texts, 2)),
         distinct_3=mean_of(lambda sampled: distinct_n(sampled.texts, 3)),
         self_bleu=mean_of(lambda sampled: self_bleu(sampled.texts)),
         repetition=mean_of(lambda sampled: repetition(sampled.texts)),
         tokens=fmean(count for tokens in lengths for count in tokens),
-        tokens_per_s=mean_of(lambda sampled: sampled.tokens_per_second),
-        reward_model_tokens=mean_of(lambda sampled: sampled.reward_model_tokens / max(1, sampled.tokens)),
+        tokens_per_s=_mean(sampled.tokens_per_second for sampled in timed),
+        reward_model_tokens=_mean(sampled.reward_model_tokens / max(1, sampled.tokens) for sampled in timed),
         gold_by_run=[fmean(run.gold) for run in runs],
     )
 
 
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
+
+
 def _per_prompt(runs: Sequence[MethodRun]) -> list[float]:
     return [fmean(values) for values in zip(*(run.gold for run in runs), strict=True)]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 _COLUMNS = {
@@ -161,14 +170,14 @@ _COLUMNS = {
     "gain [95 %]": lambda row: f"{row.gain:+.3g} [{row.gain_low:+.2g}, {row.gain_high:+.2g}]",
     "wins": lambda row: f"{row.win_rate:.0%} ± {row.win_rate_se:.0%}",
     "KL": lambda row: f"{'≤ ' if row.kl_is_bound else ''}{row.kl:.2f}",
-    "steering reward": lambda row: "" if row.steering_reward is None else f"{row.steering_reward:.2f}",
-    "perplexity": lambda row: f"{row.perplexity:.2f}",
+    "steering reward": lambda row: _shown(row.steering_reward, ".2f"),
+    "perplexity": lambda row: _shown(row.perplexity, ".2f"),
     "distinct 1/2/3": lambda row: f"{row.distinct_1:.2f}/{row.distinct_2:.2f}/{row.distinct_3:.2f}",
     "self-BLEU": lambda row: f"{row.self_bleu:.1f}",
     "repetition": lambda row: f"{row.repetition:.3f}",
     "length": lambda row: f"{row.tokens:.1f}",
-    "tokens/s": lambda row: f"{row.tokens_per_s:.0f}",
-    "RM tokens": lambda row: f"{row.reward_model_tokens:.1f}",
+    "tokens/s": lambda row: _shown(row.tokens_per_s, ".0f"),
+    "RM tokens": lambda row: _shown(row.reward_model_tokens, ".1f"),
 }
 
 
