@@ -12,7 +12,11 @@ from paper_data import write_atomically
 __all__ = ["take_over"]
 
 # Of bench_heads.py: kind of model, and under which names paper_table.py has the model and what it wrote.
-_KINDS = {"siblings": ("prefix", "pargs"), "steering head": ("head", "head")}
+_KINDS = {
+    "policy": (None, "any-policy"),
+    "siblings": ("prefix", "sentiment-pargs"),
+    "steering head": ("head", "sentiment-head"),
+}
 
 
 def take_over(heads: Path, folder: Path, seeds: list[int], tokenizer: Any, max_new_tokens: int) -> None:
@@ -30,14 +34,14 @@ def take_over(heads: Path, folder: Path, seeds: list[int], tokenizer: Any, max_n
     for kind, (model, method) in _KINDS.items():
         for seed in seeds:
             saved, target = heads / f"{kind}-{seed}", folder / f"sentiment-{model}-{seed}"
-            if (saved / "config.json").exists() and not target.exists():
+            if model and (saved / "config.json").exists() and not target.exists():
                 shutil.copytree(saved, target.with_suffix(".partial"), dirs_exist_ok=True)
                 target.with_suffix(".partial").rename(target)
             for file in heads.glob(f"samples-{kind}-{seed}-*.json"):
                 drawn = json.loads(file.read_text(encoding="utf-8"))
-                piece = folder / "samples" / f"sentiment-{method}-{seed}-{drawn['beta']:.4g}.json"
+                piece = folder / "samples" / f"{method}-{seed}-{drawn['beta']:.4g}.json"
                 if drawn["seed"] == seed and not piece.exists():
-                    write_atomically(piece, json.dumps(_piece(drawn, method, tokenizer, max_new_tokens)))
+                    write_atomically(piece, json.dumps(_piece(drawn, method.split("-")[1], tokenizer, max_new_tokens)))
 
 
 def _piece(drawn: dict[str, Any], method: str, tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:

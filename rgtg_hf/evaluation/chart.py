@@ -27,7 +27,7 @@ class Series:
         y: What was measured there.
         error: Standard error of each; none by default.
         labels: What to write beside each; nothing by default.
-        line: Whether the points are joined: not where nothing lies between them.
+        line: Whether the points are joined; not where nothing lies between them.
         dashed: A broken line, as for a bound.
     """
 
@@ -55,7 +55,7 @@ def draw_series(
     Raises:
         ImportError: If matplotlib is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
     """
-    figure, axes = _canvas()
+    figure, axes = _canvas(width=6.4 if len(series) == 1 else 8.6)  # with room for a legend
     for place, one in enumerate(series):
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 8], "markersize": 5, "capsize": 2.5}
         joined = "none" if not one.line else "--" if one.dashed else "-"
@@ -104,11 +104,11 @@ def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, rewa
     )
 
 
-def _canvas() -> tuple[Any, Any]:
+def _canvas(width: float) -> tuple[Any, Any]:
     try:
         # Figure instead of pyplot: no window system is looked for, and no global state is left behind.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('matplotlib is missing. Install it with: pip install "rgtg-hf[demo]"') from error
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, 4.2), dpi=150, layout="constrained")
     return figure, figure.subplots()
