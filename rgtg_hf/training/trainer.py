@@ -41,7 +41,7 @@ from rgtg_hf.training.loss import (
     whole_rewards,
 )
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
-from rgtg_hf.training.saving import SavingRewardTrainer
+from rgtg_hf.training.saving import SavingRewardTrainer, base_name
 
 __all__ = ["PrefixRewardTrainer"]
 
@@ -124,7 +124,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         eval_dataset = check_datasets("evaluation", eval_dataset)
         check_lora(kwargs.get("peft_config"))
         args = copy.copy(args)
-        base_model = model if isinstance(model, str) else model.config._name_or_path
+        base_model = base_name(model)
         model, processing_class = load_model_and_tokenizer(
             model, processing_class, args, kwargs.pop("quantization_config", None)
         )

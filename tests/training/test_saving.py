@@ -11,6 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 import rgtg_hf
+from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.training.card import data_name
@@ -43,9 +44,17 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert str(tmp_path) not in written
 
 
-def test_the_cards_code_steers_a_policy(make_trainer, rows, tmp_path, monkeypatch, capsys):
+KINDS = {
+    "classifier": lambda policy: None,
+    "next token": NextTokenRewardModel.from_backbone,
+    "steering head": NextTokenRewardModel.from_policy,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cards_code_steers_a_policy(make_trainer, rows, tmp_path, monkeypatch, capsys, kind):
     make_policy().save_pretrained(tmp_path / "policy")
-    trainer = make_trainer(rows, max_steps=1)
+    trainer = make_trainer(rows, model=KINDS[kind](make_policy()), max_steps=1)
     trainer.train()
     trainer.save_model(str(tmp_path / "run"))
     trainer.processing_class.save_pretrained(tmp_path / "policy")
