@@ -111,7 +111,7 @@ def main() -> None:
     add("--pilot_prompts", type=int, default=24, help="training prompts that betas are found on")
     add("--draws", type=int, default=8, help="responses of the policy to each prompt, for best-of-n")
     add("--divergences", type=float, nargs="+", default=[1.0, 3.0, 9.0], help="nats per response to steer to")
-    add("--dtype", default="bfloat16", help="of reward models while they score; trained they are in float32")
+    add("--dtype", default="float32", help="of reward models while they score; they are trained in float32")
     add("--top_k", type=int, default=10, help="candidates per step")
     add("--max_new_tokens", type=int, default=48, help="tokens per response at most")
     add("--quick", action="store_true", help="small models, 16 prompts, one seed and a short training")
