@@ -22,12 +22,13 @@ SWEPT = {"pargs": "PARGS", "args": "ARGS", "dpo": "DPO", "head": "steering head"
 
 def main() -> None:
     tables = {"theory": theory_table(_read("theory"))}
-    for task, result in _read("paper_table")["results"].items():
+    results = _read("paper_table")["results"] if (RESULTS / "paper_table.json").exists() else {}
+    for task, result in results.items():
         tables[f"{task}-methods"] = result["table"]
-        tables[f"{task}-equal"] = equal_table(result)
+        tables[f"{task}-equal"] = equal_table(result) + pictures(task)
         tables[f"{task}-bounded"] = bounded_table(result)
         tables[f"{task}-texts"] = texts(result)
-    tables["core"] = core_table(_read("paper_table")["results"])
+    tables["core"] = core_table(results)
     for page in (ROOT / "docs" / "paper-table.md", ROOT / "README.md"):
         page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     for picture in [*RESULTS.glob("paper_table_*.png"), *RESULTS.glob("theory_*.png")]:
@@ -51,6 +52,13 @@ def equal_table(result: dict[str, Any]) -> str:
         cells += [_with_interval(row, f"pargs - {method}") for method in list(SWEPT)[1:]]
         lines.append(cells)
     return _table(lines)
+
+
+def pictures(task: str) -> str:
+    return "".join(
+        f"\n![Gold reward over {axis}, {task}](assets/paper_table_{task}_reward_vs_{name}.png)\n"
+        for axis, name in (("divergence", "kl"), ("tokens per second", "speed"))
+    )
 
 
 def bounded_table(result: dict[str, Any]) -> str:
