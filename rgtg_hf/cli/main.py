@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command's name and its options. Defaults to those of the process.
 
     Returns:
-        The exit code: 0 when done, 2 for a mistake in the input (one line on stderr says which), 130 when interrupted.
+        The exit code: 0 when done, 2 for what the user can mend, such as a mistake in the
+        input or a full disk (one line on stderr says what), 130 when interrupted.
 
     Example:
         ```python
@@ -83,10 +84,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"rgtg-hf: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("rgtg-hf: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"rgtg-hf: interrupted{'; ' if interruption.args else ''}{interruption}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_the_machines(error):
+            raise
+        print(f"rgtg-hf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether a disk, a folder's permissions or a connection failed, rather than the program.
+
+    safetensors and torch tell of a disk by exceptions of their own, which are not imported here: see above.
+    """
+    kind = type(error).__name__
+    return isinstance(error, OSError) or kind == "SafetensorError" or "PytorchStreamWriter" in str(error)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, StoppingCriteriaList
 
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.trace import Trace, Tracer
 
 __all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response"]
@@ -51,7 +52,7 @@ class Inspection:
 
     def save(self, path: str | Path) -> None:
         """Writes the page to a file, UTF-8; one that exists is replaced."""
-        Path(path).write_text(self.to_html(), encoding="utf-8")
+        write_whole(path, self.to_html())
 
     def _repr_html_(self) -> str:
         from rgtg_hf.inspection.page import frame
