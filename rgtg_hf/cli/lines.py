@@ -9,7 +9,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from rgtg_hf.cli.errors import UserError
 
@@ -33,7 +33,8 @@ def text_lines(option: str, file: Path) -> Iterator[tuple[int, str]]:
         UserError: If the file cannot be read, or a line is not UTF-8.
     """
     try:
-        with cast(BinaryIO, _OPENERS.get(file.suffix, open)(file, "rb")) as stream:
+        opener: Any = _OPENERS.get(file.suffix, open)
+        with opener(file, "rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)

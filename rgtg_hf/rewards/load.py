@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, find_adapter_config_file, logging
@@ -59,7 +60,14 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
             config = AutoConfig.from_pretrained(name, num_labels=1, **where, **trust)
         else:
             config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
-        cached_file(name, "adapter_model.safetensors", **where)  # raises if there is a pickle only
+        weights = cached_file(name, "adapter_model.safetensors", **where)  # raises if there is a pickle only
+        with safe_open(weights, framework="pt") as file:
+            learned = {part for key in file.keys() for part in key.split(".")}  # noqa: SIM118  no dictionary
+    if not learned & set(HEADS):
+        raise ValueError(
+            f"The adapter {name} lacks the weights of its score head, so its rewards would be random. Train it with "
+            'task_type="SEQ_CLS", or with the head in modules_to_save.'
+        )
     model = load_model(AutoModelForSequenceClassification, base, fresh=HEADS, config=config, **kwargs)
     with reading(name):
         model = PeftModel.from_pretrained(model, name, **where)

@@ -95,6 +95,16 @@ def whole(commands, start, tmp_path_factory):
     return results
 
 
+def killed(command, folder, start, draw, seconds):
+    """Starts a command and kills it at some moment; returns whether that was in time."""
+    wanted, delay = draw.randrange(command.total), draw.uniform(0, seconds / command.total)
+    process = start(command.arguments(folder), folder / "log")
+    if wait_for(lambda: command.progress(folder) >= wanted, process):
+        time.sleep(delay)
+    process.kill()
+    return finish(process) == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("name", ["generate", "train"])
 def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives(name, commands, whole, start, tmp_path):
     command, (expected, seconds) = commands[name], whole[name]
@@ -105,13 +115,7 @@ def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives(name, commands, w
             break
         folder = tmp_path / str(trial)
         folder.mkdir()
-        wanted = draw.randrange(command.total + 1)
-        delay = draw.uniform(0, seconds / command.total)
-        process = start(command.arguments(folder), folder / "log")
-        if wait_for(lambda: command.progress(folder) >= wanted, process):
-            time.sleep(delay)
-        process.kill()
-        if finish(process) == -signal.SIGKILL:
+        if killed(command, folder, start, draw, seconds):
             kills += 1
             moments.append(command.progress(folder))
             process = start(command.arguments(folder) + command.resume, folder / "log")
