@@ -88,20 +88,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rgtg-hf: interrupted{'; ' if interruption.args else ''}{interruption}", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _is_the_machines(error):
+        words = _words_of_the_machine(error)
+        if words is None:
             raise
-        print(f"rgtg-hf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rgtg-hf: error: {' '.join(words.split())}", file=sys.stderr)
         return 2
     return 0
 
 
-def _is_the_machines(error: Exception) -> bool:
-    """Whether a disk, a folder's permissions or a connection failed, rather than the program.
+def _words_of_the_machine(error: Exception) -> str | None:
+    """What to say where a disk, a folder's permissions or a connection failed; None where the program did.
 
-    safetensors and torch tell of a disk by exceptions of their own, which are not imported here: see above.
+    safetensors and torch tell of disks by exceptions of their own, which are not imported here: see above.
     """
-    kind = type(error).__name__
-    return isinstance(error, OSError) or kind == "SafetensorError" or "PytorchStreamWriter" in str(error)
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return str(error)
+    if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "iostream error" in str(error)):
+        return f"a file cannot be written (is the disk full?): {error}"
+    return None
 
 
 if __name__ == "__main__":
