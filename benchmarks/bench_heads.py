@@ -19,6 +19,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from heads_common import (
     MAX_NEW_TOKENS,
     TOP_K,
@@ -37,17 +38,20 @@ from rgtg_hf import (
     PrefixRewardConfig,
     PrefixRewardTrainer,
     RewardGuidedLogitsProcessor,
+    merge_heads,
     steering,
 )
 from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit
+from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 # Settings of the head, settings of the training, betas.
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], list[float]]] = {
     "steering head": ({"rank": 16}, {}, [1.5, 3.0, 6.0]),
-    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [1.5, 3.0, 6.0]),
+    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [3.0, 6.0, 10.0, 16.0]),
     "steering head, rank 128": ({"rank": 128}, {}, [1.5, 3.0, 6.0]),
 }
+MERGED_BETAS = [6.0, 10.0, 16.0]
 SIBLINGS_BETAS = [0.5, 1.0, 2.0]
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 
@@ -58,7 +62,7 @@ def train(folder: Path, kinds: list[str], seeds: list[int]) -> None:
     for seed in seeds:
         for kind in kinds:
             target = folder / f"{kind}-{seed}"
-            if (target / "config.json").exists():
+            if kind == "merged" or (target / "config.json").exists():
                 continue
             start = time.perf_counter()
             with quiet_trainer():
@@ -105,12 +109,15 @@ def draw(folder: Path, kinds: list[str], seeds: list[int]) -> None:
     policy, tokenizer = load_policy()
     prompts = held_out_prompts()
 
-    def keep(kind: str, seed: int, beta: float, processor: Any) -> None:
+    def keep(kind: str, seed: int, beta: float, processor: Any, merged: Any = None) -> None:
         file = folder / f"samples-{kind}-{seed}-{beta:g}.json"
         if file.exists():
             return
         start = time.perf_counter()
-        result = sample(policy, tokenizer, prompts, processor, seed)
+        result = sample(merged or policy, tokenizer, prompts, processor, seed)
+        if merged is not None:
+            result["kl"] = divergence_of_merged(policy, merged, result["ids"], result["prompt_ids"])
+        del result["ids"], result["prompt_ids"]
         file.write_text(json.dumps({"kind": kind, "seed": seed, "beta": beta, **result}), encoding="utf-8")
         gold, kl = np.mean(result["gold"]), np.mean(result["kl"])
         print(
@@ -122,19 +129,40 @@ def draw(folder: Path, kinds: list[str], seeds: list[int]) -> None:
     for seed in seeds:
         keep("policy", seed, 0.0, None)
         for kind in kinds:
-            saved = folder / f"{kind}-{seed}"
+            saved = folder / f"{'linear head' if kind == 'merged' else kind}-{seed}"
             if not (saved / "config.json").exists():
                 print(f"{saved} is not trained yet")
             elif kind == "siblings":
                 model = AutoModelForSequenceClassification.from_pretrained(saved, dtype="float32")
                 for beta in SIBLINGS_BETAS:
                     keep(kind, seed, beta, RewardGuidedLogitsProcessor(model, beta, TOP_K))
+            elif kind == "merged":
+                head = NextTokenRewardModel.from_pretrained(saved)
+                for beta in MERGED_BETAS:
+                    keep(kind, seed, beta, None, merge_heads(policy, [(head, beta)]))
             else:
                 head = NextTokenRewardModel.from_pretrained(saved).attach(policy)
                 with steering(policy, [(head, 0.0)], top_k=TOP_K) as processor:
                     for beta in HEADS[kind][2]:
                         processor.betas = [beta]
                         keep(kind, seed, beta, processor)
+
+
+@torch.inference_mode()
+def divergence_of_merged(
+    policy: Any, merged: Any, responses: list[list[int]], prompts: list[list[int]]
+) -> list[float]:
+    """KL(merged ‖ policy) of each response, summed over its steps and taken over the whole vocabulary.
+
+    A merged policy has candidates of its own, so over the policy's candidates its divergence may be infinite. Both
+    read a prefix alike and differ in the output embedding alone.
+    """
+    divergences = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        hidden = find_backbone(policy)(torch.tensor([prompt + response])).last_hidden_state[0, len(prompt) - 1 : -1]
+        guided, plain = (model.get_output_embeddings()(hidden).log_softmax(-1) for model in (merged, policy))
+        divergences.append(float((guided.exp() * (guided - plain)).sum()))
+    return divergences
 
 
 def report(folder: Path, output: str) -> None:
@@ -219,7 +247,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["train", "sample", "report"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--kinds", nargs="+", default=[*HEADS, "siblings"])
+    parser.add_argument("--kinds", nargs="+", default=[*HEADS, "merged", "siblings"])
     parser.add_argument("--output", default="benchmarks/results/heads.json")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

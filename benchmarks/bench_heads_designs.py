@@ -13,14 +13,17 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from heads_common import FOLDS, load_pairs, load_policy, quiet_trainer, train_head
 from torch import Tensor
 
 from rgtg_hf import NextTokenRewardModel
+from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit
 from rgtg_hf.rewards.token_head import TokenHead
+from rgtg_hf.training.models import load_reward_model
 
 
 class ValueHead(TokenHead):
@@ -79,6 +82,21 @@ DESIGNS = {
     "linear, rank 4, learning rate 1e-4": (BASE | {"nonlinear": False, "rank": 4}, {"learning_rate": 1e-4}, TokenHead),
     "linear, 10 epochs": (BASE | {"nonlinear": False}, {"num_train_epochs": 10}, TokenHead),
 }
+# The head on the hidden states of a policy's first layers, behind its last norm; all layers by default.
+LAYERS = {"rank 16, first 10 layers": 10, "rank 16, first 20 layers": 20}
+DESIGNS |= {name: (BASE | {"rank": 16}, {}, TokenHead) for name in LAYERS}
+
+
+def make_head(policy: Any, name: str) -> NextTokenRewardModel:
+    settings, _, readout = DESIGNS[name]
+    if name in LAYERS:
+        layers = load_reward_model(demo_policy_path(), LAYERS[name])
+        head = NextTokenRewardModel.from_backbone(layers, **settings)
+        head.backbone.requires_grad_(False)
+    else:
+        head = NextTokenRewardModel.from_policy(policy, **settings)
+    head.score.__class__ = readout
+    return head
 
 
 def main() -> None:
@@ -92,18 +110,17 @@ def main() -> None:
     rows = load_pairs(tokenizer)
     results = json.loads(Path(options.output).read_text())["designs"] if Path(options.output).exists() else {}
     for name in options.designs:
-        head_settings, training, readout = DESIGNS[name]
+        training = DESIGNS[name][1]
         runs, start = [], time.perf_counter()
         for seed in options.seeds:
             for fold in range(FOLDS):
-                head = NextTokenRewardModel.from_policy(policy, **head_settings)
-                head.score.__class__ = readout
+                head = make_head(policy, name)
                 with quiet_trainer():
                     metrics = train_head(
                         head,
                         tokenizer,
                         [row for row in rows if row["fold"] != fold],
-                        options.states,
+                        f"{options.states}-{LAYERS[name]}-layers" if name in LAYERS else options.states,
                         seed=seed,
                         evaluation=[row for row in rows if row["fold"] == fold],
                         **training,

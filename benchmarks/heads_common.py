@@ -107,8 +107,8 @@ def sample(
     seed: int,
     batch_size: int = 128,
 ) -> dict[str, list[Any]]:
-    """One response per prompt at temperature 1 from TOP_K candidates: gold reward, exact divergence, the text."""
-    results: dict[str, list[Any]] = {"gold": [], "kl": [], "texts": []}
+    """One response per prompt at temperature 1 from TOP_K candidates: gold reward, exact divergence, text and ids."""
+    results: dict[str, list[Any]] = {"gold": [], "kl": [], "texts": [], "ids": [], "prompt_ids": []}
     set_seed(seed)
     eos = policy.generation_config.eos_token_id
     for start in range(0, len(prompts), batch_size):
@@ -133,9 +133,17 @@ def sample(
         ids = output[:, inputs["input_ids"].shape[1] :]
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         results["texts"] += texts
+        results["ids"] += [until_end(row, eos) for row in ids.tolist()]
+        masks = inputs["attention_mask"].bool()
+        results["prompt_ids"] += [row[mask].tolist() for row, mask in zip(inputs["input_ids"], masks, strict=True)]
         results["gold"] += vader_sentiment(texts)
         results["kl"] += [0.0] * len(ids) if recorder is None else recorder.divergences(ids, [eos]).tolist()
     return results
+
+
+def until_end(ids: list[int], eos: int) -> list[int]:
+    """A response without the padding behind its end token."""
+    return ids[: ids.index(eos) + 1] if eos in ids else ids
 
 
 def distinct_2(texts: list[str]) -> float:

@@ -16,7 +16,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("train", "demo", "playground")
+EXTRAS = ("train", "demo", "quantized", "playground")
 
 
 def floors(config):

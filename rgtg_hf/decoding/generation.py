@@ -1,13 +1,14 @@
 """The other two ways into `generate()`: a mixin for model classes, and a callable for `custom_generate=`.
 
-Both make a `RewardGuidedLogitsProcessor` for the call and find out by themselves what a user would have to tell it:
-the padding, and the source text of an encoder-decoder policy.
+Both make a processor for the call and find out by themselves what a user would have to tell it: the padding, the
+source text of an encoder-decoder policy, and whether the reward models are steering heads, which need no pass of their
+own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers.generation import GenerationMode
 from transformers.generation import logits_process as processors
 
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
-from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.decoding.processor_choice import guidance_processor
 
 __all__ = ["RewardGuidedGenerationMixin", "reward_guided_generate"]
 
@@ -81,8 +82,8 @@ class RewardGuidedGenerationMixin:
             if given := sorted((set(_GUIDANCE_ARGUMENTS) - {"top_k"}) & set(kwargs)):
                 raise ValueError(f"{given} steer nothing without a reward model: pass `reward_model=` as well.")
             return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        logits_processor = add_guidance(self, reward_model, inputs, generation_config, logits_processor, kwargs)
-        return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
+        with guidance(self, reward_model, inputs, generation_config, logits_processor, kwargs) as steered:
+            return super().generate(inputs, generation_config, steered, *args, **kwargs)  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; refused with a `reward_model`, since continuous batching takes no logits processors."""
@@ -91,15 +92,16 @@ class RewardGuidedGenerationMixin:
         return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
 
 
-def add_guidance(
+@contextmanager
+def guidance(
     policy: Any,
     reward_model: Any,
     inputs: Tensor | None,
     generation_config: GenerationConfig | None,
     logits_processor: LogitsProcessorList | None,
     kwargs: dict[str, Any],
-) -> LogitsProcessorList:
-    """Makes the processors for a call of `generate()` that is steered.
+) -> Iterator[LogitsProcessorList]:
+    """Makes the processors for a call of `generate()` that is steered, for the length of a block.
 
     Args:
         policy: The model whose `generate()` is called.
@@ -109,7 +111,7 @@ def add_guidance(
         logits_processor: The user's own processors.
         kwargs: What else `generate()` was given. The arguments of guidance are taken out of it.
 
-    Returns:
+    Yields:
         The user's processors and after them the one that steers.
 
     Raises:
@@ -120,25 +122,28 @@ def add_guidance(
             'cache_implementation="paged" means continuous batching, which drops logits processors silently, so '
             "nothing would be steered: leave it out."
         )
-    guidance = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
+    settings = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
     config: Any = generation_config or policy.generation_config
     mask = kwargs.get("attention_mask")
     if policy.config.is_encoder_decoder:
         source = kwargs.get("input_ids", inputs)
         if source is not None:
             source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
-        guidance.setdefault("reward_prompts", source)
+        settings.setdefault("reward_prompts", source)
         mask = None
     if "tokenizer" in kwargs:  # generate() has one for its stop strings, and it is the policy's
-        guidance.setdefault("policy_tokenizer", kwargs["tokenizer"])
-    processor = _make_processor(
+        settings.setdefault("policy_tokenizer", kwargs["tokenizer"])
+    drafters = ("prompt_lookup_num_tokens", "assistant_early_exit")
+    with guidance_processor(
+        policy,
         reward_model,
         kwargs.get("pad_token_id", config.pad_token_id),
         kwargs.get("eos_token_id", config.eos_token_id),
         mask,
-        **guidance,
-    )
-    return LogitsProcessorList([*(logits_processor or []), processor])
+        drafted="assistant_model" in kwargs or any(kwargs.get(name, getattr(config, name)) for name in drafters),
+        **settings,
+    ) as processor:
+        yield LogitsProcessorList([*(logits_processor or []), processor])
 
 
 def reward_guided_generate(
@@ -213,9 +218,15 @@ def reward_guided_generate(
         # Without a mask here, generate() found that nothing is padded.
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
+    if guided_streamer is not None and not (hasattr(guided_streamer, "put") and hasattr(guided_streamer, "end")):
+        raise TypeError(
+            f"`guided_streamer` is a {type(guided_streamer).__name__}, but a streamer is required, with `put` and "
+            "`end`."
+        )
     settings: dict[str, Any] = {} if beta is None else {"beta": beta}
     settings |= {} if top_k == -1 else {"top_k": top_k}
-    processor = _make_processor(
+    with guidance_processor(
+        model,
         reward_model,
         generation_config.pad_token_id,
         generation_config.eos_token_id,
@@ -226,44 +237,18 @@ def reward_guided_generate(
         reward_tokenizer=reward_tokenizer,
         weights=weights,
         **settings,
-    )
-    place = next((i for i, other in enumerate(logits_processor) if isinstance(other, _WARPERS)), len(logits_processor))
-    steered = LogitsProcessorList([*logits_processor[:place], processor, *logits_processor[place:]])
-    if guided_streamer is not None:
-        model_kwargs["streamer"] = guided_streamer
-        guided_streamer.put(input_ids.cpu())
-    loop = getattr(type(model), loops[mode])
-    return loop(
-        model,
-        input_ids,
-        logits_processor=steered,
-        stopping_criteria=stopping_criteria,
-        generation_config=generation_config,
-        **model_kwargs,
-    )
-
-
-def _make_processor(
-    reward_model: Any,
-    pad_token_id: int | None,
-    eos_token_id: int | list[int] | None,
-    attention_mask: Tensor | None,
-    reward_prompts: Any = None,
-    guidance_config: RewardGuidanceConfig | None = None,
-    policy_tokenizer: Any = None,
-    reward_tokenizer: Any = None,
-    weights: Sequence[float] | None = None,
-    **settings: Any,
-) -> RewardGuidedLogitsProcessor:
-    """A processor for one call; `settings` given to the call win over those of `guidance_config`."""
-    return RewardGuidedLogitsProcessor(
-        reward_model,
-        guidance_config=replace(guidance_config or RewardGuidanceConfig(), **settings),
-        attention_mask=attention_mask,
-        pad_token_id=pad_token_id,
-        eos_token_id=eos_token_id,
-        reward_prompts=reward_prompts,
-        tokenizer=policy_tokenizer,
-        reward_tokenizer=reward_tokenizer,
-        weights=weights,
-    )
+    ) as processor:
+        warper = (i for i, other in enumerate(logits_processor) if isinstance(other, _WARPERS))
+        place = next(warper, len(logits_processor))
+        steered = LogitsProcessorList([*logits_processor[:place], processor, *logits_processor[place:]])
+        if guided_streamer is not None:
+            model_kwargs["streamer"] = guided_streamer
+            guided_streamer.put(input_ids.cpu())
+        return getattr(type(model), loops[mode])(
+            model,
+            input_ids,
+            logits_processor=steered,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            **model_kwargs,
+        )

@@ -20,6 +20,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor
 
+from rgtg_hf.arguments import check_count, check_number
+from rgtg_hf.scoring.choose import SCORERS
+
 __all__ = ["Candidates", "RewardGuidanceConfig", "divergence", "guide", "keep_candidates", "select_candidates"]
 
 GUIDANCE_CONFIG_NAME = "guidance_config.json"
@@ -66,32 +69,28 @@ class RewardGuidanceConfig:
     scorer: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_number("beta", self.beta)
+        check_number("beta", self.beta)
         if self.top_k is not None:
-            if isinstance(self.top_k, bool) or not isinstance(self.top_k, int):
-                raise TypeError(
-                    f"`top_k` is {self.top_k!r}, but it must be an integer of at least 1, or None for the whole "
-                    "vocabulary."
-                )
-            if self.top_k < 1:
-                raise ValueError(
-                    f"`top_k` is {self.top_k}, but at least 1 candidate is required; None takes the whole vocabulary."
-                )
+            check_count("top_k", self.top_k, otherwise=", or None for the whole vocabulary")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None:
-                _check_number(name, value)
+                check_number(name, value)
                 if not 0 < value <= 1:
                     raise ValueError(f"`{name}` is {value}, but a probability above 0 and up to 1 is required.")
         if self.min_entropy is not None:
-            _check_number("min_entropy", self.min_entropy)
+            check_number("min_entropy", self.min_entropy)
             if self.min_entropy < 0:
                 raise ValueError(f"`min_entropy` is {self.min_entropy}, but an entropy is 0 nats or more.")
         if not isinstance(self.scorer, str):
             raise TypeError(f"`scorer` is {self.scorer!r}, but it must be the name of a scorer, such as 'auto'.")
+        if self.scorer != "auto" and self.scorer not in SCORERS:
+            raise ValueError(f"`scorer` is {self.scorer!r}, but must be one of {['auto', *SCORERS]}.")
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes `guidance_config.json` into a directory, which is made if it does not exist."""
+        if not isinstance(save_directory, (str, Path)):
+            raise TypeError(f"`save_directory` is {save_directory!r}, but the path of a directory is required.")
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / GUIDANCE_CONFIG_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -105,9 +104,12 @@ class RewardGuidanceConfig:
             revision: Which branch, tag or commit of the hub's repository.
 
         Raises:
+            TypeError: If `name` is no text or path.
             FileNotFoundError: If there is no such file.
             ValueError: If the file is not valid JSON or holds unknown or invalid settings.
         """
+        if not isinstance(name, (str, Path)):
+            raise TypeError(f"`name` is {name!r}, but a directory or a name on the hub is required.")
         path = Path(name) / GUIDANCE_CONFIG_NAME
         try:
             if not path.parent.is_dir():
@@ -115,8 +117,8 @@ class RewardGuidanceConfig:
             settings = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, EntryNotFoundError, HFValidationError):
             raise FileNotFoundError(
-                f"No {GUIDANCE_CONFIG_NAME} in {name}. Write one with RewardGuidanceConfig(...).save_pretrained, "
-                "or pass the settings themselves."
+                f"No {GUIDANCE_CONFIG_NAME} in {str(name)!r}. Write one with RewardGuidanceConfig(...)."
+                "save_pretrained, or pass the settings themselves."
             ) from None
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}). Write it anew with save_pretrained.") from None
@@ -126,13 +128,6 @@ class RewardGuidanceConfig:
         if unknown := sorted(set(settings) - known):
             raise ValueError(f"{path} has unknown settings {unknown}: known are {sorted(known)}.")
         return cls(**settings)
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` is {value!r}, but a number is required.")
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}` is {value}, but a finite number is required.")
 
 
 class Candidates(NamedTuple):
@@ -160,6 +155,9 @@ def select_candidates(scores: Tensor, config: RewardGuidanceConfig, vocabulary_s
 
     Returns:
         The candidates, in as many columns as the row with the most of them needs.
+
+    Raises:
+        FloatingPointError: If a score is NaN.
     """
     scores = scores[:, :vocabulary_size]
     k = scores.shape[-1] if config.top_k is None else min(config.top_k, scores.shape[-1])
@@ -167,11 +165,18 @@ def select_candidates(scores: Tensor, config: RewardGuidanceConfig, vocabulary_s
     valid = top > float("-inf")
     if config.min_p is not None:
         valid &= top >= top[:, :1] + math.log(config.min_p)
-    if config.top_p is not None:
+    if config.top_p is not None and config.top_p < 1:  # all of them: rounding must not rule out the least likely
         probabilities = torch.exp(top - torch.logsumexp(scores, dim=-1, keepdim=True))
         # A token is kept while the likelier ones have not reached top_p, so the first one always is.
         valid &= probabilities.cumsum(-1) - probabilities < config.top_p
-    width = max(1, int(valid.sum(-1).max())) if bool((~valid).any()) else k
+    if not bool((~valid).any()):
+        return Candidates(ids, top, valid)
+    if bool(top[:, 0].isnan().any()):  # NaN comes first in topk, and is no candidate
+        raise FloatingPointError(
+            "The policy's `scores` hold NaN, of which no token can be chosen: load the policy in float32 or bfloat16, "
+            "and check its weights."
+        )
+    width = max(1, int(valid.sum(-1).max()))
     return Candidates(ids[:, :width], top[:, :width], valid[:, :width])
 
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from rgtg_hf.decoding.generation import add_guidance
+from rgtg_hf.decoding.generation import guidance
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
 from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from rgtg_hf.version import __version__
@@ -160,8 +160,8 @@ def generate_by_name(
             arguments.setdefault("reward_tokenizer", load_tokenizer(name, revision=revision or "main"))
     inputs, config = arguments.pop("inputs", None), arguments.pop("generation_config", None)
     processors = arguments.pop("logits_processor", None)
-    processors = add_guidance(model, reward_model, inputs, config, processors, arguments)
-    return model.generate(inputs, config, processors, **arguments)  # type: ignore[operator]
+    with guidance(model, reward_model, inputs, config, processors, arguments) as steered:
+        return model.generate(inputs, config, steered, **arguments)  # type: ignore[operator]
 
 
 def _name_given_to_generate() -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
+from rgtg_hf.arguments import check_switch
 from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
-from rgtg_hf.decoding.padding import infer_attention_mask
+from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
 from rgtg_hf.decoding.prompts import RewardPrompts
 from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.tracking import GenerationTracker
@@ -62,7 +63,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
     Raises:
         ValueError: If the reward model cannot work or a setting is out of range. In `generate()`, if the policy's
             vocabulary is not the reward model's, or padding cannot be told.
-        FloatingPointError: If the reward model gives a reward that is not finite.
+        FloatingPointError: In `generate()`, if the reward model gives a reward that is not finite, the policy scores
+            NaN, or `beta` is so large that its product with rewards is not finite.
         TypeError: If an argument is of another type.
 
     Example:
@@ -97,15 +99,20 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         guidance_config: RewardGuidanceConfig | None = None,
         collect_records: bool = False,
     ):
+        check_switch("collect_records", collect_records)
+        if not isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
+            raise TypeError(
+                f"`guidance_config` is a {type(guidance_config).__name__}, but a RewardGuidanceConfig is required."
+            )
         if guidance_config is not None and (beta, top_k) != (1.0, 10):
             raise ValueError("`beta` or `top_k` was given beside `guidance_config`: set them in the latter alone.")
         self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
         self.tokenizer = tokenizer
         self.pad_token_id, self.bos_token_id, eos_token_ids = _special_tokens(tokenizer, reward_model)
         if pad_token_id is not None:
-            self.pad_token_id = pad_token_id
+            self.pad_token_id = _checked_id("pad_token_id", pad_token_id)
         if eos_token_id is not None:
-            eos_token_ids = _as_list(eos_token_id)
+            eos_token_ids = [_checked_id("eos_token_id", id_) for id_ in _as_list(eos_token_id)]
         self.scorer = make_scorer(
             reward_model,
             self.config.scorer,
@@ -129,9 +136,13 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
             reward_prompts: The reward model's own prompts for the next `generate()`.
         """
+        if attention_mask is not None:
+            check_mask(attention_mask)
         self._prompt_mask = attention_mask
         self._reward_prompts = (
-            None if reward_prompts is None else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id)
+            None
+            if reward_prompts is None
+            else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id, self.scorer.vocabulary_size)
         )
         self._generation.reset()
         self.scorer.reset()
@@ -156,16 +167,19 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         rows = rewards = None
         going_on = ~self._generation.ended()
         steer = self._uncertain_enough(candidates) & going_on
-        choice = steer & (candidates.valid.sum(-1) > 1)
-        if self.config.beta != 0 and bool(choice.any()):
+        # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
+        needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
+        if self.config.beta != 0 and bool(needed.any()):
             rows = going_on  # rows that merely go unsteered stay, for their cache is needed again
             scored = Candidates(*(part[rows] for part in candidates))
             rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
-            _check_finite(rewards, scored, rows, input_ids.shape[1])
+            _check_finite(rewards, scored, rows, input_ids.shape[1], self.config.beta)
             self._generation.steered()
             steered = guided.clone()
             steered[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
             guided = torch.where(steer[:, None], steered, guided)
+        elif not bool(steer.any()):
+            self._generation.steered()  # what is left to the policy adds no reward, now or later
 
         # What goes unread in a skipped step is read in one pass with the next one that is not.
         self.stats.steps += 1
@@ -192,6 +206,11 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         return torch.distributions.Categorical(logits=logits, validate_args=False).entropy() >= self.config.min_entropy
 
     def _check_step(self, input_ids: Tensor, scores: Tensor) -> None:
+        if len(input_ids) != len(scores):
+            raise ValueError(
+                f"`input_ids` has {len(input_ids)} rows and `scores` has {len(scores)}, but a row of scores is "
+                "required for each prefix."
+            )
         if input_ids.shape[1] == 0:
             raise ValueError(
                 "generate() was called with `inputs_embeds` alone, which hides the prompt from the reward model: pass "
@@ -201,8 +220,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         if size is not None and scores.shape[-1] != size and not self._vocabularies_known_equal:
             raise ValueError(
                 f"The policy scores {scores.shape[-1]} tokens, but the reward model's embedding has {size}: their "
-                "vocabularies differ, or one of them is padded. Pass both tokenizers, `tokenizer=` (the policy's) and "
-                "`reward_tokenizer=`: equal ones are used as they are, different ones go through text."
+                "vocabularies differ (`scores` holds one per token), or one of them is padded. Pass both tokenizers, "
+                "`tokenizer=` (the policy's) and `reward_tokenizer=`: equal ones are used as they are, different ones "
+                "go through text."
             )
 
 
@@ -210,7 +230,7 @@ def _special_tokens(
     tokenizer: PreTrainedTokenizerBase | None, reward_model: Any
 ) -> tuple[int | None, int | None, list[int]]:
     """Pad, bos and eos tokens of the policy: its tokenizer's, or else those of a reward model that reads its ids."""
-    if tokenizer is not None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer.pad_token_id, tokenizer.bos_token_id, _as_list(tokenizer.eos_token_id)
     first = reward_model[0] if isinstance(reward_model, (list, tuple)) and reward_model else reward_model
     if not isinstance(getattr(first, "config", None), PreTrainedConfig):
@@ -220,12 +240,24 @@ def _special_tokens(
 
 
 def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
+    return [] if token_ids is None else list(token_ids) if isinstance(token_ids, (list, tuple)) else [token_ids]  # type: ignore[list-item]
 
 
-def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int) -> None:
+def _checked_id(name: str, token_id: object) -> int:
+    if isinstance(token_id, bool) or not isinstance(token_id, int):
+        raise TypeError(f"`{name}` is or holds {token_id!r}, but a token's id is an integer.")
+    return token_id
+
+
+def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int, beta: float) -> None:
     finite = (torch.isfinite(rewards.candidates) | ~candidates.valid) & torch.isfinite(rewards.base)[:, None]
     if bool(finite.all()):
+        increments = beta * (rewards.candidates - rewards.base[:, None])
+        if not bool((torch.isfinite(increments) | ~candidates.valid).all()):
+            raise FloatingPointError(
+                f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
+                "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
+            )
         return
     row = int((~finite).any(-1).nonzero()[0])
     raise FloatingPointError(

@@ -5,7 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["infer_attention_mask"]
+__all__ = ["check_mask", "infer_attention_mask"]
+
+
+def check_mask(attention_mask: object) -> None:
+    """Refuses what is no mask of prompts.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has not two dimensions of at least 1, holds other values than 0 and 1, or hides a whole row.
+    """
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"`attention_mask` is a {type(attention_mask).__name__}, but a tensor is required.")
+    if attention_mask.dim() != 2 or not attention_mask.numel():
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but one row per prompt is required, "
+            "[prompts, length]."
+        )
+    if not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+        raise ValueError("`attention_mask` holds other values than 1 for tokens and 0 for padding.")
+    if not bool((attention_mask == 1).any(-1).all()):
+        raise ValueError("`attention_mask` has a row of zeros, a prompt without any token: give each at least one.")
 
 
 def infer_attention_mask(

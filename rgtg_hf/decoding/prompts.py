@@ -24,17 +24,28 @@ class RewardPrompts:
             ids, or a tokenizer's output with `input_ids` and `attention_mask`. Ids are of the policy's vocabulary.
         tokenizer: The policy's tokenizer, needed for texts.
         pad_token_id: The id that pads a tensor of ids that comes without a mask.
+        vocabulary_size: How many ids there are; `None` where they are read as text.
 
     Raises:
-        ValueError: If there are no prompts or one of them is empty, or texts come without a tokenizer.
+        ValueError: If there are no prompts or one of them is empty, texts come without a tokenizer, or an id is not
+            in the vocabulary.
         TypeError: If the prompts are of none of these types.
     """
 
-    def __init__(self, prompts: Any, tokenizer: Any = None, pad_token_id: int | None = None):
+    def __init__(
+        self, prompts: Any, tokenizer: Any = None, pad_token_id: int | None = None, vocabulary_size: int | None = None
+    ):
         rows = _as_rows(prompts, tokenizer, pad_token_id)
         if not rows or not all(rows):
             raise ValueError(
                 "`reward_prompts` is empty or holds an empty prompt: give one prompt per row of the batch."
+            )
+        if vocabulary_size is None and tokenizer is not None:
+            vocabulary_size = len(tokenizer)
+        if unknown := [id_ for row in rows for id_ in row if id_ < 0 or id_ >= (vocabulary_size or id_ + 1)]:
+            raise ValueError(
+                f"`reward_prompts` holds the id {unknown[0]}, which is none of the vocabulary's "
+                f"{vocabulary_size or ''} tokens: encode them by the policy's tokenizer."
             )
         width = max(map(len, rows))
         self.input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -64,9 +75,21 @@ class RewardPrompts:
 
 def _as_rows(prompts: Any, tokenizer: Any, pad_token_id: int | None) -> list[list[int]]:
     if isinstance(prompts, Mapping):
-        ids, mask = torch.as_tensor(prompts["input_ids"]), torch.as_tensor(prompts["attention_mask"])
+        if not {"input_ids", "attention_mask"} <= set(prompts):
+            raise TypeError(
+                f"`reward_prompts` is a mapping with {sorted(prompts)}, but `input_ids` and `attention_mask` are "
+                "required, as a tokenizer gives them."
+            )
+        ids, mask = (torch.as_tensor(prompts[name]) for name in ("input_ids", "attention_mask"))
+        _check_ids(ids)
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"`reward_prompts` has ids of shape {tuple(ids.shape)} and a mask of {tuple(mask.shape)}: they must "
+                "be of the same shape."
+            )
         return [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
     if isinstance(prompts, Tensor):
+        _check_ids(prompts)
         return [row[row != pad_token_id].tolist() if pad_token_id is not None else row.tolist() for row in prompts]
     if isinstance(prompts, Sequence) and not isinstance(prompts, str):
         if prompts and all(isinstance(prompt, str) for prompt in prompts):
@@ -74,8 +97,17 @@ def _as_rows(prompts: Any, tokenizer: Any, pad_token_id: int | None) -> list[lis
                 raise ValueError("`reward_prompts` are texts: pass `tokenizer=`, the policy's, to read them.")
             return [tokenizer(prompt)["input_ids"] for prompt in prompts]
         if all(isinstance(prompt, (Sequence, Tensor)) and not isinstance(prompt, str) for prompt in prompts):
-            return [[int(token) for token in prompt] for prompt in prompts]
+            rows = [prompt.tolist() if isinstance(prompt, Tensor) else list(prompt) for prompt in prompts]
+            if all(isinstance(token, int) and not isinstance(token, bool) for row in rows for token in row):
+                return rows
     raise TypeError(
         f"`reward_prompts` is {type(prompts).__name__}, but a list of texts, a list of lists of token ids, a tensor "
         "of ids or a tokenizer's output is required."
     )
+
+
+def _check_ids(ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"`reward_prompts` is a tensor of {ids.dtype}, but token ids are integers.")
+    if ids.dim() != 2:
+        raise ValueError(f"`reward_prompts` has shape {tuple(ids.shape)}, but one row per prompt is required.")

@@ -8,7 +8,6 @@ dot products per row: next to a policy's step, nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,10 +15,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
+from rgtg_hf.arguments import check_number
 from rgtg_hf.decoding.guards import limit_divergence, limit_increments
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig, guide, keep_candidates, select_candidates
 from rgtg_hf.decoding.hidden_capture import HiddenCapture, capture_hidden
-from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
+from rgtg_hf.rewards.policy_identity import output_embedding
 from rgtg_hf.rewards.token_head import advantages_of
 
 __all__ = ["SteeringProcessor", "steering"]
@@ -59,6 +60,8 @@ def steering(
         The processor for `generate(..., logits_processor=[processor])`. Its `betas` may be changed between calls.
 
     Raises:
+        TypeError: If the policy is no causal LM, `heads` holds something else than pairs of a head and its beta, or
+            a setting is of another type.
         ValueError: If there is no head, a head belongs to another policy, or a setting is out of range.
 
     Example:
@@ -75,6 +78,7 @@ def steering(
             policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=4)
         ```
     """
+    output_embedding(policy)  # which says so if this is no policy
     with capture_hidden(policy) as capture:
         config = RewardGuidanceConfig(top_k=top_k, top_p=top_p, min_p=min_p)
         yield SteeringProcessor(policy, heads, capture, config, max_increment, max_step_kl)
@@ -108,11 +112,14 @@ class SteeringProcessor(LogitsProcessor):
         max_increment: float | None = None,
         max_step_kl: float | None = None,
     ) -> None:
-        if not heads:
-            raise ValueError("`heads` is empty: give at least one pair of a head and its beta.")
+        check_heads(heads)
+        for _, beta in heads:
+            _check_beta(beta)
         for name, value in (("max_increment", max_increment), ("max_step_kl", max_step_kl)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required, or None.")
+            if value is not None:
+                check_number(name, value)
+                if value <= 0:
+                    raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required, or None.")
         self.heads = [head.attach(policy).eval() for head, _ in heads]
         self.betas: list[Beta] = [beta for _, beta in heads]
         self.config = config
@@ -145,8 +152,9 @@ class SteeringProcessor(LogitsProcessor):
         increments = advantages_of(direction, candidates.ids.to(hidden.device), self._embeddings).to(scores.device)
         if not bool(torch.isfinite(increments).all()):
             raise FloatingPointError(
-                f"A steering head gave a reward that is not finite after {input_ids.shape[1]} tokens: check its "
-                "weights, and load the policy in float32 or bfloat16."
+                f"A steering head gave a reward that is not finite, or its `beta` makes it so, after "
+                f"{input_ids.shape[1]} tokens: check its weights, load the policy in float32 or bfloat16, and keep "
+                "betas of ordinary size."
             )
         if self.max_increment is not None:
             increments = limit_increments(increments, self.max_increment)
@@ -157,8 +165,21 @@ class SteeringProcessor(LogitsProcessor):
         return guide(scores, candidates, increments, torch.zeros_like(increments[:, 0]), beta=1.0)
 
 
+def _check_beta(beta: Beta) -> None:
+    if not isinstance(beta, Tensor):
+        return check_number("beta", beta)
+    if beta.is_complex() or beta.dtype == torch.bool:
+        raise TypeError(f"`beta` is a tensor of {beta.dtype}, but real numbers are required.")
+    if beta.dim() > 1 or not beta.numel():
+        raise ValueError(
+            f"`beta` has shape {tuple(beta.shape)}, but one value per prompt of the batch is required, or a number."
+        )
+    return None
+
+
 def _per_row(beta: Beta, rows: int, hidden: Tensor) -> Tensor:
     """A column of betas, shape `[rows, 1]` (or `[1, 1]`). Rows that share a prompt stand together, as beams do."""
+    _check_beta(beta)  # they may be changed between calls
     values = torch.as_tensor(beta, dtype=torch.float32, device=hidden.device).reshape(-1, 1)
     if len(values) > 1 and rows % len(values):
         raise ValueError(

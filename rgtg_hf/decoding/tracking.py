@@ -24,6 +24,7 @@ class GenerationTracker:
 
     Attributes:
         prompt_length: Columns of the current generation's prompts, padding included.
+        may_be_beams: Whether rows share a prompt, as beams do (and as several samples of a prompt do).
     """
 
     def __init__(self, eos_token_ids: Sequence[int] = (), pad_token_id: int | None = None):
@@ -34,6 +35,7 @@ class GenerationTracker:
     def reset(self) -> None:
         """Forgets the current generation: the next call starts one."""
         self.prompt_length = 0
+        self.may_be_beams = False
         self._seen: Tensor | None = None
         self._steered_length: int | None = None
 
@@ -45,6 +47,7 @@ class GenerationTracker:
         """
         if not self._continues(input_ids):
             self.prompt_length = input_ids.shape[1]
+            self.may_be_beams = bool((input_ids[1:] == input_ids[:-1]).all(-1).any())
             self._steered_length = None
         self._seen = input_ids
 
@@ -57,7 +60,7 @@ class GenerationTracker:
         return torch.equal(input_ids[:, :prompt], self._seen[:, :prompt])
 
     def steered(self) -> None:
-        """Takes note that the current call was steered."""
+        """Takes note that the current call was steered, or left to the policy: its share of a score is known."""
         assert self._seen is not None
         self._steered_length = self._seen.shape[1]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
+from rgtg_hf.arguments import check_count, check_switch
+from rgtg_hf.decoding.guidance import RewardGuidanceConfig
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.trace import Trace, Tracer
+from rgtg_hf.rewards.policy_identity import output_embedding
 
 __all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response"]
 
@@ -94,6 +97,7 @@ def inspect(
         Both responses with their rewards, divergence and candidates; `save("page.html")` writes the page.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If the prompt is empty, the models cannot be used together or a setting is out of range.
 
     Example:
@@ -106,8 +110,10 @@ def inspect(
             return found  # the last line of a notebook's cell shows it
         ```
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"`max_new_tokens` is {max_new_tokens}, but at least 1 is required.")
+    _check_arguments(policy, tokenizer, reward_model, max_new_tokens, seed)
+    for name, switch in (("do_sample", do_sample), ("chat_template", chat_template)):
+        check_switch(name, switch)
+    RewardGuidanceConfig(beta=beta, top_k=top_k)  # which refuses what they cannot be
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
     settings: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []
@@ -196,8 +202,14 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True)
     """Turns one prompt into ids, shape `[1, length]`.
 
     Raises:
+        TypeError: If the prompt is neither text nor messages.
         ValueError: If the prompt is empty, or there is no chat template for messages.
     """
+    if not isinstance(prompt, (str, list, tuple)) or not all(
+        isinstance(message, Mapping) and {"role", "content"} <= set(message)
+        for message in (() if isinstance(prompt, str) else prompt)
+    ):
+        raise TypeError("`prompt` is neither text nor a list of messages, each with `role` and `content`.")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: write at least a word.")
     if chat_template and tokenizer.chat_template:
@@ -208,6 +220,19 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True)
     if not isinstance(prompt, str):
         raise ValueError("The prompt is a list of messages, but there is no chat template to render it: give text.")
     return tokenizer(prompt, return_tensors="pt")["input_ids"]
+
+
+def _check_arguments(policy: Any, tokenizer: Any, reward_model: Any, max_new_tokens: Any, seed: Any) -> None:
+    output_embedding(policy)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"`tokenizer` is a {type(tokenizer).__name__}, but the policy's loaded tokenizer is required.")
+    if not isinstance(reward_model, PreTrainedModel):
+        raise TypeError(f"`reward_model` is a {type(reward_model).__name__}, but a loaded model is required.")
+    check_count("max_new_tokens", max_new_tokens)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` is {seed!r}, but an integer is required.")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"`seed` is an integer of {seed.bit_length()} bits, but 64 bits must hold it.")
 
 
 def display_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -62,6 +63,14 @@ def check_reward_model(reward_model: PreTrainedModel) -> None:
             "adapter that lives in the model's layers."
         )
     if reward_model not in _known_causal and not _is_causal(reward_model):
+        settings: Any = getattr(reward_model.config, "quantization_config", None)
+        if getattr(settings, "load_in_8bit", False) and settings.llm_int8_threshold:
+            # Which columns stay in 16 bits is decided over all tokens of a call together.
+            raise ValueError(
+                f"{name} is loaded in 8 bits with llm_int8_threshold={settings.llm_int8_threshold}, so the rounding "
+                "of a prefix, and with it its reward, changes with the tokens that come after it: load it with "
+                "BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0), or in 4 bits."
+            )
         raise ValueError(
             f"{name} is not causal: the reward of a prefix changes with the tokens that come after it. Reward models "
             "for prefixes are decoder-only (Llama, Qwen, GPT-2, ...); an encoder such as BERT cannot be read this way."

@@ -35,6 +35,7 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
         A sequence classifier with one label, or a `PeftModel` of one.
 
     Raises:
+        TypeError: If `name` is no text or path.
         OSError: If there is no such model, or it has no weights as safetensors.
         ValueError: If its files are damaged or incomplete, or need code of their own that was not allowed.
 
@@ -45,6 +46,10 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
         reward_model = load_reward_model("my-reward-model", dtype="auto")
         ```
     """
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"`name` is {name!r}, but a folder or a name on the hub is required.")
+    if not str(name):
+        raise OSError("`name` is empty, but a folder or a name on the hub is required.")
     where: dict[str, Any] = {"revision": revision or "main"}
     adapter = find_adapter_config_file(name, **where)
     if adapter is None:

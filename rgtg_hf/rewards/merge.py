@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.arguments import check_number
+from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
+from rgtg_hf.rewards.policy_identity import output_embedding
 
 __all__ = ["merge_heads"]
 
@@ -36,8 +38,10 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         The copy, of the policy's class and dtype. Save it with `save_pretrained`.
 
     Raises:
-        ValueError: If a head is not linear or belongs to another policy, or if the policy does more to its last hidden
-            state than a linear map (soft-capped logits, for example).
+        TypeError: If the policy is no causal LM, or `heads` holds something else than pairs of a head and a number.
+        ValueError: If there is no head, a head is not linear or belongs to another policy, a beta is not finite or so
+            large that the weights are not, or if the policy does more to its last hidden state than a linear map
+            (soft-capped logits, for example).
 
     Example:
         ```python
@@ -50,17 +54,23 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         merge_heads(policy, [(head, 1.5)]).save_pretrained("steered-policy")
         ```
     """
-    embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
+    embeddings: Tensor = output_embedding(policy).weight  # type: ignore[assignment]
+    check_heads(heads)
     change = torch.zeros_like(embeddings, dtype=torch.float32)
     for head, beta in heads:
+        check_number("beta", beta)
         if head.config.nonlinear:
             raise ValueError(
-                "This head has a nonlinearity, so it is no change of the output embedding. Train one with "
+                "One of `heads` has a nonlinearity, so it is no change of the output embedding. Train one with "
                 "`NextTokenRewardModel.from_policy(policy, nonlinear=False)`."
             )
         head.attach(policy)
         key, query = head.score.key.weight, head.score.query.weight
         change += beta * (embeddings.float() @ key.float().T) @ query.float()  # type: ignore[operator]
+        if not bool(torch.isfinite(change).all()):
+            raise ValueError(
+                f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
+            )
 
     merged = copy.deepcopy(policy)
     for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():

@@ -16,11 +16,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from rgtg_hf.arguments import check_count, check_number
 from rgtg_hf.rewards.policy_identity import check_policy, describe_policy
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 from rgtg_hf.rewards.token_head import TokenHead
 
-__all__ = ["NextTokenRewardConfig", "NextTokenRewardModel"]
+__all__ = ["NextTokenRewardConfig", "NextTokenRewardModel", "check_heads"]
 
 
 class NextTokenRewardConfig(PreTrainedConfig):
@@ -59,8 +60,8 @@ class NextTokenRewardConfig(PreTrainedConfig):
     ) -> None:
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
-        if rank < 1:
-            raise ValueError(f"`rank` is {rank}, but must be at least 1.")
+        check_count("rank", rank)
+        check_number("dropout", dropout)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` is {dropout}, but must be at least 0 and below 1.")
         self.backbone_config = backbone_config
@@ -142,7 +143,15 @@ class NextTokenRewardModel(PreTrainedModel):
 
         Returns:
             The model, with a fresh head.
+
+        Raises:
+            TypeError: If `backbone` is no pretrained model.
         """
+        if not isinstance(backbone, PreTrainedModel):
+            raise TypeError(
+                f"`backbone` is a {type(backbone).__name__}, but a loaded decoder is required: pass "
+                "`AutoModel.from_pretrained(name)`."
+            )
         backbone = find_backbone(backbone)  # type: ignore[assignment]
         weight = backbone.get_input_embeddings().weight  # type: ignore[union-attr]
         inner = backbone.config.get_text_config()
@@ -174,6 +183,10 @@ class NextTokenRewardModel(PreTrainedModel):
 
         Returns:
             The head, fresh and attached.
+
+        Raises:
+            TypeError: If `policy` is no causal LM, or `rank` or `dropout` no number.
+            ValueError: If `rank` or `dropout` is out of range.
         """
         description = describe_policy(policy)
         config = NextTokenRewardConfig(
@@ -204,7 +217,8 @@ class NextTokenRewardModel(PreTrainedModel):
         """
         if self.config.policy is None:
             raise ValueError(
-                "This reward model has a backbone of its own and reads no policy's hidden states: use it as it is."
+                "This reward model has a backbone of its own and reads no policy's hidden states: use it as it is, "
+                "not among the `heads` of a policy."
             )
         check_policy(policy, self.config.policy)
         self._hold(policy)
@@ -296,6 +310,27 @@ class NextTokenRewardModel(PreTrainedModel):
             raise ValueError(
                 "This steering head is not on its policy yet. Load the policy "
                 f"({self.config.policy['name'] or 'unnamed'}) and call `head.attach(policy)`."
+            )
+
+
+def check_heads(heads: Any) -> None:
+    """Refuses what is no list of steering heads, each with its beta.
+
+    Raises:
+        TypeError: If it is no list, or holds something else than pairs of a `NextTokenRewardModel` and a beta.
+        ValueError: If it is empty.
+    """
+    if not isinstance(heads, (list, tuple)):
+        raise TypeError(
+            f"`heads` is a {type(heads).__name__}, but a list of pairs of a head and its beta is required."
+        )
+    if not heads:
+        raise ValueError("`heads` is empty: give at least one pair of a head and its beta.")
+    for pair in heads:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], NextTokenRewardModel)):
+            raise TypeError(
+                f"`heads` holds a {type(pair).__name__}, but pairs of a NextTokenRewardModel and its beta are "
+                "required."
             )
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
-__all__ = ["check_policy", "describe_policy", "fingerprint"]
+__all__ = ["check_policy", "describe_policy", "fingerprint", "output_embedding"]
 
 _SAMPLED_PER_TENSOR = 32
 
@@ -51,12 +51,7 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
     Raises:
         TypeError: If `policy` has no output embedding, as a reward model or a bare decoder has none.
     """
-    output = policy.get_output_embeddings() if isinstance(policy, PreTrainedModel) else None
-    if output is None:
-        raise TypeError(
-            f"A {type(policy).__name__} has no output embedding, so it is no policy. Load the policy with "
-            "`AutoModelForCausalLM.from_pretrained(name)`."
-        )
+    output = output_embedding(policy)
     name = policy.config.name_or_path or ""
     config = policy.config.get_text_config()
     return {
@@ -66,6 +61,21 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
         "vocab_size": len(output.weight),
         "fingerprint": fingerprint(find_backbone(policy)),
     }
+
+
+def output_embedding(policy: PreTrainedModel) -> nn.Module:
+    """The output embedding, which is what makes a causal LM of a decoder.
+
+    Raises:
+        TypeError: If `policy` has none.
+    """
+    output = policy.get_output_embeddings() if isinstance(policy, PreTrainedModel) else None
+    if output is None:
+        raise TypeError(
+            f"`policy` is a {type(policy).__name__}, which has no output embedding, so it is no policy. Load one with "
+            "`AutoModelForCausalLM.from_pretrained(name)`."
+        )
+    return output
 
 
 def check_policy(policy: PreTrainedModel, expected: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 __all__ = ["capture_position_rewards", "find_backbone", "find_score_head", "prefix_rewards"]
 
@@ -88,6 +89,11 @@ def prefix_rewards(
         Rewards of shape `[batch, length]` in the model's dtype: entry `[b, i]` is the reward of the first `i + 1`
         tokens of row `b`. Entries at padded positions mean nothing.
 
+    Raises:
+        TypeError: If `model` is no model, or the ids or the mask are no tensors, the ids of integers.
+        ValueError: If the ids have not two dimensions of at least 1, or are not all in the model's vocabulary; if the
+            mask has another shape; or if the model has no score head.
+
     Example:
         ```python
         import torch
@@ -101,11 +107,36 @@ def prefix_rewards(
         assert rewards.shape == (1, 3)
         ```
     """
+    _check_inputs(model, input_ids, attention_mask)
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     with capture_position_rewards(model) as captured:
         model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
     return captured[0]
+
+
+def _check_inputs(model: object, input_ids: object, attention_mask: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` is a {type(model).__name__}, but a loaded reward model is required.")
+    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.long, torch.int):
+        found = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        raise TypeError(f"`input_ids` is a {found}, but a tensor of token ids (int64) is required.")
+    if input_ids.dim() != 2 or not input_ids.numel():
+        raise ValueError(f"`input_ids` has shape {tuple(input_ids.shape)}, but [batch, length] is required.")
+    inner = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
+    size = torch.inf if inner is None else inner.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    if bool((input_ids < 0).any()) or int(input_ids.max()) >= size:
+        raise ValueError(
+            f"`input_ids` has ids from {int(input_ids.min())} to {int(input_ids.max())}, but the model knows 0 to "
+            f"{size - 1}: encode the text by its own tokenizer."
+        )
+    if attention_mask is not None and not isinstance(attention_mask, Tensor):
+        raise TypeError(f"`attention_mask` is a {type(attention_mask).__name__}, but a tensor is required.")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but that of `input_ids`, "
+            f"{tuple(input_ids.shape)}, is required."
+        )
 
 
 def find_backbone(model: nn.Module) -> nn.Module:

@@ -39,7 +39,8 @@ class EncoderScorer:
         vocabulary_size: `None`: any policy can be read that the tokenizer can decode.
 
     Raises:
-        ValueError: When scoring, if a text is longer than the encoder can read.
+        ValueError: When scoring, if a text is longer than the encoder can read, or empty with a tokenizer that has
+            nothing to put there.
 
     Example:
         ```python
@@ -86,12 +87,26 @@ class EncoderScorer:
         self._texts.reset()
         self.policy_text.reset()
 
+    def _start(self) -> str:
+        """What an empty text is read as, where the tokenizer puts nothing around it."""
+        tokenizer = self.reward_tokenizer
+        start = tokenizer.cls_token or tokenizer.bos_token or tokenizer.eos_token
+        if start is None:
+            raise ValueError(
+                f"{type(self.reward_model).__name__} has nothing to read: prompt and response are empty as text, and "
+                "its tokenizer has no cls, bos or eos token. Give generate() a prompt that has text."
+            )
+        return str(start)
+
     def _read(self, prompts: list[str], responses: list[str]) -> list[float]:
         texts = [
             without_leading(prompt, self.reward_tokenizer, self.leading) + response
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         encoded = self.reward_tokenizer(texts, verbose=False)
+        if not all(encoded["input_ids"]):
+            texts = [text if ids else self._start() for text, ids in zip(texts, encoded["input_ids"], strict=True)]
+            encoded = self.reward_tokenizer(texts, verbose=False)
         longest = max(map(len, encoded["input_ids"]))
         if longest > self.longest:
             raise ValueError(

@@ -58,7 +58,8 @@ def make_scorer(
         A new scorer with nothing kept.
 
     Raises:
-        TypeError: If a reward model is neither a model nor a function, or a weight is not a number.
+        TypeError: If a reward model is neither a model nor a function, a tokenizer is none, or a weight is not a
+            number.
         ValueError: If a reward model cannot work, a tokenizer is missing, `scorer` is unknown or does not serve the
             reward model, or the numbers of models, weights and tokenizers differ.
 
@@ -70,6 +71,10 @@ def make_scorer(
                              weights=[1.0, -0.5])
         ```
     """
+    several = reward_tokenizer if isinstance(reward_tokenizer, (list, tuple)) else [reward_tokenizer]
+    for name, one in [("tokenizer", tokenizer), *(("reward_tokenizer", one) for one in several)]:
+        if not isinstance(one, (PreTrainedTokenizerBase, type(None))):
+            raise TypeError(f"`{name}` is or holds a {type(one).__name__}, but a loaded tokenizer is required.")
     if scorer != "auto" and scorer not in SCORERS:
         raise ValueError(f"Unknown scorer {scorer!r}: choose one of {['auto', *SCORERS]}.")
     if not isinstance(reward_model, (list, tuple)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
+from rgtg_hf.arguments import check_count, check_switch
 from rgtg_hf.training.loss import AFTER_END, POSITION_WEIGHTS, PREFIXES
 
 __all__ = ["PrefixRewardConfig"]
@@ -44,6 +45,7 @@ class PrefixRewardConfig(RewardConfig):
             Name of the training data, for the model card. By default the hub name of the data set, if it has one.
 
     Raises:
+        TypeError: If an option is of another type.
         ValueError: If an option has a value that is not listed above.
 
     Example:
@@ -135,6 +137,6 @@ class PrefixRewardConfig(RewardConfig):
             if value not in choices and not (name == "prefixes" and value is None):
                 raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
         for name in ("num_layers", "prefix_stride", "prefixes_per_pair"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}, but must be at least 1.")
+            if name != "num_layers" or self.num_layers is not None:
+                check_count(name, getattr(self, name))
+        check_switch("from_first_difference", self.from_first_difference)

@@ -18,7 +18,15 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TEXT", "TOKENIZED", "PrefixCollator", "common_prefix_length", "locate_responses"]
+__all__ = [
+    "TEXT",
+    "TOKENIZED",
+    "PrefixCollator",
+    "common_prefix_length",
+    "count_rows",
+    "dropped_rows",
+    "locate_responses",
+]
 
 TOKENIZED = ("chosen_ids", "rejected_ids")
 TEXT = ("chosen", "rejected")
@@ -35,8 +43,11 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def locate_responses(
-    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None
-) -> tuple[Dataset | IterableDataset, Counter]:
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    counts: Counter,
+    num_proc: int | None = None,
+) -> Dataset | IterableDataset:
     """Adds `prompt_length` to tokenized rows, cuts closing tokens, and drops rows that cannot be compared.
 
     The prompt is what the row says it is: a `prompt_length` column, `prompt_ids`, or an explicit `prompt`. With an
@@ -45,28 +56,52 @@ def locate_responses(
     Args:
         dataset: Rows with `chosen_ids` and `rejected_ids`, and the columns they were made from.
         tokenizer: The tokenizer that made the ids.
+        counts: Is told how many rows were dropped by reason (`"equal"`, `"empty"`) or kept (`""`). A stream is read
+            only later, and its counts grow meanwhile.
         num_proc: Number of processes, as in `Dataset.map`. Streams ignore it.
 
     Returns:
-        The data set, and how many rows were dropped by reason (`"equal"`, `"empty"`). For a stream, which is read
-        only later, the counts are empty.
+        The data set.
     """
     options: dict[str, Any] = {}
     if isinstance(dataset, Dataset):
         options = {"num_proc": num_proc, "desc": "Locating responses"}
     dataset = dataset.map(_locate, fn_kwargs={"tokenizer": tokenizer}, **options)
-    dropped: Counter = Counter()
-    if isinstance(dataset, Dataset):
-        dropped.update(reason for reason in dataset["dropped"] if reason)
-        if not dropped:
-            return dataset.remove_columns("dropped"), dropped
-        options["desc"] = "Dropping rows"
-    dataset = dataset.filter(_is_kept, **options)
-    return dataset.remove_columns("dropped"), dropped
+    if isinstance(dataset, IterableDataset):
+        dataset = dataset.filter(_is_kept, fn_kwargs={"counts": counts})
+    else:
+        counts.update(dataset["dropped"])
+        if any(dataset["dropped"]):
+            dataset = dataset.filter(_is_kept, num_proc=num_proc, desc="Dropping rows")
+    return dataset.remove_columns("dropped")
 
 
-def _is_kept(row: dict[str, Any]) -> bool:
+def _is_kept(row: dict[str, Any], counts: Counter | None = None) -> bool:
+    if counts is not None:
+        counts[row["dropped"]] += 1
     return not row["dropped"]
+
+
+def count_rows(stream: IterableDataset, counts: Counter) -> IterableDataset:
+    """Counts a stream's rows under `"read"` as they pass. Processes that load data would count for themselves."""
+    return stream.filter(_is_counted, fn_kwargs={"counts": counts})
+
+
+def _is_counted(row: dict[str, Any], counts: Counter) -> bool:
+    counts["read"] += 1
+    return True
+
+
+def dropped_rows(counts: Counter) -> Counter:
+    """How many rows were dropped, by reason.
+
+    Args:
+        counts: What [`locate_responses`] found, with the number of rows from before tokenization under `"read"`. Those
+            that are missing since then were too long.
+    """
+    found = counts.total() - counts["read"]
+    dropped = Counter({"too long": counts["read"] - found, "equal": counts["equal"], "empty": counts["empty"]})
+    return +dropped
 
 
 def _locate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

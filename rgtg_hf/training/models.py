@@ -17,7 +17,7 @@ from transformers.utils import logging
 from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
 from rgtg_hf.training.config import PrefixRewardConfig
 
-__all__ = ["keep_first_layers", "load_model_and_tokenizer", "load_reward_model"]
+__all__ = ["keep_first_layers", "load_model_and_tokenizer", "load_reward_model", "match_trained_dtype"]
 
 logger = logging.get_logger(__name__)
 
@@ -110,6 +110,18 @@ def load_reward_model(
             config=config,
             **model_kwargs,
         )
+
+
+def match_trained_dtype(model: Any) -> None:
+    """Gives what is trained on top of a quantized model the dtype of the modules that were not quantized.
+
+    TRL keeps it in bfloat16. The layers next to it may be float32, and then nothing multiplies the two outside of the
+    Trainer's autocast: neither a run with `bf16=False` nor a generation that the trained model steers.
+    """
+    dtype = model.get_input_embeddings().weight.dtype
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def keep_first_layers(config: PretrainedConfig, num_layers: int) -> None:

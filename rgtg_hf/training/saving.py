@@ -13,16 +13,28 @@ from transformers.trainer_utils import TrainOutput
 from trl import RewardTrainer
 
 from rgtg_hf.files import write_whole
-from rgtg_hf.training.card import data_name, model_card
+from rgtg_hf.rewards.next_token import NextTokenRewardConfig, NextTokenRewardModel
+from rgtg_hf.training.card import CLASSIFIER, NEXT_TOKEN, STEERING_HEAD, data_name, model_card
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.curve import save_curves
 from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run, last_checkpoint
 
-__all__ = ["SavingRewardTrainer"]
+__all__ = ["SavingRewardTrainer", "base_name"]
 
 # Read by RewardGuidanceConfig, which belongs to decoding; training knows no more of it than this file.
 GUIDANCE = {"beta": 1.0, "top_k": 10}
 CARD_SETTINGS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
+
+
+def base_name(model: Any) -> str:
+    """Where a model comes from, for its card: the name it was loaded by, or the hub name of a head's policy."""
+    if isinstance(model, str):
+        return model
+    policy = getattr(model.config, "policy", None) if isinstance(model, NextTokenRewardModel) else None
+    if policy is None:
+        return model.config._name_or_path
+    # Of a policy that was loaded from a folder, a head knows the folder's name only.
+    return policy["name"] if "/" in policy["name"] else ""
 
 
 class SavingRewardTrainer(RewardTrainer):
@@ -94,4 +106,11 @@ class SavingRewardTrainer(RewardTrainer):
             tags=[*self._tag_names, *tags],
             metrics=metrics,
             settings=run | settings,
+            words=self._words(),
         )
+
+    def _words(self) -> dict[str, str]:
+        config = self.model.config
+        if not isinstance(config, NextTokenRewardConfig):
+            return CLASSIFIER
+        return NEXT_TOKEN if config.policy is None else STEERING_HEAD

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import TrainOutput
 
 from rgtg_hf.rewards.checks import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
@@ -21,7 +22,7 @@ from rgtg_hf.training.card import CITATION
 from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.curve import CURVE_FRACTIONS, save_curves, summarize
-from rgtg_hf.training.data import PrefixCollator, locate_responses
+from rgtg_hf.training.data import PrefixCollator, count_rows, dropped_rows, locate_responses
 from rgtg_hf.training.encoders import (
     encoder_position_rewards,
     is_encoder,
@@ -39,8 +40,8 @@ from rgtg_hf.training.loss import (
     row_seeds,
     whole_rewards,
 )
-from rgtg_hf.training.models import load_model_and_tokenizer
-from rgtg_hf.training.saving import SavingRewardTrainer
+from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
+from rgtg_hf.training.saving import SavingRewardTrainer, base_name
 
 __all__ = ["PrefixRewardTrainer"]
 
@@ -123,13 +124,16 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         eval_dataset = check_datasets("evaluation", eval_dataset)
         check_lora(kwargs.get("peft_config"))
         args = copy.copy(args)
-        base_model = model if isinstance(model, str) else model.config._name_or_path
+        base_model = base_name(model)
         model, processing_class = load_model_and_tokenizer(
             model, processing_class, args, kwargs.pop("quantization_config", None)
         )
         self._is_encoder = is_encoder(model)
         if args.prefixes is None:
             args.prefixes = "random" if self._is_encoder else "all"
+        self._stream_counts: dict[str, Counter] = defaultdict(Counter)
+        if isinstance(train_dataset, IterableDataset):
+            train_dataset = count_rows(train_dataset, self._stream_counts["training"])
         train_given, eval_given = train_dataset, eval_dataset
         if self._is_encoder:
             train_given = _each(train_dataset, tokenize_for_encoder, processing_class)
@@ -146,8 +150,12 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             base_model=base_model,
             **kwargs,
         )
-        # Sharded weights cannot be probed.
-        if not (self._is_encoder or self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        quantized = getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
+        if quantized:
+            match_trained_dtype(self.model)
+        # Sharded weights cannot be probed. Quantized ones can, but on a CPU bitsandbytes then packs them for reading,
+        # and no gradient goes through them any more.
+        if not (self._is_encoder or quantized or self.is_deepspeed_enabled or self.is_fsdp_enabled):
             check_reward_model(self.accelerator.unwrap_model(self.model))
         check_head(self.model)
         # TRL has tokenized the rows and dropped those that are too long. Where responses begin and end is added here.
@@ -170,22 +178,34 @@ class PrefixRewardTrainer(SavingRewardTrainer):
 
     def _locate_responses(self, dataset: Any, name: str, before: Any = None) -> Any:
         """Prepares one data set, and says in one line which rows were dropped and why."""
-        dropped: Counter = Counter()
-        if isinstance(dataset, Dataset) and isinstance(before, Dataset) and len(dataset) < len(before):
-            dropped["too long"] = len(before) - len(dataset)
-        if not isinstance(dataset, Dataset) or len(dataset):
+        if not isinstance(dataset, Dataset):
+            return locate_responses(dataset, self.processing_class, self._stream_counts[name])
+        counts = Counter(read=len(dataset if before is None else before))
+        if len(dataset):
             with self.args.main_process_first(desc="locating responses"):
-                dataset, more = locate_responses(dataset, self.processing_class, self.args.dataset_num_proc)
-            dropped += more
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        if isinstance(dataset, Dataset) and len(dataset) == 0:
+                dataset = locate_responses(dataset, self.processing_class, counts, self.args.dataset_num_proc)
+        dropped = dropped_rows(counts)
+        if len(dataset) == 0:
             raise ValueError(
-                f"No row of the {name} data set is left: {counts}. Rows are dropped if `chosen` equals `rejected`, if "
-                f"one of them is empty, or if one is longer than `max_length` ({self.args.max_length}) tokens."
+                f"No row of the {name} data set is left: {_in_words(dropped)}. Rows are dropped if `chosen` equals "
+                "`rejected`, if one of them is empty, or if one is longer than `max_length` "
+                f"({self.args.max_length}) tokens."
             )
-        if dropped and self.is_world_process_zero():
-            logger.warning("Dropped %d rows of the %s data set: %s.", dropped.total(), name, counts)
+        self._report_dropped(name, dropped)
         return dataset
+
+    def _report_dropped(self, name: str, dropped: Counter) -> None:
+        if dropped and self.is_world_process_zero():
+            logger.warning("Dropped %d rows of the %s data set: %s.", dropped.total(), name, _in_words(dropped))
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in the Trainer. Which rows of a stream were dropped is known, and said, only afterwards."""
+        for counts in self._stream_counts.values():
+            counts.clear()  # of the rows that were read only to see what they are like
+        output = super().train(*args, **kwargs)
+        for name, counts in self._stream_counts.items():
+            self._report_dropped(name, dropped_rows(counts))
+        return output
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
@@ -333,3 +353,7 @@ def _each(dataset: Any, function: Callable, *args: Any) -> Any:
     if isinstance(dataset, dict):
         return {key: function(value, *args) for key, value in dataset.items()}
     return dataset if dataset is None or isinstance(dataset, str) else function(dataset, *args)
+
+
+def _in_words(counts: Counter) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

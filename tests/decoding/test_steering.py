@@ -129,7 +129,7 @@ def test_settings_out_of_range_are_refused(policy, heads, settings, words):
 @pytest.mark.parametrize("beta", [torch.tensor([1.0, 2.0]), float("inf")])
 def test_betas_that_cannot_be_used_are_refused(policy, beta):
     head = tiny_steering_head(policy)
-    with steering(policy, [(head, beta)]) as processor, pytest.raises(ValueError, match="beta"):
+    with pytest.raises(ValueError, match="beta"), steering(policy, [(head, beta)]) as processor:
         step(policy, processor)
 
 

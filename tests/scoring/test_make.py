@@ -187,13 +187,25 @@ def test_a_reward_model_may_be_on_another_device(kind):
         assert_close(found, here.score(*step), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_weights_are_read(bits, tmp_path):
+def quantized(folder, **settings):
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-    tiny_reward_model(hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
-    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, llm_int8_skip_modules=["score"])
-    reward_model = AutoModelForSequenceClassification.from_pretrained(tmp_path, quantization_config=settings)
-    scorer = make_scorer(reward_model)
-    assert_equal_reference(scorer, reward_model, 0.1)
+    tiny_reward_model(hidden_size=64, intermediate_size=64).save_pretrained(folder)
+    config = BitsAndBytesConfig(llm_int8_skip_modules=["score"], **settings)
+    return AutoModelForSequenceClassification.from_pretrained(folder, quantization_config=config)
+
+
+NEEDS_BITSANDBYTES = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+
+
+@NEEDS_BITSANDBYTES
+@pytest.mark.parametrize("settings", [{"load_in_8bit": True, "llm_int8_threshold": 0.0}, {"load_in_4bit": True}])
+def test_quantized_weights_are_read(settings, tmp_path):
+    reward_model = quantized(tmp_path, **settings)
+    assert_equal_reference(make_scorer(reward_model), reward_model, 0.1)
+
+
+@NEEDS_BITSANDBYTES
+def test_eight_bits_whose_rounding_looks_ahead_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"llm_int8_threshold=0\.0"):
+        make_scorer(quantized(tmp_path, load_in_8bit=True))

@@ -57,13 +57,22 @@ def make_trainer(output_dir, settings):
 
 def train(output_dir, settings):
     """Returns the loss of each step, and the metrics of a final evaluation."""
-    resume, kill_at = settings.pop("resume", None), settings.pop("kill_at", None)
+    resume, kill_at, save = (settings.pop(name, None) for name in ("resume", "kill_at", "save"))
     trainer = make_trainer(output_dir, settings)
     if kill_at is not None:
         trainer.add_callback(KillAt(kill_at))
     trainer.train(resume_from_checkpoint=resume)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": losses, "metrics": trainer.evaluate(), "processes": trainer.args.world_size}
+    # Under ZeRO-3 a process holds no more of a parameter than its shard, and the parameter itself is empty.
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    if save:
+        trainer.save_model(str(output_dir / "model"))
+    return {
+        "losses": losses,
+        "metrics": trainer.evaluate(),
+        "parameters": parameters,
+        "processes": trainer.args.world_size,
+    }
 
 
 def train_by_hand(output_dir, settings):

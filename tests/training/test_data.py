@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pytest
 from datasets import Dataset, IterableDataset
@@ -8,7 +9,9 @@ from rgtg_hf.training.data import PrefixCollator, common_prefix_length, locate_r
 
 
 def locate(rows, tokenizer):
-    dataset, dropped = locate_responses(Dataset.from_list(rows), tokenizer)
+    counts = Counter()
+    dataset = locate_responses(Dataset.from_list(rows), tokenizer, counts)
+    dropped = {reason: count for reason, count in counts.items() if reason}
     return dataset.to_list(), dict(dropped)
 
 
@@ -94,8 +97,11 @@ def test_streams_are_prepared_too(tokenizer):
         {"chosen_ids": [5, 6, 2], "rejected_ids": [5, 7, 2]},
         {"chosen_ids": [5, 6, 2], "rejected_ids": [5, 6, 2]},
     ]
-    dataset, _ = locate_responses(IterableDataset.from_generator(lambda: iter(rows)), tokenizer)
+    counts = Counter()
+    dataset = locate_responses(IterableDataset.from_generator(lambda: iter(rows)), tokenizer, counts)
+    assert counts == {}
     assert [row["prompt_length"] for row in dataset] == [1]
+    assert counts == {"": 1, "equal": 1}
 
 
 def test_collator_pads_on_the_right_and_keeps_lengths():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from tests.training import run_training
 
@@ -29,11 +30,14 @@ def start(command, output, settings):
     return json.loads(results.read_text()) if results.exists() else finished.stderr, finished.returncode
 
 
-def launch(output, settings):
-    # `--multi_gpu` starts one process per "device"; the script then says `use_cpu`, which makes them gloo processes.
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    result, code = start([*accelerate, *options], output, settings)
+# `--multi_gpu` starts one process per "device"; the script then says `use_cpu`, which makes them gloo processes.
+DDP = ["--multi_gpu", "--dynamo_backend", "no"]
+
+
+def launch(output, settings, how=DDP):
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+    options = ["--mixed_precision", "no", "--main_process_port", "0"]
+    result, code = start([*accelerate, *options, *how], output, settings)
     assert code == 0, result
     assert result["processes"] == 2
     return result
@@ -56,6 +60,22 @@ def test_two_sharded_processes_give_the_losses_of_one(tmp_path):
     assert two["parameters"] == "DTensor"
     assert len(two["losses"]) == 20
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_zero3_processes_give_the_losses_of_one(tmp_path):
+    pytest.importorskip("deepspeed")
+    one = run_training.train(tmp_path / "one", {"per_device_train_batch_size": 8})
+    # Without a threshold of 0, parameters as small as these are not sharded.
+    stage = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+    auto = dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto")
+    (tmp_path / "zero3.json").write_text(json.dumps({"zero_optimization": stage} | auto))
+    zero3 = ["--use_deepspeed", "--deepspeed_config_file", str(tmp_path / "zero3.json")]
+    two = launch(tmp_path / "two", {"per_device_train_batch_size": 4, "save": True}, zero3)
+    assert two["parameters"] == 0, "the parameters are gathered: nothing was sharded"
+    assert len(two["losses"]) == 20
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / "model")
 
 
 @pytest.mark.slow

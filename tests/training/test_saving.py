@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 import shutil
@@ -7,9 +8,12 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 import rgtg_hf
+from rgtg_hf import NextTokenRewardModel
+from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.training.card import data_name
 from rgtg_hf.training.curve import summarize
 from tests.training.helpers import make_policy, text_rows
@@ -40,9 +44,17 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert str(tmp_path) not in written
 
 
-def test_the_cards_code_steers_a_policy(make_trainer, rows, tmp_path, monkeypatch, capsys):
+KINDS = {
+    "classifier": lambda policy: None,
+    "next token": NextTokenRewardModel.from_backbone,
+    "steering head": NextTokenRewardModel.from_policy,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cards_code_steers_a_policy(make_trainer, rows, tmp_path, monkeypatch, capsys, kind):
     make_policy().save_pretrained(tmp_path / "policy")
-    trainer = make_trainer(rows, max_steps=1)
+    trainer = make_trainer(rows, model=KINDS[kind](make_policy()), max_steps=1)
     trainer.train()
     trainer.save_model(str(tmp_path / "run"))
     trainer.processing_class.save_pretrained(tmp_path / "policy")
@@ -92,6 +104,33 @@ def test_an_adapter_loads_with_its_head(make_trainer, rows, tmp_path):
     loaded.config.pad_token_id = 0
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(input_ids=ids).logits)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_qlora_learns_and_its_adapter_loads_on_a_quantized_model(make_trainer, rows, tmp_path):
+    make_policy(hidden_size=64, intermediate_size=64).save_pretrained(tmp_path / "policy")
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj", "v_proj"])
+    trainer = make_trainer(
+        rows,
+        model=str(tmp_path / "policy"),
+        evaluation=rows,
+        max_steps=20,
+        learning_rate=1e-2,
+        trainer_kwargs={"peft_config": lora, "quantization_config": four_bits},
+    )
+    layer = trainer.model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    assert type(layer).__name__ == "Linear4bit"
+    # Not evaluated before: on a CPU bitsandbytes then packs the weights in a way that training cannot go through.
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert trainer.evaluate()["eval_loss"] < 0.7 * losses[0]
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = load_reward_model(str(tmp_path / "saved"), quantization_config=four_bits)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(prefix_rewards(loaded, ids), prefix_rewards(trainer.model.eval(), ids))
 
 
 def test_resuming_from_another_run_is_refused(make_trainer, rows, tmp_path):

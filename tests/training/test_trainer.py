@@ -220,6 +220,16 @@ def test_dropped_rows_are_counted_in_one_line(make_trainer, rows, caplog):
     assert messages == ["Dropped 2 rows of the training data set: 1 too long, 1 equal."]
 
 
+def test_dropped_rows_of_a_stream_are_counted_once_they_have_been_read(make_trainer, rows, caplog):
+    bad = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a" * 50, "chosen": "b", "rejected": "c"}]
+    stream = IterableDataset.from_generator(lambda: iter([*bad, *rows]))
+    trainer = make_trainer(stream, max_length=40, max_steps=1)
+    with caplog.at_level(logging.WARNING, logger="rgtg_hf"):
+        trainer.train()
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("rgtg_hf")]
+    assert messages == ["Dropped 2 rows of the training data set: 1 too long, 1 equal."]
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_other_settings_are_refused(rows, tokenizer, tmp_path):
     with pytest.raises(TypeError, match="needs a PrefixRewardConfig"):

@@ -1,0 +1,56 @@
+"""Checks of single arguments: one sentence each, that names the argument, what it is and what it must be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["check_count", "check_number", "check_switch"]
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuses what is no finite real number.
+
+    Raises:
+        TypeError: If it is no number (a boolean is none either).
+        ValueError: If it is not finite, as a float.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` is {_shown(value)}, but a number is required.")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer with hundreds of digits
+        finite = False
+    if not finite:
+        raise ValueError(f"`{name}` is {_shown(value)}, but a finite number is required.")
+
+
+def check_count(name: str, value: Any, otherwise: str = "") -> None:
+    """Refuses what is no integer of at least 1. `otherwise` says what else may be given.
+
+    Raises:
+        TypeError: If it is no integer (a boolean is none either).
+        ValueError: If it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` is {_shown(value)}, but must be an integer of at least 1{otherwise}.")
+    if value < 1:
+        raise ValueError(f"`{name}` is {_shown(value)}, but must be at least 1{otherwise}.")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuses what is neither `True` nor `False`: a text such as "no" would count as true.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` is {_shown(value)}, but True or False is required.")
+
+
+def _shown(value: Any) -> str:
+    """A value on one line, however long it is."""
+    if isinstance(value, int) and abs(value) > 10**20:
+        return f"an integer of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

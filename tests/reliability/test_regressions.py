@@ -1,0 +1,76 @@
+"""Defects that random cases found, each by its smallest case."""
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
+from rgtg_hf.decoding.guidance import select_candidates
+from rgtg_hf.scoring.encoder import EncoderScorer
+from rgtg_hf.scoring.scorer import PrefixBatch
+from tests.decoding.test_reward_kinds import PADDED, TOKENIZER, bert
+from tests.tiny_models import VOCAB_SIZE, tiny_policy, tiny_reward_model
+
+
+def beams(processor, steps, prompt=(5, 6, 7)):
+    """What the processor makes of two beams of a prompt, step by step, given their scores."""
+    ids = torch.tensor([prompt, prompt])
+    for token, scores in steps:
+        yield processor(ids, scores)
+        ids = torch.cat([ids, torch.tensor([[token], [token + 1]])], dim=1)
+
+
+def sure_of(token):
+    scores = torch.full((2, VOCAB_SIZE), -20.0)
+    scores[:, token] = 0.0
+    return scores
+
+
+def unsure():
+    return torch.linspace(0, 1, VOCAB_SIZE).repeat(2, 1)
+
+
+def test_in_beam_search_a_candidate_without_rivals_has_its_reward_at_its_own_step(reward_model):
+    # Left for a later step, it was missing from paths that ended with it.
+    config = RewardGuidanceConfig(beta=1.0, top_k=4, min_p=0.9)
+    processor = RewardGuidedLogitsProcessor(reward_model, guidance_config=config)
+    (guided,) = beams(processor, [(8, sure_of(8))])
+    assert guided[0, 8] != 0.0
+    assert processor.stats.steps_skipped == 0
+
+
+def test_steps_that_are_left_to_the_policy_add_no_reward_to_a_beam_later(reward_model):
+    # When no row was steered, the next increments were measured from before those steps.
+    config = RewardGuidanceConfig(beta=1.0, top_k=4, min_entropy=1.0)
+    used, fresh = (RewardGuidedLogitsProcessor(reward_model, guidance_config=config) for _ in range(2))
+    *_, last = beams(used, [(8, unsure()), (8, sure_of(8)), (8, unsure())])
+    fresh._generation.may_be_beams = True
+    expected = fresh(torch.tensor([[5, 6, 7, 8, 8], [5, 6, 7, 9, 9]]), unsure())
+    torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_top_p_of_one_rules_nobody_out():
+    # Rounding of the sum left out the least likely tokens.
+    scores = torch.randn(50, 500, generator=torch.Generator().manual_seed(0)) * 8
+    found = select_candidates(scores, RewardGuidanceConfig(top_k=None, top_p=1.0))
+    assert bool(found.valid.all())
+
+
+def test_an_encoder_reads_an_empty_text_as_its_tokenizers_start():
+    # A tokenizer without special tokens around a text gave it nothing at all to read.
+    scorer = EncoderScorer(bert(), TOKENIZER, PADDED)
+    end = TOKENIZER.eos_token_id
+    ids = torch.tensor([[end]])
+    found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[end, 70]]))
+    assert bool(torch.isfinite(found.candidates).all())
+    scorer.reset()
+    scorer.reward_tokenizer = PreTrainedTokenizerFast(tokenizer_object=PADDED.backend_tokenizer)
+    with pytest.raises(ValueError, match="nothing to read"):
+        scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[end]]))
+
+
+def test_a_product_with_beta_that_overflows_is_refused():
+    # Every candidate better than the prefix got an infinite score, and the first of them was taken.
+    processor = RewardGuidedLogitsProcessor(tiny_reward_model(), beta=1e39)
+    with pytest.raises(FloatingPointError, match="`beta` is 1e"):
+        tiny_policy().generate(torch.tensor([[5, 6]]), logits_processor=[processor], max_new_tokens=2)
