@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-slow test-browser soak lint format demo docs wheel clean
+.PHONY: help setup test test-slow test-browser test-faults soak lint format demo docs wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -28,6 +28,9 @@ test-slow: setup ## run the tests that need minutes or the real model
 test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
 	# Gradio's server leaves an event loop and its sockets open when it is closed.
 	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
+
+test-faults: setup  ## plant faults in copies of the package and see the property tests find them
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted_faults.py
 
 soak: setup      ## guided generation for MINUTES (30): memory, hooks and outputs stay as they are
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)

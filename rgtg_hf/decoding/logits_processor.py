@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock, Thread, current_thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -29,7 +31,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp(beta · [r(x, y_<t v) - r(x, y_<t)])
 
     (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
-    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike.
+    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike. Threads may
+    share one, and then take turns step by step; with one each they do not wait, and keep what they have read.
 
     The processors of the generation config run before, temperature and other warpers after: a temperature also divides
     `beta`, and a `top_k` of `generate()` below the own one cuts the candidates once more.
@@ -122,15 +125,18 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             eos_token_ids=eos_token_ids,
         )
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
-        self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
+        self._eos_token_ids = eos_token_ids
+        self._lock = Lock()
         self._collect_records = collect_records
         self.reset(attention_mask, reward_prompts)
 
     def reset(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
         """Forgets what was read and counted, and takes what there is to know about the prompts to come.
 
-        No call is needed between generations: a new one shows in the ids. It frees the reward model's cache, or tells
-        the padding or the reward model's prompts of the next generation.
+        No call is needed between generations: a new one shows in the ids. (Except where a single prompt continues
+        what was just generated from another: for the generation before, it might be. This matters only to rewards
+        that tell prompt from response, which are those through text and with `reward_prompts`.) It frees the reward
+        model's cache, or tells the padding or the reward model's prompts of the next generation.
 
         Args:
             attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
@@ -144,7 +150,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             if reward_prompts is None
             else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id, self.scorer.vocabulary_size)
         )
-        self._generation.reset()
+        self._generations: WeakKeyDictionary[Thread, GenerationTracker] = WeakKeyDictionary()
         self.scorer.reset()
         self.stats = GuidanceStats()
         self._tokens_before = self.scorer.tokens_computed
@@ -160,6 +166,10 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         Returns:
             The guided scores, `-inf` for all but the candidates, shape `[rows, vocabulary]`.
         """
+        with self._lock:
+            return self._guide(input_ids, scores)
+
+    def _guide(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check_step(input_ids, scores)
         self._generation.follow(input_ids)
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
@@ -189,6 +199,13 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             over = self._generation.past_end()
             self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, rows, rewards))
         return guided
+
+    @property
+    def _generation(self) -> GenerationTracker:
+        """The generation of the thread that asks."""
+        return self._generations.setdefault(
+            current_thread(), GenerationTracker(self._eos_token_ids, self.pad_token_id)
+        )
 
     def _prefixes(self, input_ids: Tensor) -> PrefixBatch:
         prompt_length, base_length = self._generation.prompt_length, self._generation.base_length

@@ -70,6 +70,10 @@ def made(**arguments):
     RewardGuidedLogitsProcessor(**({"reward_model": reward_model()} | arguments))
 
 
+def made_of_two(**arguments):
+    RewardGuidedLogitsProcessor([reward_model(), reward_model()], **arguments)
+
+
 def reset(**arguments):
     RewardGuidedLogitsProcessor(reward_model()).reset(**arguments)
 
@@ -90,8 +94,8 @@ def mixin(**arguments):
     policy().generate(IDS, max_new_tokens=2, do_sample=False, **arguments)
 
 
-def by_callable(**arguments):
-    mixin(custom_generate=reward_guided_generate, **arguments)
+def mixin_with_heads(**arguments):
+    mixin(**({"reward_model": [head(), head()]} | arguments))
 
 
 def custom(**arguments):
@@ -228,6 +232,12 @@ TABLE = [
     (mixin, "policy_tokenizer", {TypeError: ["name", 5]}),
     (mixin, "reward_tokenizer", {TypeError: ["name", 5]}),
     (mixin, "weights", {ValueError: [[1.0]]}),
+    (mixin_with_heads, "beta", BETA),
+    (mixin_with_heads, "top_k", COUNT),
+    (mixin_with_heads, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0]]}),
+    (mixin_with_heads, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
+    (made_of_two, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0], torch.ones(2)]}),
+    (made_of_two, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
     (custom, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [None, []]}),
     (custom, "beta", {TypeError: ["1", True, [1.0]], ValueError: [NAN, INF, HUGE]}),
     (custom, "top_k", {TypeError: ["8", 2.5, True], ValueError: [0, -2]}),
