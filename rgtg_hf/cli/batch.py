@@ -105,14 +105,16 @@ class PartialOutput:
         self.output = output
         self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
         self.done: dict[int, dict[str, Any]] = {}
-        if output.exists():
-            raise UserError(f"--output: {output} exists; move it away or choose another name")
         settings = {name: getattr(options, name) for name in _SETTINGS}
         prompts = [(row.prompt, row.beta, row.max_new_tokens) for row in rows]
         self._header = {"settings": _digest(settings), "prompts": _digest(prompts)}  # a model may be somebody's folder
         try:
             self._read_others()
-            self._open()
+            kept = self._read(self.path) if self.path.exists() else 0
+            # With all rows beside it, it is this run's own, which was killed before it could clean up.
+            if output.exists() and len(self.done) < len(rows):
+                raise UserError(f"--output: {output} exists; move it away or choose another name")
+            self._open(kept)
         except OSError as error:
             raise UserError(f"--output: {self.path} cannot be written ({error.strerror})") from error
 
@@ -140,8 +142,7 @@ class PartialOutput:
         self.done |= {row["index"]: row for row in rows[1:whole]}
         return sum(map(len, lines[:whole]))
 
-    def _open(self) -> None:
-        kept = self._read(self.path) if self.path.exists() else 0
+    def _open(self, kept: int) -> None:
         # Not buffered: what a full disk refused must not be tried again when the file is closed.
         self._file = self.path.open("ab", buffering=0)
         self._file.truncate(kept)
