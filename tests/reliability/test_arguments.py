@@ -6,11 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaForCausalLM
 
 from rgtg_hf import (
     NextTokenRewardModel,
     PrefixRewardConfig,
+    PrefixRewardTrainer,
     RewardGuidanceConfig,
     RewardGuidedGenerationMixin,
     RewardGuidedLogitsProcessor,
@@ -154,6 +156,13 @@ def training(**settings):
     PrefixRewardConfig("outputs", bf16=False, report_to="none", **settings)
 
 
+def trainer(**arguments):
+    settings = PrefixRewardConfig("outputs", bf16=False, report_to="none")
+    rows = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    given = {"model": reward_model(), "args": settings, "train_dataset": rows, "processing_class": byte_level()}
+    PrefixRewardTrainer(**given | arguments)
+
+
 def loaded(name):
     load_reward_model(name)
 
@@ -287,6 +296,11 @@ TABLE = [
     (training, "prefixes", {ValueError: ["", "some", 3, []]}),
     (training, "position_weights", {ValueError: ["", "late", None, 3, []]}),
     (training, "from_first_difference", {TypeError: ["no", 2, None]}),
+    (trainer, "model", {TypeError: [None, 5, {}, torch.nn.Linear(2, 2)], OSError: ["", "/no/such/model"]}),
+    (trainer, "args", {TypeError: [{}, 5, "outputs"]}),
+    (trainer, "train_dataset", {TypeError: [5, "rows", [{"chosen": "a", "rejected": "b"}], []], ValueError: [None]}),
+    (trainer, "eval_dataset", {TypeError: [5, "rows", [], {"one": []}]}),
+    (trainer, "processing_class", {TypeError: [5, "name", len]}),
     (loaded, "name", {TypeError: [None, 5], OSError: ["", "/nowhere/at/all"]}),
 ]
 CASES = [
