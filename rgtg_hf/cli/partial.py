@@ -35,8 +35,8 @@ class PartialOutput:
 
     Args:
         output: The file that the finished run leaves.
-        header: What an interrupted run and its continuation must share, settings and prompts, as JSON has them. The file
-            holds hashes of it: a model may be somebody's folder.
+        header: What an interrupted run and its continuation must share, settings and prompts, as JSON has them. Only
+            hashes of it are written: a model may be somebody's folder.
         rows: How many rows the finished run has.
         process: Which of several processes this is. Each writes a file of its own and reads everybody's.
 
