@@ -60,7 +60,7 @@ def _to_terminal(options: argparse.Namespace) -> None:
 
 
 def _to_file(options: argparse.Namespace) -> None:
-    from rgtg_hf.cli.batch import PartialOutput, plan_batches, settings_of_rows, write_responses
+    from rgtg_hf.cli.batch import PartialOutput, plan_batches, run_header, settings_of_rows, write_responses
 
     if options.prompts and options.prompts.endswith(".jsonl"):
         rows = [{"prompt": prompt} for prompt in options.prompt] + read_prompt_rows(options.prompts)
@@ -69,7 +69,7 @@ def _to_file(options: argparse.Namespace) -> None:
     planned = settings_of_rows(rows, options)
     processes = join_processes(options.device)
     options.device = processes.device
-    output = PartialOutput(Path(options.output), options, planned, processes.index)
+    output = PartialOutput(Path(options.output), run_header(options, planned), processes.index)
     try:
         policy, tokenizer, make_processor = load_pair(options)
         make_processor = cache(make_processor)

@@ -17,6 +17,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train a prefix reward model on preference pairs",
     "generate": "generate text, steered by a reward model",
+    "evaluate": "compare steering with what else could be done, on your own prompts",
     "push": "upload a reward model, ready to steer by its name",
     "inspect": "write a page that shows what the reward did at every token",
     "playground": "steer in the browser, with and without reward side by side",
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rgtg_hf"):
             raise
-        extra = name if name in ("train", "playground") else "demo"
+        extra = name if name in ("train", "playground", "evaluate") else "demo"
         print(
             f"rgtg-hf: error: {error.name} is not installed, which `rgtg-hf {name}` needs: "
             f'pip install "rgtg-hf[{extra}]"',

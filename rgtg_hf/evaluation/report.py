@@ -78,12 +78,12 @@ def report_row(
     return ReportRow(method, beta, mean, error, difference, difference_error, kl, tokens_per_second)
 
 
-def write_json(path: Path, rows: Sequence[ReportRow], **details: Any) -> None:
+def write_json(path: Path, rows: Sequence[Any], **details: Any) -> None:
     """Writes `{"rows": [...], **details}`. The file is there whole or not at all.
 
     Args:
         path: The file; one that exists is replaced.
-        rows: The table.
+        rows: The table, a list of dataclass instances.
         details: What else belongs to the record: versions, commit, seed, settings.
     """
     text = json.dumps({"rows": [asdict(row) for row in rows], **details}, indent=2, ensure_ascii=False)
