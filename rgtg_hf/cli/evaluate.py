@@ -196,6 +196,10 @@ def _write_texts(
         processes.wait()
         if processes.index == 0:
             output.finish()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the finished rows are in {output.path}; the same command goes on from them"
+        ) from None
     finally:
         output.close()
 
