@@ -65,7 +65,7 @@ def _load(kind: str, options: argparse.Namespace, tokenizer: Any, policy: Any) -
         return model
 
 
-def _fine_tuned(name: str, options: argparse.Namespace, trust: dict[str, bool]) -> Any:
+def _fine_tuned(name: str, options: argparse.Namespace, trust: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     from rgtg_hf.rewards.load import load_model

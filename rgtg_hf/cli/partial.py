@@ -19,7 +19,7 @@ from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.processes import Processes
 from rgtg_hf.files import write_whole
 
-__all__ = ["PartialOutput", "work_through"]
+__all__ = ["PartialOutput", "digest", "work_through"]
 
 
 class _Row(Protocol):
@@ -46,8 +46,7 @@ class PartialOutput:
         self.output = output
         self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
         self.done: dict[int, dict[str, Any]] = {}
-        # A digest: settings may name somebody's folders.
-        self._header = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in header.items()}
+        self._header = {name: digest(value) for name, value in header.items()}
         try:
             self._read_others()
             kept = self._read(self.path) if self.path.exists() else 0
@@ -127,6 +126,11 @@ class PartialOutput:
             ) from error
         for path in self._partial_files():
             path.unlink()
+
+
+def digest(value: Any) -> str:
+    """What tells two values apart without holding them: settings may name somebody's folders."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _line(row: dict[str, Any]) -> bytes:

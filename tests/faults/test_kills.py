@@ -70,13 +70,11 @@ def commands(policy_folder, reward_folder, tmp_path_factory):
     train += ["--max_steps", str(STEPS), "--per_device_train_batch_size", "4", "--learning_rate", "1e-3"]
     train += ["--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1", "--prefixes", "random"]
     train += ["--report_to", "none", "--bf16", "False", "--dataloader_pin_memory", "False", "--disable_tqdm", "True"]
-    # The policy itself and steering, judged by a function of ours; how long a batch took is not to be repeated.
-    (inputs / "judge.py").write_text("def length(prompts, texts):\n    return [len(text) / 9 for text in texts]\n")
     evaluate = ["evaluate", "--model", policy_folder, "--reward_model", reward_folder, "--prompts", str(prompts)]
     evaluate += ["--methods", "policy", "pargs", "--betas", "2", "--max_new_tokens", "12", "--batch_size", "4"]
     return {
         "evaluate": Command(
-            lambda folder: [*evaluate, "--gold", f"{inputs / 'judge.py'}:length", "--output", str(folder / "out")],
+            lambda folder: [*evaluate, "--gold", "tests.faults.runs:judge", "--output", str(folder / "out")],
             [],
             lambda folder: count_lines(folder / "out", "texts.jsonl"),
             2 * PROMPTS,
