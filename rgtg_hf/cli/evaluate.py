@@ -11,7 +11,7 @@ from typing import Any
 from rgtg_hf.cli.checks import check_guidance, check_model_name
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
-from rgtg_hf.cli.partial import PartialOutput, work_through
+from rgtg_hf.cli.partial import PartialOutput, digest, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompts import encode_prompts, read_prompts
 
@@ -58,7 +58,9 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(list(arguments))
     _check(options)
     prompts = read_prompts([], options.prompts)
-    configuration = {name: getattr(options, name) for name in _CONFIGURATION} | {"prompts": prompts}
+    settings = {name: getattr(options, name) for name in _CONFIGURATION} | {"prompts": prompts}
+    # Digests tell whether two runs are the same; the settings themselves may name somebody's folders.
+    configuration = {name: digest(value) for name, value in settings.items()}
     folder = Path(options.output)
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
@@ -162,8 +164,7 @@ def _write_texts(
 ) -> None:
     from rgtg_hf.cli.evaluate_models import load_contestants
 
-    rows = sum(map(len, plan(options, prompts, [0] * len(prompts))))
-    output = PartialOutput(folder / "texts.jsonl", {"configuration": configuration}, rows, processes.index)
+    output = PartialOutput(folder / "texts.jsonl", configuration, processes.index)
     try:
         contestants = load_contestants(options)
         tokenizer, policy = contestants.tokenizer, contestants.policy
@@ -199,7 +200,7 @@ def _write_texts(
             output.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the finished texts are in {output.path}; the same command goes on from them"
+            f"the finished rows are in {output.path}; the same command goes on from them"
         ) from None
     finally:
         output.close()

@@ -22,12 +22,14 @@ def load_contestants(options: argparse.Namespace) -> Contestants:
     Raises:
         UserError: If a model cannot be loaded or does not fit the policy.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from rgtg_hf.rewards.load import load_model, load_tokenizer
 
     trust = {"trust_remote_code": options.trust_remote_code}
     with blame_input(f"--model: {options.model} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(options.model, **trust)
-        policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
+        tokenizer = load_tokenizer(options.model, **trust)
+        policy = load_model(AutoModelForCausalLM, options.model, dtype=options.dtype, **trust)
     policy = policy.to(options.device).eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -48,28 +50,29 @@ def _load(kind: str, options: argparse.Namespace, tokenizer: Any, policy: Any) -
     trust = {"trust_remote_code": options.trust_remote_code}
     with blame_input(f"--{kind}: {name} cannot be used"):
         if kind == "head":
+            from rgtg_hf.rewards.load import load_model
             from rgtg_hf.rewards.next_token import NextTokenRewardModel
 
-            return NextTokenRewardModel.from_pretrained(name).attach(policy)
+            return load_model(NextTokenRewardModel, name).attach(policy)
         if kind == "fine_tuned":
             return _fine_tuned(name, options, trust).to(options.device).eval()
-        from transformers import AutoTokenizer
-
         from rgtg_hf.rewards.checks import check_reward_model
-        from rgtg_hf.rewards.load import load_reward_model
+        from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 
-        check_same_tokenizer(tokenizer, AutoTokenizer.from_pretrained(name, **trust))
+        check_same_tokenizer(tokenizer, load_tokenizer(name, **trust))
         model = load_reward_model(name, dtype=options.dtype, **trust).to(options.device).eval()
         check_reward_model(model)
         return model
 
 
-def _fine_tuned(name: str, options: argparse.Namespace, trust: dict[str, bool]) -> Any:
+def _fine_tuned(name: str, options: argparse.Namespace, trust: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
+
+    from rgtg_hf.rewards.load import load_model
 
     # An adapter names the model it was trained on by a path that may be gone; it belongs to the policy at hand.
     adapter = (Path(name) / "adapter_config.json").is_file()
-    model = AutoModelForCausalLM.from_pretrained(options.model if adapter else name, dtype=options.dtype, **trust)
+    model = load_model(AutoModelForCausalLM, options.model if adapter else name, dtype=options.dtype, **trust)
     if not adapter:
         return model
     from peft import PeftModel

@@ -19,6 +19,7 @@ from rgtg_hf.evaluation.methods import METHODS
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.summary import MethodRun, MethodSummary, markdown_table, summarize
+from rgtg_hf.files import write_whole
 
 __all__ = ["write_report"]
 
@@ -70,7 +71,7 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
         commit=find_commit(Path(__file__).parent),
     )
     table = markdown_table(rows)
-    (folder / "report.md").write_text(_markdown(table, equal, options, len(prompts)), encoding="utf-8")
+    write_whole(folder / "report.md", _markdown(table, equal, options, len(prompts)))
     Console(stderr=True, highlight=False).print(
         f"Written to {folder}: report.md, report.json, texts.jsonl and the pictures"
     )

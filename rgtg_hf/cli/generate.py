@@ -69,7 +69,7 @@ def _to_file(options: argparse.Namespace) -> None:
     planned = settings_of_rows(rows, options)
     processes = join_processes(options.device)
     options.device = processes.device
-    output = PartialOutput(Path(options.output), run_header(options, planned), len(planned), processes.index)
+    output = PartialOutput(Path(options.output), run_header(options, planned), processes.index)
     try:
         policy, tokenizer, make_processor = load_pair(options)
         make_processor = cache(make_processor)

@@ -19,7 +19,7 @@ from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.processes import Processes
 from rgtg_hf.files import write_whole
 
-__all__ = ["PartialOutput", "work_through"]
+__all__ = ["PartialOutput", "digest", "work_through"]
 
 
 class _Row(Protocol):
@@ -35,25 +35,23 @@ class PartialOutput:
 
     Args:
         output: The file that the finished run leaves.
-        header: What an interrupted run and its continuation must share, settings and prompts, as JSON has them. Only
-            hashes of it are written: a model may be somebody's folder.
-        rows: How many rows the finished run has.
+        header: What an interrupted run and its continuation must share: settings and prompts, as JSON has them.
         process: Which of several processes this is. Each writes a file of its own and reads everybody's.
 
     Raises:
         UserError: If `output` exists, cannot be written, or was begun with other prompts or settings.
     """
 
-    def __init__(self, output: Path, header: dict[str, Any], rows: int, process: int = 0) -> None:
+    def __init__(self, output: Path, header: dict[str, Any], process: int = 0) -> None:
         self.output = output
         self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
         self.done: dict[int, dict[str, Any]] = {}
-        self._header = {name: _digest(value) for name, value in header.items()}
+        self._header = {name: digest(value) for name, value in header.items()}
         try:
             self._read_others()
             kept = self._read(self.path) if self.path.exists() else 0
-            # With all rows beside it, it is this run's own, which was killed before it could clean up.
-            if output.exists() and len(self.done) < rows:
+            # With the same rows beside it, it is this run's own, which was killed before it could clean up.
+            if output.exists() and not (self.done and output.read_bytes() == self._ordered()):
                 raise UserError(f"--output: {output} exists; move it away or choose another name")
             self._open(kept)
         except OSError as error:
@@ -108,6 +106,9 @@ class PartialOutput:
                 "the same command goes on from them"
             ) from error
 
+    def _ordered(self) -> bytes:
+        return b"".join(_line(self.done[index]) for index in sorted(self.done))
+
     def close(self) -> None:
         """Closes the partial file and keeps it."""
         self._file.close()
@@ -117,7 +118,7 @@ class PartialOutput:
         self._file.close()
         self._read_others()
         try:
-            write_whole(self.output, b"".join(_line(self.done[i]) for i in sorted(self.done)).decode())
+            write_whole(self.output, self._ordered().decode())
         except OSError as error:
             raise UserError(
                 f"--output: {self.output} cannot be written ({error.strerror}); all rows are in {self.path}, and the "
@@ -127,7 +128,8 @@ class PartialOutput:
             path.unlink()
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """What tells two values apart without holding them: settings may name somebody's folders."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 

@@ -56,14 +56,12 @@ def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False)
 
 
 def _reward_model(name: str, device: Any, trust_remote_code: bool) -> Gold:
-    from transformers import AutoTokenizer
-
-    from rgtg_hf.rewards.load import load_reward_model
+    from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 
     model = load_reward_model(name, dtype="auto", trust_remote_code=trust_remote_code).to(device).eval()
     if model.config.num_labels != 1:
         raise ValueError(f"It has {model.config.num_labels} labels, but a reward is one number: num_labels=1.")
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> list[float]:

@@ -51,6 +51,12 @@ def trained(folder):
     return losses, (folder / "out" / "model.safetensors").read_bytes()
 
 
+def evaluated(folder):
+    rows = [json.loads(line) for line in (folder / "out" / "texts.jsonl").read_text().splitlines()]
+    report = json.loads((folder / "out" / "report.json").read_text())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows], report["gold"]
+
+
 @pytest.fixture(scope="module")
 def commands(policy_folder, reward_folder, tmp_path_factory):
     inputs = tmp_path_factory.mktemp("inputs")
@@ -64,7 +70,16 @@ def commands(policy_folder, reward_folder, tmp_path_factory):
     train += ["--max_steps", str(STEPS), "--per_device_train_batch_size", "4", "--learning_rate", "1e-3"]
     train += ["--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1", "--prefixes", "random"]
     train += ["--report_to", "none", "--bf16", "False", "--dataloader_pin_memory", "False", "--disable_tqdm", "True"]
+    evaluate = ["evaluate", "--model", policy_folder, "--reward_model", reward_folder, "--prompts", str(prompts)]
+    evaluate += ["--methods", "policy", "pargs", "--betas", "2", "--max_new_tokens", "12", "--batch_size", "4"]
     return {
+        "evaluate": Command(
+            lambda folder: [*evaluate, "--gold", "tests.faults.runs:judge", "--output", str(folder / "out")],
+            [],
+            lambda folder: count_lines(folder / "out", "texts.jsonl"),
+            2 * PROMPTS,
+            evaluated,
+        ),
         "generate": Command(
             lambda folder: [*generate, "--output", str(folder / "out.jsonl")],
             [],
@@ -105,7 +120,7 @@ def killed(command, folder, start, draw, seconds):
     return finish(process) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", ["generate", "train"])
+@pytest.mark.parametrize("name", ["generate", "evaluate", "train"])
 def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives(name, commands, whole, start, tmp_path):
     command, (expected, seconds) = commands[name], whole[name]
     draw = random.Random(SEED)
