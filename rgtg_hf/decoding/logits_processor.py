@@ -173,23 +173,22 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self._check_step(input_ids, scores)
         self._generation.follow(input_ids)
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
-        guided = keep_candidates(scores, candidates)
-        rows = rewards = None
         going_on = ~self._generation.ended()
         steer = self._uncertain_enough(candidates) & going_on
         # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
         needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
+        wanted = candidates.valid & needed[:, None]
+        rewards = None
         if self.config.beta != 0 and bool(needed.any()):
-            rows = going_on  # rows that merely go unsteered stay, for their cache is needed again
-            scored = Candidates(*(part[rows] for part in candidates))
-            rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
-            _check_finite(rewards, scored, rows, input_ids.shape[1], self.config.beta)
+            rewards = self._score(input_ids, candidates, wanted, going_on)
             self._generation.steered()
-            steered = guided.clone()
-            steered[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
-            guided = torch.where(steer[:, None], steered, guided)
         elif not bool(steer.any()):
             self._generation.steered()  # what is left to the policy adds no reward, now or later
+        if rewards is None or not bool(steer.all()):
+            guided = keep_candidates(scores, candidates)
+        if rewards is not None:
+            steered = guide(scores, candidates, *rewards, beta=self.config.beta)
+            guided = steered if bool(steer.all()) else torch.where(steer[:, None], steered, guided)
 
         # What goes unread in a skipped step is read in one pass with the next one that is not.
         self.stats.steps += 1
@@ -197,8 +196,30 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self.stats.reward_model_tokens = self.scorer.tokens_computed - self._tokens_before
         if self._collect_records:
             over = self._generation.past_end()
-            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, rows, rewards))
+            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, wanted, rewards))
         return guided
+
+    def _score(self, input_ids: Tensor, candidates: Candidates, wanted: Tensor, rows: Tensor) -> CandidateRewards:
+        """Rewards of all rows' candidates, 0 for rows that are not scored.
+
+        Args:
+            input_ids: As in `__call__`.
+            candidates: The candidates of this step.
+            wanted: Which of their rewards are wanted, shape `[rows, k]`.
+            rows: Rows that go on. All of them go to the scorer, also those that this step does not steer, for what is
+                kept of them is needed again.
+        """
+        prefixes = self._prefixes(input_ids)._replace(wanted=wanted)
+        if bool(rows.all()):
+            scored = self.scorer.score(prefixes, candidates.ids)
+        else:
+            some = self.scorer.score(prefixes.select(rows), candidates.ids[rows])
+            scored = CandidateRewards(
+                some.candidates.new_zeros(wanted.shape).masked_scatter(rows[:, None], some.candidates),
+                some.base.new_zeros(len(rows)).masked_scatter(rows, some.base),
+            )
+        _check_finite(scored, candidates.ids, wanted, input_ids.shape[1], self.config.beta)
+        return scored
 
     @property
     def _generation(self) -> GenerationTracker:
@@ -266,19 +287,20 @@ def _checked_id(name: str, token_id: object) -> int:
     return token_id
 
 
-def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int, beta: float) -> None:
-    finite = (torch.isfinite(rewards.candidates) | ~candidates.valid) & torch.isfinite(rewards.base)[:, None]
-    if bool(finite.all()):
-        increments = beta * (rewards.candidates - rewards.base[:, None])
-        if not bool((torch.isfinite(increments) | ~candidates.valid).all()):
-            raise FloatingPointError(
-                f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
-                "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
-            )
+def _check_finite(rewards: CandidateRewards, candidate_ids: Tensor, wanted: Tensor, length: int, beta: float) -> None:
+    differences = rewards.candidates - rewards.base[:, None]
+    bad = wanted & ~torch.isfinite(beta * differences)
+    if not bool(bad.any()):
         return
-    row = int((~finite).any(-1).nonzero()[0])
+    bad = wanted & ~(torch.isfinite(rewards.candidates) & torch.isfinite(rewards.base)[:, None])
+    if not bool(bad.any()):
+        raise FloatingPointError(
+            f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
+            "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
+        )
+    row = int(bad.any(-1).nonzero()[0])
     raise FloatingPointError(
-        f"The reward model gave rewards that are not finite: row {int(rows.nonzero()[row])}, after {length} tokens, "
-        f"for the candidates {candidates.ids[row][~finite[row]].tolist()} "
-        f"({rewards.candidates[row][~finite[row]].tolist()}). Load it in float32 or bfloat16, and check its weights."
+        f"The reward model gave rewards that are not finite: row {row}, after {length} tokens, for the candidates "
+        f"{candidate_ids[row][bad[row]].tolist()} ({rewards.candidates[row][bad[row]].tolist()}). Load it in float32 "
+        "or bfloat16, and check its weights."
     )
