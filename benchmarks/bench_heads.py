@@ -42,6 +42,7 @@ from rgtg_hf import (
     steering,
 )
 from rgtg_hf.cli.demo_policy import demo_policy_path
+from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
@@ -221,19 +222,15 @@ def report(folder: Path, output: str) -> None:
 def at_equal_divergence(
     runs: list[dict[str, Any]], betas: list[float], seeds: list[int], plain: np.ndarray, target: float
 ) -> np.ndarray | None:
-    """Gold reward per prompt at a divergence, between the two nearest betas; None beyond the largest beta."""
+    """Gold reward per prompt at a divergence, averaged over seeds; None beyond some seed's largest beta."""
     per_seed = []
     for seed in seeds:
         by_beta = {run["beta"]: run for run in runs if run["seed"] == seed}
-        points = [(0.0, plain)]
-        points += [(float(np.mean(by_beta[beta]["kl"])), np.array(by_beta[beta]["gold"])) for beta in betas]
-        points.sort(key=lambda point: point[0])
-        above = next((i for i, (kl, _) in enumerate(points) if kl >= target), None)
-        if above is None:
+        points = [FrontierPoint(0.0, plain.tolist())]
+        points += [FrontierPoint(float(np.mean(by_beta[beta]["kl"])), by_beta[beta]["gold"]) for beta in betas]
+        if (gold := at_divergence(points, target)) is None:
             return None
-        (low, before), (high, after) = points[above - 1], points[above]
-        share = (target - low) / (high - low)
-        per_seed.append((1 - share) * before + share * after)
+        per_seed.append(gold)
     return np.mean(per_seed, axis=0)
 
 

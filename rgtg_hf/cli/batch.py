@@ -1,31 +1,24 @@
 """`rgtg-hf generate --output`: many prompts into a file, surviving interruption.
 
-Finished rows go to `OUTPUT.partial` at once. Batches are planned from the prompts and the settings alone, and each has
-a seed of its own, so that a run that was interrupted and started again writes what an undisturbed run writes. When all
-is done the rows are put in the order of the prompts, and the file appears under its own name.
-
-Several processes (`accelerate launch`) take turns at the batches, each with a partial file of its own; what comes out
-does not depend on how many there are, nor on how many there were before an interruption.
+Batches are planned from the prompts and the settings alone, and each has a seed of its own, so that a run that was
+interrupted and started again writes what an undisturbed run writes. When all is done the rows are put in the order of
+the prompts, and the file appears under its own name.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.checks import check_guidance
 from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.partial import PartialOutput, work_through
 from rgtg_hf.cli.processes import Processes
 
-__all__ = ["BatchRow", "PartialOutput", "plan_batches", "settings_of_rows", "write_responses"]
+__all__ = ["BatchRow", "PartialOutput", "plan_batches", "run_header", "settings_of_rows", "write_responses"]
 
 _PER_ROW = ("beta", "max_new_tokens")
 # What an interrupted run and its continuation must share, besides the prompts.
@@ -88,100 +81,12 @@ def plan_batches(rows: Sequence[BatchRow], length: Callable[[BatchRow], int], ba
     return batches
 
 
-class PartialOutput:
-    """The rows that are done so far, on disk.
-
-    Args:
-        output: The file that the finished run leaves.
-        options: The command's options, which an interrupted run and its continuation must share.
-        rows: All prompts; they too must be the same.
-        process: Which of several processes this is. Each writes a file of its own and reads everybody's.
-
-    Raises:
-        UserError: If `output` exists, cannot be written, or was begun with other prompts or settings.
-    """
-
-    def __init__(self, output: Path, options: argparse.Namespace, rows: Sequence[BatchRow], process: int = 0) -> None:
-        self.output = output
-        self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
-        self.done: dict[int, dict[str, Any]] = {}
-        if output.exists():
-            raise UserError(f"--output: {output} exists; move it away or choose another name")
-        prompts = json.dumps([(row.prompt, row.beta, row.max_new_tokens) for row in rows]).encode()
-        settings = {name: getattr(options, name) for name in _SETTINGS}
-        self._header = {"settings": settings, "prompts": hashlib.sha256(prompts).hexdigest()}
-        try:
-            self._read_others()
-            self._open()
-        except OSError as error:
-            raise UserError(f"--output: {self.path} cannot be written ({error.strerror})") from error
-
-    def _read_others(self) -> None:
-        for path in self._partial_files():
-            if path != self.path:
-                self._read(path)
-
-    def _partial_files(self) -> list[Path]:
-        name = re.compile(re.escape(f"{self.output.name}.partial") + r"(-\d+)?")
-        return [path for path in self.output.parent.iterdir() if name.fullmatch(path.name)]
-
-    def _read(self, path: Path) -> int:
-        """Takes over the rows of a partial file; returns how many of its bytes are whole lines."""
-        # A kill may have left half a line at the end; another process may be writing one.
-        content = path.read_bytes()
-        kept = content[: content.rfind(b"\n") + 1]
-        lines = kept.splitlines()
-        if _parse(lines[0]) != self._header if lines else not _line(self._header).startswith(content):
-            raise UserError(
-                f"--output: {path} was begun with other prompts or settings; give the same ones to go on, "
-                "or remove it to begin anew"
-            )
-        self.done |= {row["index"]: row for row in map(_parse, lines[1:])}
-        return len(kept)
-
-    def _open(self) -> None:
-        kept = self._read(self.path) if self.path.exists() else 0
-        self._file = self.path.open("ab")
-        self._file.truncate(kept)
-        if not kept:
-            self._write(self._header)
-
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Appends finished rows, each with its `index`; rows that are there already are left as they are."""
-        for row in rows:
-            if row["index"] not in self.done:
-                self._write(row)
-                self.done[row["index"]] = row
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the partial file and keeps it."""
-        self._file.close()
-
-    def finish(self) -> None:
-        """Puts the rows of all processes in order under the output's name and removes the partial files."""
-        self._file.close()
-        self._read_others()
-        ordered = self.path.with_name(f"{self.output.name}.ordered")
-        with ordered.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(self.done[i], ensure_ascii=False) + "\n" for i in sorted(self.done))
-        os.replace(ordered, self.output)
-        for path in self._partial_files():
-            path.unlink()
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+def run_header(options: argparse.Namespace, rows: Sequence[BatchRow]) -> dict[str, Any]:
+    """What an interrupted run and its continuation must share: settings and prompts."""
+    return {
+        "settings": {name: getattr(options, name) for name in _SETTINGS},
+        "prompts": [(row.prompt, row.beta, row.max_new_tokens) for row in rows],
+    }
 
 
 def write_responses(
@@ -192,7 +97,7 @@ def write_responses(
     seed: int,
     processes: Processes,
 ) -> None:
-    """Writes what is not written yet, with a progress bar that shows tokens per second and the time left.
+    """Writes what is not written yet, with a progress bar.
 
     Args:
         output: Where the rows go.
@@ -200,38 +105,22 @@ def write_responses(
         respond: Generates the response ids of a batch, without prompt and padding.
         decode: Turns ids into text.
         seed: Batch number n is sampled with `seed + n`.
-        processes: This process among several. The bar is that of process 0 and tells of its own share.
+        processes: This process among several.
     """
-    import time
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers import set_seed
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    start, tokens = time.perf_counter(), 0
-    # The bar goes to stderr, as all that is not output does.
-    share = {row.index for batch in batches[processes.index :: processes.count] for row in batch}
-    with Progress(*columns, console=Console(stderr=True), disable=processes.index > 0) as progress:
-        task = progress.add_task("", total=len(share), completed=len(share & output.done.keys()), speed="")
-        for number, batch in enumerate(batches):
-            if number % processes.count != processes.index or all(row.index in output.done for row in batch):
-                continue
-            set_seed(seed + number)
-            responses = respond(batch)
-            output.add(
-                [
-                    {
-                        "index": row.index,
-                        "prompt": row.prompt,
-                        "response": decode(ids),
-                        "beta": row.beta,
-                        "max_new_tokens": row.max_new_tokens,
-                        "tokens": len(ids),
-                    }
-                    for row, ids in zip(batch, responses, strict=True)
-                ]
-            )
-            tokens += sum(map(len, responses))
-            speed = f"{tokens / (time.perf_counter() - start):.0f} tokens/s"
-            progress.update(task, completed=len(share & output.done.keys()), speed=speed)
+    def make_rows(number: int, batch: list[BatchRow]) -> list[dict[str, Any]]:
+        set_seed(seed + number)
+        return [
+            {
+                "index": row.index,
+                "prompt": row.prompt,
+                "response": decode(ids),
+                "beta": row.beta,
+                "max_new_tokens": row.max_new_tokens,
+                "tokens": len(ids),
+            }
+            for row, ids in zip(batch, respond(batch), strict=True)
+        ]
+
+    work_through(output, batches, make_rows, processes)

@@ -1,15 +1,79 @@
-"""The picture of a report: gold reward against divergence from the policy."""
+"""The pictures of a report: gold reward against divergence, against speed, and what else makes lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rgtg_hf.evaluation.report import ReportRow
 
-__all__ = ["draw_reward_vs_kl"]
+__all__ = ["Series", "draw_reward_vs_kl", "draw_series"]
 
-_INK, _LINE, _GRID = "#1f2933", "#1f5fa8", "#d5dbe1"
+_INK, _GRID = "#1f2933", "#d5dbe1"
+# Told apart by the colour-blind as well (Okabe and Ito), and by their markers in print.
+_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f"]
+_MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method's points.
+
+    Attributes:
+        name: For the legend.
+        x: Where they lie.
+        y: What was measured there.
+        error: Standard error of each; none by default.
+        labels: What to write beside each; nothing by default.
+        line: Whether the points are joined; not where nothing lies between them.
+        dashed: A broken line, as for a bound.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] | None = None
+    labels: Sequence[str] = field(default=())
+    line: bool = True
+    dashed: bool = False
+
+
+def draw_series(
+    series: Sequence[Series], path: Path, *, title: str, x_name: str, y_name: str, log_x: bool = False
+) -> None:
+    """Draws several methods into one picture.
+
+    Args:
+        series: At most eight.
+        path: The PNG file to write.
+        title: What the picture shows, in a few words.
+        x_name: What lies along the horizontal axis, with its unit; also `y_name`.
+        log_x: Whether the horizontal axis is logarithmic.
+
+    Raises:
+        ImportError: If matplotlib is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
+    """
+    figure, axes = _canvas(width=6.4 if len(series) == 1 else 8.6)  # with room for a legend
+    for place, one in enumerate(series):
+        style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 8], "markersize": 5, "capsize": 2.5}
+        joined = "none" if not one.line else "--" if one.dashed else "-"
+        axes.errorbar(one.x, one.y, yerr=one.error, linestyle=joined, linewidth=1.6, label=one.name, **style)
+        for label, x, y in zip(one.labels, one.x, one.y, strict=False):
+            axes.annotate(label, (x, y), textcoords="offset points", xytext=(8, -13), color=_INK, fontsize=9)
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_title(title, color=_INK, fontsize=11, loc="left")
+    axes.set_xlabel(x_name, color=_INK)
+    axes.set_ylabel(y_name, color=_INK)
+    axes.margins(x=0.12, y=0.15)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, reward_name: str) -> None:
@@ -24,25 +88,27 @@ def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, rewa
     Raises:
         ImportError: If matplotlib is not installed; it comes with `pip install "rgtg-hf[demo]"`.
     """
+    line = Series(
+        "steered",
+        [row.kl for row in rows],
+        [row.gold_mean for row in rows],
+        [row.gold_se for row in rows],
+        ["unsteered" if row.beta == 0 else f"β = {row.beta:g}" for row in rows],
+    )
+    draw_series(
+        [line],
+        path,
+        title=title,
+        x_name="KL to the policy, nats per response",
+        y_name=f"{reward_name}, mean ± standard error",
+    )
+
+
+def _canvas(width: float) -> tuple[Any, Any]:
     try:
         # Figure instead of pyplot: no window system is looked for, and no global state is left behind.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('matplotlib is missing. Install it with: pip install "rgtg-hf[demo]"') from error
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    kl = [row.kl for row in rows]
-    gold = [row.gold_mean for row in rows]
-    axes.errorbar(kl, gold, yerr=[row.gold_se for row in rows], color=_LINE, marker="o", capsize=3, linewidth=1.8)
-    for row, x, y in zip(rows, kl, gold, strict=True):
-        label = "unsteered" if row.beta == 0 else f"β = {row.beta:g}"
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(8, -13), color=_INK, fontsize=9)
-    axes.set_title(title, color=_INK, fontsize=11, loc="left")
-    axes.set_xlabel("KL to the policy, nats per response", color=_INK)
-    axes.set_ylabel(f"{reward_name}, mean ± standard error", color=_INK)
-    axes.margins(x=0.12, y=0.15)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    figure = Figure(figsize=(width, 4.2), dpi=150, layout="constrained")
+    return figure, figure.subplots()

@@ -7,6 +7,8 @@ At every step the steered distribution pi is known on all its candidates, so the
 is computed exactly, not estimated from the sampled tokens. pi_LM is the policy restricted to the same candidates and
 renormalised there, which is the unsteered policy with the same `top_k`: divergence 0 means "what `top_k` alone does".
 A response's divergence is the sum over its own steps, up to and including its end-of-sequence token.
+
+Greedy decoding is a policy too, one that puts everything on a single token v*, and so KL_t = -log pi_LM(v* | x, y_<t).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.guidance import divergence
 
-__all__ = ["DivergenceRecorder", "candidate_divergence", "response_mask"]
+__all__ = ["DivergenceRecorder", "candidate_divergence", "greedy_divergence", "response_mask"]
 
 
 def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
@@ -40,6 +42,36 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
         assert candidate_divergence(guided, policy) == 0.0  # the two candidates are as likely as before
         ```
     """
+    log_guided, log_policy = _over_candidates(guided_scores, policy_scores)
+    return divergence(log_guided, log_policy).clamp(min=0.0)
+
+
+def greedy_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
+    """KL in nats of taking the likeliest candidate of `guided_scores` from sampling the policy over the candidates.
+
+    Args:
+        guided_scores: Logits of the steered policy, -inf outside the candidates, shape `[batch, vocabulary]`.
+        policy_scores: Logits (or log-probabilities) of the policy, shape `[batch, vocabulary]`.
+
+    Returns:
+        Non-negative divergences, float64, shape `[batch]`.
+
+    Example:
+        ```python
+        import math
+        import torch
+        from rgtg_hf.evaluation.divergence import greedy_divergence
+
+        guided = torch.tensor([[1.0, 2.0, -torch.inf]])
+        assert abs(greedy_divergence(guided, torch.zeros(1, 3)).item() - math.log(2)) < 1e-12  # one of two, always
+        ```
+    """
+    _, log_policy = _over_candidates(guided_scores, policy_scores)
+    return -log_policy[:, 0]
+
+
+def _over_candidates(guided_scores: Tensor, policy_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both over the candidates, the likeliest of the steered policy first, `[batch, most]`."""
     # Only the candidates are looked at: a vocabulary is thousands of times larger.
     most = int((guided_scores > -torch.inf).sum(dim=-1).max())
     guided, ids = guided_scores.topk(most, dim=-1)
@@ -47,7 +79,7 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
     # In float64, because the difference of two float32 log-softmaxes is of the size of small divergences.
     log_guided = guided.double().log_softmax(dim=-1)
     log_policy = policy_scores.gather(-1, ids).double().masked_fill(outside, -torch.inf).log_softmax(dim=-1)
-    return divergence(log_guided, log_policy).clamp(min=0.0)
+    return log_guided, log_policy
 
 
 def response_mask(response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
@@ -74,13 +106,14 @@ def response_mask(response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
 
 
 class DivergenceRecorder(LogitsProcessor):
-    """Runs a logits processor and records how far it moved the distribution at each step.
+    """Runs a logits processor and records how far it moved the distribution, and how likely the policy finds the text.
 
     The scores come out as the wrapped processor made them. Give the recorder to `generate()` in the processor's place,
     for sampling or greedy decoding (beam search permutes rows between steps). Use a fresh one for each call.
 
     Args:
         processor: The steering processor.
+        greedy: Whether decoding is greedy, which has a divergence of its own.
 
     Example:
         ```python
@@ -94,15 +127,27 @@ class DivergenceRecorder(LogitsProcessor):
         ```
     """
 
-    def __init__(self, processor: LogitsProcessor) -> None:
+    def __init__(self, processor: LogitsProcessor, *, greedy: bool = False) -> None:
         self.processor = processor
+        self._measure = greedy_divergence if greedy else candidate_divergence
         self._steps: list[Tensor] = []
+        self._likelihoods: list[Tensor] = []
+        self._latest: Tensor | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Runs the processor on `scores` of shape `[batch, vocabulary]` and returns what it returned."""
+        self._read_likelihood(input_ids[:, -1])
         guided = self.processor(input_ids, scores)
-        self._steps.append(candidate_divergence(guided, scores))
+        self._steps.append(self._measure(guided, scores))
+        self._latest = scores
         return guided
+
+    def _read_likelihood(self, chosen: Tensor) -> None:
+        # Which token was chosen at a step shows at the next one.
+        if self._latest is not None:
+            picked = self._latest.gather(1, chosen[:, None].to(self._latest.device))[:, 0]
+            self._likelihoods.append(picked.double() - self._latest.logsumexp(-1).double())
+            self._latest = None
 
     def divergences(self, response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
         """The divergence of each response, summed over its steps.
@@ -117,9 +162,29 @@ class DivergenceRecorder(LogitsProcessor):
         Raises:
             ValueError: If the number of recorded steps is not that of the response.
         """
-        if len(self._steps) != response_ids.shape[1]:
+        return self._sum(self._steps, response_ids, eos_token_ids)
+
+    def log_likelihoods(self, response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
+        """log pi_LM(y | x) of each response under the unsteered policy, over its whole vocabulary, at temperature 1.
+
+        Args:
+            response_ids: As for [`divergences`][rgtg_hf.evaluation.divergence.DivergenceRecorder.divergences], as is
+                `eos_token_ids`.
+
+        Returns:
+            Nats per response, float64, shape `[batch]`.
+
+        Raises:
+            ValueError: If the number of recorded steps is not that of the response.
+        """
+        self._read_likelihood(response_ids[:, -1])
+        return self._sum(self._likelihoods, response_ids, eos_token_ids)
+
+    def _sum(self, steps: list[Tensor], response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
+        if len(steps) != response_ids.shape[1]:
             raise ValueError(
-                f"{len(self._steps)} steps were recorded for a response of {response_ids.shape[1]} tokens. Record "
+                f"{len(steps)} steps were recorded for a response of {response_ids.shape[1]} tokens. Record "
                 "each generate() call with a recorder of its own, in sampling or greedy decoding."
             )
-        return (torch.stack(self._steps, dim=-1) * response_mask(response_ids, eos_token_ids)).sum(dim=-1)
+        # What was recorded after a response's end is left out, not multiplied by 0: it may be infinite.
+        return torch.stack(steps, dim=-1).masked_fill(~response_mask(response_ids, eos_token_ids), 0.0).sum(dim=-1)

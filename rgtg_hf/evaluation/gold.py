@@ -1,10 +1,10 @@
-"""The demo's gold reward: what steering is judged by, and what its reward model never sees at evaluation."""
+"""Gold rewards: what steering is judged by, and what its reward models never see at evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["vader_sentiment"]
+__all__ = ["flesch_reading_ease", "vader_sentiment"]
 
 
 def vader_sentiment(texts: Sequence[str]) -> list[float]:
@@ -36,3 +36,45 @@ def vader_sentiment(texts: Sequence[str]) -> list[float]:
         raise ImportError('VADER is missing. Install it with: pip install "rgtg-hf[demo]"') from error
     analyzer = SentimentIntensityAnalyzer()
     return [analyzer.polarity_scores(text)["compound"] for text in texts]
+
+
+def flesch_reading_ease(texts: Sequence[str]) -> list[float]:
+    """How easily texts are read, by Flesch's formula (1948): short sentences of short words score high.
+
+        206.835 - 1.015 * words / sentences - 84.6 * syllables / words
+
+    Words and sentences are counted by textstat, syllables by Pyphen's hyphenation, which is textstat's way for words
+    that its pronouncing dictionary lacks; that dictionary would have to be downloaded, this runs offline. Like all
+    readability formulas it says nothing of sense.
+
+    Args:
+        texts: Responses in English. A text without a word scores 0.
+
+    Returns:
+        One score per text: about 30 for a scientific article, 60 for plain prose, 90 for a children's book. It is
+        not bounded.
+
+    Raises:
+        ImportError: If `textstat` is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
+
+    Example:
+        ```python
+        from rgtg_hf.evaluation.gold import flesch_reading_ease
+
+        plain, stilted = flesch_reading_ease(["The cat sat. It was glad.", "Feline contentment necessitates repose."])
+        assert plain > 90 > stilted
+        ```
+    """
+    try:
+        import pyphen
+        import textstat
+    except ImportError as error:
+        raise ImportError('textstat is missing. Install it with: pip install "rgtg-hf[evaluate]"') from error
+    hyphenation = pyphen.Pyphen(lang="en_US")
+    scores = []
+    for text in texts:
+        words = textstat.remove_punctuation(text).split()
+        syllables = sum(len(hyphenation.positions(word)) + 1 for word in words)
+        sentences = textstat.sentence_count(text)
+        scores.append(206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words) if words else 0.0)
+    return scores

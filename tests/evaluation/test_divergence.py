@@ -2,7 +2,12 @@ import pytest
 import torch
 from transformers import LogitsProcessor, TopKLogitsWarper
 
-from rgtg_hf.evaluation.divergence import DivergenceRecorder, candidate_divergence, response_mask
+from rgtg_hf.evaluation.divergence import (
+    DivergenceRecorder,
+    candidate_divergence,
+    greedy_divergence,
+    response_mask,
+)
 
 
 class Tilt(LogitsProcessor):
@@ -84,3 +89,27 @@ def test_recorder_used_for_two_calls_is_refused():
         recorder(torch.ones(1, 1, dtype=torch.long), torch.randn(1, 5))
     with pytest.raises(ValueError, match="4 steps were recorded for a response of 2 tokens"):
         recorder.divergences(torch.tensor([[1, 2]]), [])
+
+
+def test_greedy_decoding_diverges_by_what_the_policy_gives_its_choices():
+    torch.manual_seed(0)
+    policy = torch.randn(4, 30)
+    guided = Tilt(torch.randn(4, 30), 5)(None, policy)
+    kept = policy.masked_fill(guided == -torch.inf, -torch.inf).double().log_softmax(-1)
+    expected = -kept.gather(1, guided.argmax(-1, keepdim=True))[:, 0]
+    assert torch.allclose(greedy_divergence(guided, policy), expected)
+
+
+def test_likelihoods_are_the_policys_over_its_whole_vocabulary_up_to_the_end():
+    torch.manual_seed(0)
+    steps = [torch.randn(2, 30) for _ in range(3)]
+    response = torch.tensor([[4, 2, 0], [7, 8, 9]])  # the first row ends with 2
+    recorder = DivergenceRecorder(Tilt(torch.randn(30), 5))
+    for place, scores in enumerate(steps):
+        recorder(torch.cat([torch.ones(2, 1, dtype=torch.long), response[:, :place]], dim=1), scores)
+    logs = [scores.double().log_softmax(-1) for scores in steps]
+    expected = [
+        logs[0][0, 4] + logs[1][0, 2],
+        logs[0][1, 7] + logs[1][1, 8] + logs[2][1, 9],
+    ]
+    assert torch.allclose(recorder.log_likelihoods(response, [2]), torch.stack(expected), atol=1e-5)

@@ -1,0 +1,137 @@
+"""Writes the numbers of results/paper_table.json and results/theory.json into docs/paper-table.md and README.md.
+
+    python benchmarks/paper_docs.py
+
+Each table stands between two comments that name it; what surrounds them is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from theory import NAMES
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SWEPT = {"pargs": "PARGS", "args": "ARGS", "dpo": "DPO", "head": "steering head"}
+
+
+def main() -> None:
+    tables = {"theory": theory_table(_read("theory"))}
+    results = _read("paper_table")["results"] if (RESULTS / "paper_table.json").exists() else {}
+    for task, result in results.items():
+        tables[f"{task}-methods"] = result["table"]
+        tables[f"{task}-equal"] = equal_table(result) + pictures(task)
+        tables[f"{task}-bounded"] = bounded_table(result)
+        tables[f"{task}-texts"] = texts(result)
+    tables["core"] = core_table(results)
+    for page in (ROOT / "docs" / "paper-table.md", ROOT / "README.md"):
+        page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    for picture in [*RESULTS.glob("paper_table_*.png"), *RESULTS.glob("theory_*.png")]:
+        shutil.copy(picture, ROOT / "docs" / "assets" / picture.name)
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """Replaces what stands between `<!-- numbers: NAME -->` and `<!-- end -->`."""
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- numbers: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", page)
+    return page
+
+
+def equal_table(result: dict[str, Any]) -> str:
+    lines = [["KL", *SWEPT.values(), *(f"PARGS minus {name}, 95 %" for name in list(SWEPT.values())[1:])]]
+    lines.append(["---"] * len(lines[0]))
+    for row in result["at_equal_kl"]:
+        cells = [f"{row['kl']:g}"]
+        cells += [_with_error(row[method]) if method in row else "" for method in SWEPT]
+        cells += [_with_interval(row, f"pargs - {method}") for method in list(SWEPT)[1:]]
+        lines.append(cells)
+    return _table(lines)
+
+
+def pictures(task: str) -> str:
+    return "".join(
+        f"\n![Gold reward over {axis}, {task}](assets/paper_table_{task}_reward_vs_{name}.png)\n"
+        for axis, name in (("divergence", "kl"), ("tokens per second", "speed"))
+    )
+
+
+def bounded_table(result: dict[str, Any]) -> str:
+    lines = [["method", "n", "KL at most", "gold", "PARGS at this KL minus it, 95 %"], ["---"] * 5]
+    for row in result["pargs_at_the_bound_of"]:
+        difference = _with_interval(row, "pargs - it")
+        lines.append(
+            [row["method"], f"{row['n']:g}", f"{row['kl at most']:.2f}", _with_error(row["gold"]), difference]
+        )
+    return _table(lines)
+
+
+def core_table(results: dict[str, Any], kl: float = 3.0) -> str:
+    """One line per task, at one divergence."""
+    lines = [["task (gold reward)", "policy", *(f"{SWEPT[m]}" for m in ("pargs", "args")), "PARGS minus ARGS, 95 %"]]
+    lines.append(["---"] * 5)
+    for task, result in results.items():
+        policy = next(row for row in result["rows"] if row["method"] == "policy, sampled")
+        row = next(
+            (row for row in result["at_equal_kl"] if row["kl"] == kl and "pargs" in row and "args" in row), None
+        )
+        if row is not None:
+            cells = [f"{task} ({result['gold']})", _with_error([policy["gold"], policy["gold_se"]])]
+            cells += [_with_error(row["pargs"]), _with_error(row["args"]), _with_interval(row, "pargs - args")]
+            lines.append(cells)
+    return _table(lines)
+
+
+def theory_table(record: dict[str, Any]) -> str:
+    summary = record["results"]["summary"]
+    kinds = [kind for kind in NAMES if kind != "optimal"]
+    lines = [["beta", *(f"{NAMES[kind]}: missed" for kind in kinds), *(f"{NAMES[kind]}: reward" for kind in NAMES)]]
+    lines.append(["---"] * len(lines[0]))
+    for beta in record["settings"]["betas"]:
+        at = {row["kind"]: row for row in summary if row["beta"] == beta}
+        cells = [f"{beta:g}"]
+        cells += [f"{at[kind]['kl_to_optimum']:.3f} ± {at[kind]['kl_to_optimum_se']:.3f}" for kind in kinds]
+        cells += [f"{at[kind]['reward']:.2f}" for kind in NAMES]
+        lines.append(cells)
+    return _table(lines)
+
+
+def texts(result: dict[str, Any]) -> str:
+    lines = []
+    for place, of_prompt in enumerate(result["texts"], start=1):
+        lines.append(f"\nPrompt {place} of the evaluation prompts:\n")
+        lines += [f"- *{name}*: {_plain(text)}" for name, text in of_prompt.items()]
+    return "\n".join(lines) + "\n\n"
+
+
+def _plain(text: str) -> str:
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+
+
+def _with_error(estimate: list[float]) -> str:
+    return f"{estimate[0]:.3g} ± {estimate[1]:.2g}"
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    low, high = row[f"{name}: 95 %"]
+    return f"{row[name][0]:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _table(lines: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

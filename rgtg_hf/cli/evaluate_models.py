@@ -1,0 +1,77 @@
+"""The models that `rgtg-hf evaluate` compares."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.checks import check_same_tokenizer
+from rgtg_hf.cli.errors import blame_input
+from rgtg_hf.evaluation.methods import METHODS, Contestants
+
+__all__ = ["load_contestants"]
+
+
+def load_contestants(options: argparse.Namespace) -> Contestants:
+    """Loads what the methods at hand need.
+
+    Args:
+        options: Those of the command.
+
+    Raises:
+        UserError: If a model cannot be loaded or does not fit the policy.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trust = {"trust_remote_code": options.trust_remote_code}
+    with blame_input(f"--model: {options.model} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(options.model, **trust)
+        policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
+    policy = policy.to(options.device).eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    needed = {METHODS[name].needs for name in options.methods} - {None}
+    models = {name: _load(name, options, tokenizer, policy) for name in sorted(needed)}  # type: ignore[type-var]
+    return Contestants(
+        policy,
+        tokenizer,
+        top_k=options.top_k,
+        max_new_tokens=options.max_new_tokens,
+        block_size=options.block_size,
+        **models,
+    )
+
+
+def _load(kind: str, options: argparse.Namespace, tokenizer: Any, policy: Any) -> Any:
+    name = getattr(options, kind)
+    trust = {"trust_remote_code": options.trust_remote_code}
+    with blame_input(f"--{kind}: {name} cannot be used"):
+        if kind == "head":
+            from rgtg_hf.rewards.next_token import NextTokenRewardModel
+
+            return NextTokenRewardModel.from_pretrained(name).attach(policy)
+        if kind == "fine_tuned":
+            return _fine_tuned(name, options, trust).to(options.device).eval()
+        from transformers import AutoTokenizer
+
+        from rgtg_hf.rewards.checks import check_reward_model
+        from rgtg_hf.rewards.load import load_reward_model
+
+        check_same_tokenizer(tokenizer, AutoTokenizer.from_pretrained(name, **trust))
+        model = load_reward_model(name, dtype=options.dtype, **trust).to(options.device).eval()
+        check_reward_model(model)
+        return model
+
+
+def _fine_tuned(name: str, options: argparse.Namespace, trust: dict[str, bool]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    # An adapter names the model it was trained on by a path that may be gone; it belongs to the policy at hand.
+    adapter = (Path(name) / "adapter_config.json").is_file()
+    model = AutoModelForCausalLM.from_pretrained(options.model if adapter else name, dtype=options.dtype, **trust)
+    if not adapter:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, name)

@@ -1,0 +1,86 @@
+"""Any judge as the gold reward: a built-in measure, a reward model, or a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from rgtg_hf.evaluation.gold import flesch_reading_ease, vader_sentiment
+
+__all__ = ["BUILT_IN", "Gold", "load_gold"]
+
+Gold = Callable[[list[str], list[str]], Sequence[float]]
+BUILT_IN = {"vader": vader_sentiment, "flesch": flesch_reading_ease}
+
+
+def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False) -> Gold:
+    """Makes the gold reward: a function from prompts and responses, as texts, to one number each.
+
+    Args:
+        name: `"vader"` (sentiment), `"flesch"` (reading ease); `"module:function"` for a function
+            `(prompts, responses) -> rewards` of two lists of strings; else a reward model with one label, as a folder
+            or a name on the hub. A reward model reads prompt and response through its own tokenizer, by its chat
+            template if it has one.
+        device: Where a reward model runs.
+        trust_remote_code: Whether code that comes with a reward model may run.
+
+    Returns:
+        The function.
+
+    Raises:
+        ImportError: If a module is missing.
+        OSError: If there is no such reward model.
+        ValueError: If a module has no such function, or a model has more than one label.
+
+    Example:
+        ```python
+        from rgtg_hf.evaluation.gold_models import load_gold
+
+        gold = load_gold("vader")
+        assert gold(["How was it?"], ["Wonderful!"])[0] > 0
+        ```
+    """
+    if name in BUILT_IN:
+        built_in = BUILT_IN[name]
+        return lambda prompts, responses: built_in(responses)
+    module, colon, function = name.partition(":")
+    if colon:
+        found = getattr(import_module(module), function, None)
+        if not callable(found):
+            raise ValueError(f"The module {module} has no function {function!r}.")
+        return found
+    return _reward_model(name, device, trust_remote_code)
+
+
+def _reward_model(name: str, device: Any, trust_remote_code: bool) -> Gold:
+    from transformers import AutoTokenizer
+
+    from rgtg_hf.rewards.load import load_reward_model
+
+    model = load_reward_model(name, dtype="auto", trust_remote_code=trust_remote_code).to(device).eval()
+    if model.config.num_labels != 1:
+        raise ValueError(f"It has {model.config.num_labels} labels, but a reward is one number: num_labels=1.")
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+    @torch.no_grad()
+    def judge(prompts: list[str], responses: list[str]) -> list[float]:
+        rewards = []
+        # One by one: a classifier finds a text's end by its pad tokens, which may be missing or the end token itself.
+        for prompt, response in zip(prompts, responses, strict=True):
+            ids = torch.tensor([_read(tokenizer, prompt, response)], device=model.device)
+            rewards.append(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]))
+        return rewards
+
+    return judge
+
+
+def _read(tokenizer: Any, prompt: str, response: str) -> list[int]:
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        return tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    return (
+        tokenizer(prompt, response)["input_ids"] if tokenizer.sep_token else tokenizer(prompt + response)["input_ids"]
+    )

@@ -1,0 +1,195 @@
+"""All measures of a method in one row, and rows as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rgtg_hf.evaluation.sampling import SampledResponses
+from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error, paired_difference, win_rate
+from rgtg_hf.evaluation.text_metrics import distinct_n, perplexity, repetition, self_bleu
+
+__all__ = ["MethodRun", "MethodSummary", "markdown_table", "summarize"]
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """What a method wrote, one response per prompt, and how it was judged.
+
+    Attributes:
+        sampled: The responses.
+        gold: Gold reward per prompt.
+        steering: What the reward model that steered thinks of the responses; None where none did.
+    """
+
+    sampled: SampledResponses
+    gold: list[float]
+    steering: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """What a method reached. Standard errors and intervals are over prompts, after the mean over runs.
+
+    Attributes:
+        method: Its name.
+        strength: Beta, or what takes its place: the number of responses of best-of-n.
+        runs: Seeds.
+        prompts: Prompts per run.
+        gold: Mean gold reward.
+        gold_se: Its standard error.
+        gain: Mean of the gold reward above the sampled policy's on the same prompt.
+        gain_se: Its standard error.
+        gain_low: Lower end of the gain's 95 % interval by paired bootstrap. Also `gain_high`.
+        win_rate: Share of prompts on which the gold reward is above the policy's; ties count half.
+        win_rate_se: Its standard error.
+        kl: Nats per response.
+        kl_is_bound: Whether `kl` is an upper bound (best-of-n) instead of the exact sum over steps.
+        steering_reward: Mean reward by the model that steered; None where none did.
+        perplexity: Under the unsteered policy, per token; None where it was not measured.
+        distinct_1: Share of different words among all; also `distinct_2` and `distinct_3` for n-grams of words.
+        self_bleu: How alike the responses are, 0 to 100.
+        repetition: Share of 4-grams that a response has had before.
+        tokens: Mean length of a response, its end included.
+        tokens_per_s: Generated tokens per second, all prompts in one batch; None where it was not measured.
+        reward_model_tokens: Reward-model tokens per generated token, prompts and padding included; None as above.
+        gold_by_run: Mean gold reward of each run.
+    """
+
+    method: str
+    strength: float
+    runs: int
+    prompts: int
+    gold: float
+    gold_se: float
+    gain: float
+    gain_se: float
+    gain_low: float
+    gain_high: float
+    win_rate: float
+    win_rate_se: float
+    kl: float
+    kl_is_bound: bool
+    steering_reward: float | None
+    perplexity: float | None
+    distinct_1: float
+    distinct_2: float
+    distinct_3: float
+    self_bleu: float
+    repetition: float
+    tokens: float
+    tokens_per_s: float | None
+    reward_model_tokens: float | None
+    gold_by_run: list[float]
+
+
+def summarize(
+    method: str,
+    strength: float,
+    runs: Sequence[MethodRun],
+    unsteered: Sequence[MethodRun],
+    *,
+    kl_is_bound: bool = False,
+) -> MethodSummary:
+    """Sums up the runs of a method.
+
+    Args:
+        method: Its name.
+        strength: How strongly it steers.
+        runs: One per seed, on the same prompts.
+        unsteered: The sampled policy's runs on these prompts.
+        kl_is_bound: Whether the divergences are upper bounds.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: If there are no runs, or fewer than two prompts.
+    """
+    gold, plain = _per_prompt(runs), _per_prompt(unsteered)
+    difference = paired_difference(gold, plain)
+    low, high = bootstrap_interval([a - b for a, b in zip(gold, plain, strict=True)])
+    # Wins are counted response by response: means over seeds would all but never tie.
+    pairs = [(run, other) for run in runs for other in unsteered]
+    wins = [win_rate(run.gold, other.gold) for run, other in pairs]
+    lengths = [[len(ids) for ids in run.sampled.ids] for run in runs]
+    steering = [value for run in runs if run.steering is not None for value in run.steering]
+
+    def mean_of(measure):  # type: ignore[no-untyped-def]
+        return fmean(measure(run.sampled) for run in runs)
+
+    timed = [run.sampled for run in runs if run.sampled.seconds]
+    likely = [run.sampled for run in runs if run.sampled.log_likelihoods]
+    return MethodSummary(
+        method=method,
+        strength=strength,
+        runs=len(runs),
+        prompts=len(gold),
+        gold=mean_with_error(gold).mean,
+        gold_se=mean_with_error(gold).error,
+        gain=difference.mean,
+        gain_se=difference.error,
+        gain_low=low,
+        gain_high=high,
+        win_rate=fmean(rate.mean for rate in wins),
+        win_rate_se=fmean(rate.error for rate in wins),
+        kl=mean_of(lambda sampled: fmean(sampled.divergences)),
+        kl_is_bound=kl_is_bound,
+        steering_reward=fmean(steering) if steering else None,
+        perplexity=_mean(perplexity(sampled.log_likelihoods, list(map(len, sampled.ids))) for sampled in likely),
+        distinct_1=mean_of(lambda sampled: distinct_n(sampled.texts, 1)),
+        distinct_2=mean_of(lambda sampled: distinct_n(sampled.texts, 2)),
+        distinct_3=mean_of(lambda sampled: distinct_n(sampled.texts, 3)),
+        self_bleu=mean_of(lambda sampled: self_bleu(sampled.texts)),
+        repetition=mean_of(lambda sampled: repetition(sampled.texts)),
+        tokens=fmean(count for tokens in lengths for count in tokens),
+        tokens_per_s=_mean(sampled.tokens_per_second for sampled in timed),
+        reward_model_tokens=_mean(sampled.reward_model_tokens / max(1, sampled.tokens) for sampled in timed),
+        gold_by_run=[fmean(run.gold) for run in runs],
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
+
+
+def _per_prompt(runs: Sequence[MethodRun]) -> list[float]:
+    return [fmean(values) for values in zip(*(run.gold for run in runs), strict=True)]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+_COLUMNS = {
+    "method": lambda row: row.method,
+    "strength": lambda row: f"{row.strength:g}" if row.strength else "",
+    "gold": lambda row: f"{row.gold:.3g} ± {row.gold_se:.2g}",
+    "gain [95 %]": lambda row: f"{row.gain:+.3g} [{row.gain_low:+.2g}, {row.gain_high:+.2g}]",
+    "wins": lambda row: f"{row.win_rate:.0%} ± {row.win_rate_se:.0%}",
+    "KL": lambda row: f"{'≤ ' if row.kl_is_bound else ''}{row.kl:.2f}",
+    "steering reward": lambda row: _shown(row.steering_reward, ".2f"),
+    "perplexity": lambda row: _shown(row.perplexity, ".2f"),
+    "distinct 1/2/3": lambda row: f"{row.distinct_1:.2f}/{row.distinct_2:.2f}/{row.distinct_3:.2f}",
+    "self-BLEU": lambda row: f"{row.self_bleu:.1f}",
+    "repetition": lambda row: f"{row.repetition:.3f}",
+    "length": lambda row: f"{row.tokens:.1f}",
+    "tokens/s": lambda row: _shown(row.tokens_per_s, ".0f"),
+    "RM tokens": lambda row: _shown(row.reward_model_tokens, ".1f"),
+}
+
+
+def markdown_table(rows: Sequence[MethodSummary]) -> str:
+    """The rows as a Markdown table.
+
+    Args:
+        rows: What [`summarize`] gave.
+
+    Returns:
+        Lines that end with a line break. KL is in nats per response, "≤" where only a bound is known; "RM tokens" are
+        reward-model tokens per generated token.
+    """
+    lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *([show(row) for show in _COLUMNS.values()] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+
+from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, blockwise_best_of_n, response_rewards
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from tests.tiny_models import EOS, PAD, left_padded
+
+
+class Words:
+    pad_token_id = PAD
+
+    def batch_decode(self, ids, skip_special_tokens):
+        return [" ".join(str(int(token)) for token in row if token > EOS) for row in ids]
+
+
+PROMPTS = [[1, 5, 6], [1, 7], [1, 8, 9, 10]]
+
+
+def test_a_response_is_rewarded_as_a_whole_whatever_stands_beside_it(reward_model):
+    responses = [[5, 6, EOS], [7], [9, 9, 9, 9, 9]]
+    rewards = response_rewards(reward_model, PROMPTS, responses, batch_size=2)
+    for prompt, response, reward in zip(PROMPTS, responses, rewards, strict=True):
+        alone = prefix_rewards(reward_model, torch.tensor([prompt + response]))[0, -1].item()
+        assert reward == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_best_of_each_prompt_is_picked():
+    assert best_of_n([1.0, 3.0, 2.0, 5.0, 4.0, 4.0], 3) == [1, 3]
+    assert best_of_n([2.0, 2.0], 2) == [0]
+    with pytest.raises(ValueError, match="cannot be 2"):
+        best_of_n([1.0, 2.0, 3.0], 2)
+
+
+def test_the_bound_is_the_divergence_of_the_best_of_many_equally_likely_responses():
+    # With distinct rewards and a fine-grained policy the bound is met: sum over ranks of p log (p / policy).
+    size, n = 2000, 4
+    chances = [((rank + 1) / size) ** n - (rank / size) ** n for rank in range(size)]
+    exact = sum(chance * math.log(chance * size) for chance in chances if chance)
+    assert best_of_n_divergence_bound(n) == pytest.approx(exact, abs=1e-2)
+    assert best_of_n_divergence_bound(n, choices=3) == 3 * best_of_n_divergence_bound(n)
+
+
+def run(policy, reward_model, **settings):
+    ids, mask = left_padded(PROMPTS)
+    settings = {"n": 3, "block_size": 2, "top_k": 5, "max_new_tokens": 5, "seed": 0} | settings
+    return blockwise_best_of_n(policy, Words(), {"input_ids": ids, "attention_mask": mask}, reward_model, **settings)
+
+
+def test_blocks_raise_the_reward_and_count_their_choices(policy, reward_model):
+    one, many = run(policy, reward_model, n=1), run(policy, reward_model, n=16)
+    assert one.divergences == [0.0] * 3
+    assert sum(response_rewards(reward_model, PROMPTS, many.ids)) > sum(
+        response_rewards(reward_model, PROMPTS, one.ids)
+    )
+    for ids, divergence in zip(many.ids, many.divergences, strict=True):
+        assert len(ids) == 5 or ids[-1] == EOS
+        assert divergence == best_of_n_divergence_bound(16, math.ceil(len(ids) / 2))
+    assert many.tokens == sum(map(len, many.ids))
+    assert many.reward_model_tokens > many.tokens
+
+
+def test_blocks_log_likelihood_is_the_policys(policy, reward_model):
+    sampled = run(policy, reward_model)
+    for prompt, ids, log_likelihood in zip(PROMPTS, sampled.ids, sampled.log_likelihoods, strict=True):
+        with torch.no_grad():
+            logits = policy(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.double().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item()
+        assert log_likelihood == pytest.approx(expected, abs=1e-3)
