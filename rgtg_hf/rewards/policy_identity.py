@@ -58,7 +58,7 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
         "name": os.path.basename(os.path.normpath(name)) if os.path.isabs(name) or os.path.isdir(name) else name,
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
-        "vocab_size": len(output.weight),
+        "vocab_size": len(output.weight),  # type: ignore[arg-type]
         "fingerprint": fingerprint(find_backbone(policy)),
     }
 

@@ -124,7 +124,7 @@ def _check_inputs(model: object, input_ids: object, attention_mask: object) -> N
     if input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"`input_ids` has shape {tuple(input_ids.shape)}, but [batch, length] is required.")
     inner = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
-    size = torch.inf if inner is None else inner.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    size = torch.inf if inner is None else inner.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr, index]
     if bool((input_ids < 0).any()) or int(input_ids.max()) >= size:
         raise ValueError(
             f"`input_ids` has ids from {int(input_ids.min())} to {int(input_ids.max())}, but the model knows 0 to "
