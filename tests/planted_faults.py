@@ -44,6 +44,18 @@ FAULTS = [
         "self.cache.reorder_cache(rows.argsort())",
     ),
     Fault(
+        "a crop off by one, siblings: a token that was dropped stays in the tree's trunk",
+        "scoring/branches.py",
+        "slots = {slot for tail in self.tails for slot in tail.slots}",
+        "same = min(same + 1, len(held.tokens))\n        slots = {slot for tail in self.tails for slot in tail.slots}",
+    ),
+    Fault(
+        "beams reordered by the inverse permutation, siblings",
+        "scoring/tree_reader.py",
+        "self.cache.reorder_cache(order)",
+        "self.cache.reorder_cache(order.argsort())",
+    ),
+    Fault(
         "a padded position scored: the first one is read as a token",
         "decoding/padding.py",
         "    return mask - leading\n",
