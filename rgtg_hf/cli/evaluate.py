@@ -63,7 +63,9 @@ def run(arguments: Sequence[str]) -> None:
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
 
+    import sacrebleu  # noqa: F401  one that is missing is told before the work, not after it
     import torch
+    from matplotlib import figure  # noqa: F401
     from transformers.utils import logging
 
     from rgtg_hf.evaluation.gold_models import load_gold

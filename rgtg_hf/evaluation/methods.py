@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.steering import steering
@@ -93,17 +94,17 @@ class Contestants:
             The responses.
         """
         kind = METHODS[method]
-        model = getattr(self, kind.needs) if kind.needs else None
-        models = (self.policy, self.tokenizer, inputs)
-        settings = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
+        model: Any = getattr(self, kind.needs) if kind.needs else None
+        models: Any = (self.policy, self.tokenizer, inputs)
+        settings: Any = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
         if method == "blockwise":
             return blockwise_best_of_n(*models, model, n=int(strength), block_size=self.block_size, **settings)
         if kind.strengths == "ns":
             return sample_best_of_n(*models, model, n=int(strength), **settings)
         if method == "head":
-            with steering(self.policy, [(model, strength)], top_k=self.top_k) as processor:
-                return sample_responses(*models, processor=processor, **settings)
-        processor = None
+            with steering(self.policy, [(model, strength)], top_k=self.top_k) as head:
+                return sample_responses(*models, processor=head, **settings)
+        processor: LogitsProcessor | None = None
         if method == "offline":
             processor = FineTunedProcessor(model, strength, self.top_k, inputs["attention_mask"])
         elif model is not None:
