@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-slow test-browser soak lint format demo docs wheel clean
+.PHONY: help setup test test-slow test-browser test-faults soak lint format demo docs wheel clean test-versions audit
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -28,6 +28,22 @@ test-slow: setup ## run the tests that need minutes or the real model
 test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
 	# Gradio's server leaves an event loop and its sockets open when it is closed.
 	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
+
+test-faults: setup  ## plant faults in copies of the package and see the property tests find them
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted_faults.py
+
+test-versions:   ## the default tests with the lowest and the newest versions allowed, in environments of their own
+	# Each pair builds an environment of some gigabytes under build/versions, with the interpreter from the PATH.
+	for pair in $(or $(PAIRS),floor:python3.11 newest:python3.12 newest:python3.13); do \
+		$(PYTHON) tests/try_versions.py $${pair%%:*} $${pair##*:} || failed="$$failed $$pair"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+audit: setup     ## look up the installed packages in the database of known vulnerabilities, which needs the network
+	mkdir -p build
+	# Builds such as +cpu go by the version that they are builds of. Without --strict, what cannot be looked up passes.
+	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' > build/audit.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r build/audit.txt || { \
+		echo "No clean audit: a package above has a known vulnerability, or the database could not be asked." >&2; exit 1; }
 
 soak: setup      ## guided generation for MINUTES (30): memory, hooks and outputs stay as they are
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)

@@ -1,109 +1,212 @@
-"""What does a guided step cost, against a step of plain generate()?
+"""What does a guided step cost, against plain generate() and against the least that it could cost?
 
-    python benchmarks/bench_decode.py --model NAME --num_layers 10 --batch 1 8 --prompt 256
+    python benchmarks/bench_decode.py --policy NAME --reward_models 10 30 --batch 1 8 --prompt 32 256 --top_k 10
+    python benchmarks/bench_decode.py --report
 
-All ways are measured side by side in one run, one repeat of each in turn, so that all meet the same machine. A step's
-time is that of a greedy generate() of `--steps` tokens less that of one token, divided by the steps between, so that
-reading the prompt does not count. Whole sequences, which cost k (prompt + t) tokens per row and step, are timed over a
-single step and repeat. The reward model is the policy's own first layers with a random head: its weights do not matter
-here.
+Models are checkpoints by name, or made from a configuration with random weights, where no checkpoint can be had; a
+number among the reward models stands for that many first layers of the policy, with a random head (weights do not
+matter here):
+
+    python benchmarks/bench_decode.py --device cuda --dtype bfloat16 \\
+        --policy '{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, ...}' --reward_models 8
+
+Every point of the sweep is a cell and becomes a file in `--cells`, so a sweep that was stopped goes on where it was.
+Within a cell all ways take turns, round by round, and figures are medians over rounds of ratios within a round: what
+else the machine does hits all ways alike. The floor is the step of plain generate() plus the bare forward pass of the
+reward model over k siblings, both of the same round. `--report` writes benchmarks/results/decode.json, the figure and
+the table in docs/performance.md from the cells, and refuses cells that uncommitted code measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import record
-from transformers import AutoModelForCausalLM
+from decode_memory import CacheMeter, PeakMeter
+from decode_ways import Setting, Steps
+from record import describe, is_dirty
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForSequenceClassification as LlamaRewardModel
+from transformers.utils import logging
 
-from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.training.models import load_reward_model
 
-WAYS = ("plain", "tree", "expand", "reference")
+ROOT = Path(__file__).parents[1]
+STEPS = ["plain", "hand loop", "siblings", "row per candidate", "next-token model", "steering head", "through text"]
+WHOLE = ["whole, one by one", "whole, batched"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the policy's checkpoint")
-    parser.add_argument("--num_layers", type=int, nargs="+", default=[10], help="layers of the reward models")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--prompt", type=int, nargs="+", default=[256], help="tokens per prompt")
-    parser.add_argument("--top_k", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reference", type=int, default=1, help="largest batch at which whole sequences are timed")
-    parser.add_argument("--out", type=Path, help="folder for the result, instead of benchmarks/results")
+    parser.add_argument("--policy", help="a checkpoint, or the JSON of a LlamaConfig for random weights")
+    parser.add_argument("--reward_models", nargs="+", default=["10"], help="names, JSON, or numbers of first layers")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--prompt", type=int, nargs="+", default=[32, 256, 1024], help="tokens per prompt")
+    parser.add_argument("--top_k", type=int, nargs="+", default=[5, 10, 40])
+    parser.add_argument("--new_tokens", type=int, default=64, help="tokens timed in each way, over all rounds")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--ways", nargs="+", default=STEPS, choices=[*STEPS, *WHOLE], help="plain always runs")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cells", type=Path, default=ROOT / "outputs" / "bench_decode")
+    parser.add_argument("--most", type=int, help="measure at most so many cells, then stop")
+    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
+    if args.report:
+        from decode_report import report
 
-    policy = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    rows = []
-    for num_layers in args.num_layers:
-        reward_model = load_reward_model(args.model, num_layers, dtype=torch.float32).eval()
-        for batch in args.batch:
-            for prompt in args.prompt:
-                row = {"num_layers": num_layers, "batch": batch, "prompt": prompt}
-                row |= measure(args, policy, reward_model, batch, prompt)
-                print(row, flush=True)
-                rows.append(row)
-    settings = {key: value for key, value in vars(args).items() if key not in {"out", "model"}}
-    settings["model"] = Path(args.model).name
-    print(record("decode", settings, rows, args.out))
-
-
-def measure(args: argparse.Namespace, policy: Any, reward_model: Any, batch: int, prompt: int) -> dict[str, Any]:
-    """Milliseconds per step of each way (median over repeats), and the median ratio to plain of the same repeat."""
-    ids = torch.randint(100, policy.config.vocab_size, (batch, prompt), generator=torch.Generator().manual_seed(0))
-    times: dict[str, list[float]] = {way: [] for way in WAYS if way != "reference"}
-    processors = {way: make_processor(args, reward_model, way, ids) for way in WAYS if way != "plain"}
-    for repeat in range(args.repeats + 1):
-        for way in times:
-            seconds = step_seconds(policy, ids, processors.get(way), args.steps)
-            if repeat:  # the first round warms up
-                times[way].append(seconds)
-    if batch <= args.reference:
-        # The difference of two and one token is one step; plain's time of a prompt's first step is the same in both.
-        times["reference"] = [step_seconds(policy, ids, processors["reference"], 2)]
-    medians = {f"{way}_ms": 1000 * statistics.median(values) for way, values in times.items()}
-    plain = times["plain"]
-    ratios = {
-        f"{way}_ratio": statistics.median(
-            a / b for a, b in zip(values, plain if len(values) > 1 else [statistics.median(plain)], strict=True)
-        )
-        for way, values in times.items()
-        if way != "plain"
-    }
-    spread = {f"{way}_ms_spread": [1000 * min(values), 1000 * max(values)] for way, values in times.items()}
-    return medians | ratios | spread
-
-
-def make_processor(args: argparse.Namespace, reward_model: Any, way: str, ids: torch.Tensor) -> Any:
-    config = RewardGuidanceConfig(beta=1.0, top_k=args.top_k, scorer=way)
-    return RewardGuidedLogitsProcessor(reward_model, guidance_config=config, attention_mask=torch.ones_like(ids))
-
-
-def step_seconds(policy: Any, ids: torch.Tensor, processor: Any, steps: int) -> float:
-    def seconds(tokens: int) -> float:
-        if processor is not None:
-            processor.reset(attention_mask=torch.ones_like(ids))
+        report(args.cells)
+        return
+    torch.set_grad_enabled(False)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    args.cells.mkdir(parents=True, exist_ok=True)
+    args.ways = list(dict.fromkeys(["plain", *args.ways]))
+    bench = Bench(args)
+    points = itertools.product(args.reward_models, args.batch, args.prompt, args.top_k)
+    missing = [point for point in points if not bench.file(*point).exists()]
+    for point in missing[: args.most]:
         start = time.perf_counter()
-        policy.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            logits_processor=[] if processor is None else [processor],
-            do_sample=False,
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        return time.perf_counter() - start
+        cell = bench.measure(*point)
+        bench.file(*point).write_text(json.dumps(cell, indent=2) + "\n", encoding="utf-8")
+        print(f"{bench.file(*point).name} in {time.perf_counter() - start:.0f} s")
+        for way, row in cell["ways"].items():
+            print(f"    {way:18} {row['ms']:8.1f} ms  {row.get('to_floor', 0):.3f} x the floor", flush=True)
 
-    return (seconds(steps) - seconds(1)) / (steps - 1)
+
+class Bench:
+    """Loads what the cells need, once, and measures one cell after another."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.device, self.dtype = torch.device(args.device), getattr(torch, args.dtype)
+        self.models: dict[str, Any] = {}
+        self.tokenizers: tuple[Any, Any] | None = None
+
+    def file(self, reward_model: str, batch: int, prompt: int, top_k: int) -> Path:
+        """Where a cell is kept."""
+        kind = "steps" if set(self.args.ways) & set(STEPS[1:]) else "-".join(w.split()[-1] for w in self.args.ways[1:])
+        name = Path(reward_model).name if not reward_model.startswith("{") else "random"
+        return self.args.cells / f"{name}-b{batch}-p{prompt}-k{top_k}-{kind}.json"
+
+    def measure(self, reward_model: str, batch: int, prompt: int, top_k: int) -> dict[str, Any]:
+        """Runs all ways of a cell in turn."""
+        args = self.args
+        torch.manual_seed(0)
+        setting = Setting(
+            self.model("policy"),
+            self.model(reward_model),
+            self.prompts(batch, prompt),
+            top_k,
+            *(self.tokenizers or ()),
+        )
+        names = [way for way in args.ways if way != "through text" or self.tokenizers]
+        ways = setting.ways(names)
+        steps = max(1, args.new_tokens // args.rounds)
+        rounds: dict[str, list[Steps]] = {name: [] for name in names}
+        caches = {}
+        for turn in range(args.rounds + 1):
+            for name, way in ways.items():
+                if turn:
+                    rounds[name].append(way(1 if name in WHOLE else steps))
+                elif name not in WHOLE:  # the first round warms up, and measures memory
+                    with CacheMeter(setting.reward_model) as cache, PeakMeter(self.device) as peak:
+                        way(2)
+                    caches[name] = {"cache_mb": cache.megabytes, "peak_mb": peak.megabytes}
+            if turn == 1 and set(names) & set(WHOLE):
+                break  # these take so long that chance plays no part
+        rows = summary(rounds)
+        for name, row in rows.items():
+            row |= caches.get(name, {})
+        settings = {"reward_model": short(reward_model), "batch": batch, "prompt": prompt, "top_k": top_k}
+        settings |= {"policy": short(args.policy), "device": args.device, "dtype": args.dtype}
+        settings |= {"rounds": args.rounds, "steps_per_round": steps}
+        return settings | {"ways": rows} | describe() | {"uncommitted_changes": is_dirty()}
+
+    def model(self, name: str) -> Any:
+        """A model, loaded once."""
+        if name not in self.models:
+            with torch.device(self.device):
+                self.models[name] = self.load(name).to(self.device).eval()
+        return self.models[name]
+
+    def load(self, name: str) -> Any:
+        """The policy, or a reward model: of this checkpoint, this configuration, or this many layers."""
+        policy = self.args.policy
+        random = policy.startswith("{")
+        if name == "policy":
+            if random:
+                return LlamaForCausalLM(LlamaConfig(**json.loads(policy))).to(self.dtype)
+            self.tokenizers = make_tokenizers(policy)
+            return AutoModelForCausalLM.from_pretrained(policy, dtype=self.dtype)
+        settings = {"num_labels": 1, "pad_token_id": 0}
+        if name.startswith("{"):
+            return LlamaRewardModel(LlamaConfig(**json.loads(name), **settings)).to(self.dtype)
+        if random:
+            layers = {"num_hidden_layers": int(name)}
+            return LlamaRewardModel(LlamaConfig(**json.loads(policy) | layers | settings)).to(self.dtype)
+        if name.isdigit():
+            return load_reward_model(policy, int(name), dtype=self.dtype)
+        return load_reward_model(name, dtype=self.dtype)
+
+    def prompts(self, batch: int, length: int) -> torch.Tensor:
+        """Rows that share all but their last token, shape `[batch, length]`."""
+        if self.tokenizers:
+            ids = torch.tensor(self.tokenizers[0](documentation())["input_ids"])
+            assert len(ids) >= length + batch
+        else:
+            ids = torch.randint(3, self.model("policy").config.vocab_size, (length + batch,))
+        rows = torch.cat([ids[: length - 1].expand(batch, -1), ids[length - 1 : length - 1 + batch, None]], dim=1)
+        return rows.to(self.device)
+
+
+def summary(rounds: dict[str, list[Steps]]) -> dict[str, dict[str, Any]]:
+    """Medians over rounds, with the smallest and largest: milliseconds, and ratios within a round."""
+
+    def medians(name: str, part: str = "seconds") -> list[float]:
+        return [statistics.median(getattr(steps, part)) for steps in rounds[name]]
+
+    plain = medians("plain")
+    bare = None
+    if "hand loop" in rounds:
+        bare = [a + b for a, b in zip(plain, medians("hand loop", "pass_seconds"), strict=True)]
+    rows: dict[str, dict[str, Any]] = {}
+    for name in rounds:
+        own = medians(name)
+        if name in WHOLE:  # the reward model's part alone was timed
+            own = [a + b for a, b in zip(own, plain, strict=True)]
+        row: dict[str, Any] = {"ms": 1000 * statistics.median(own), "ms_range": [1000 * min(own), 1000 * max(own)]}
+        for key, base in (("to_plain", plain), ("to_floor", bare)):
+            if base is not None:
+                ratios = [a / b for a, b in zip(own, base, strict=True)]
+                row |= {key: statistics.median(ratios), f"{key}_range": [min(ratios), max(ratios)]}
+        row["reward_model_tokens"] = statistics.median(steps.tokens for steps in rounds[name])
+        rows[name] = row
+    if bare is not None:
+        rows["floor"] = {"ms": 1000 * statistics.median(bare), "ms_range": [1000 * min(bare), 1000 * max(bare)]}
+    return rows
+
+
+def make_tokenizers(policy: str) -> tuple[Any, Any]:
+    """The policy's tokenizer, and another one to read rewards through: trained on this documentation."""
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    lines = documentation().splitlines(keepends=True)
+    return tokenizer, tokenizer.train_new_from_iterator(lines, vocab_size=8000, show_progress=False)
+
+
+def documentation() -> str:
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages)
+
+
+def short(name: str) -> Any:
+    return json.loads(name) if name.startswith("{") else int(name) if name.isdigit() else Path(name).name
 
 
 if __name__ == "__main__":

@@ -30,15 +30,27 @@ def record(name: str, settings: dict[str, Any], results: Any, folder: Path | Non
             key: os.path.basename(value) if isinstance(value, Path) else value for key, value in settings.items()
         },
         "results": results,
-        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
-        "hardware": _hardware(),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **describe(),
+        "uncommitted_changes": is_dirty(),
     }
     path = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
     return path
+
+
+def describe() -> dict[str, Any]:
+    """Versions, hardware and commit."""
+    return {
+        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "hardware": _hardware(),
+        "commit": _git("rev-parse", "HEAD"),
+    }
+
+
+def is_dirty() -> bool:
+    """Whether tracked files have changes that no commit has."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
 def _hardware() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["check_count", "check_number", "check_switch"]
+__all__ = ["check_count", "check_number", "check_switch", "is_finite", "shown"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -16,13 +16,9 @@ def check_number(name: str, value: Any) -> None:
         ValueError: If it is not finite, as a float.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` is {_shown(value)}, but a number is required.")
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:  # an integer with hundreds of digits
-        finite = False
-    if not finite:
-        raise ValueError(f"`{name}` is {_shown(value)}, but a finite number is required.")
+        raise TypeError(f"`{name}` is {shown(value)}, but a number is required.")
+    if not is_finite(value):
+        raise ValueError(f"`{name}` is {shown(value)}, but a finite number is required.")
 
 
 def check_count(name: str, value: Any, otherwise: str = "") -> None:
@@ -33,9 +29,9 @@ def check_count(name: str, value: Any, otherwise: str = "") -> None:
         ValueError: If it is below 1.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` is {_shown(value)}, but must be an integer of at least 1{otherwise}.")
+        raise TypeError(f"`{name}` is {shown(value)}, but must be an integer of at least 1{otherwise}.")
     if value < 1:
-        raise ValueError(f"`{name}` is {_shown(value)}, but must be at least 1{otherwise}.")
+        raise ValueError(f"`{name}` is {shown(value)}, but must be at least 1{otherwise}.")
 
 
 def check_switch(name: str, value: Any) -> None:
@@ -45,10 +41,18 @@ def check_switch(name: str, value: Any) -> None:
         TypeError: If it is neither.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"`{name}` is {_shown(value)}, but True or False is required.")
+        raise TypeError(f"`{name}` is {shown(value)}, but True or False is required.")
 
 
-def _shown(value: Any) -> str:
+def is_finite(number: float) -> bool:
+    """Whether a number is finite as a float, which an integer of hundreds of digits is not."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def shown(value: Any) -> str:
     """A value on one line, however long it is."""
     if isinstance(value, int) and abs(value) > 10**20:
         return f"an integer of {value.bit_length()} bits"

@@ -50,11 +50,12 @@ def run(arguments: Sequence[str]) -> None:
     import vaderSentiment  # noqa: F401  one that is missing is told before the training, not after it
     from matplotlib import figure  # noqa: F401
     from rich.console import Console
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     from rgtg_hf.cli.demo_training import reward_model_notes, train_reward_model
     from rgtg_hf.evaluation.report import find_commit
+    from rgtg_hf.rewards.load import load_model, load_tokenizer
 
     commit = find_commit(Path(__file__).parent)  # of the code that runs now, whatever is checked out meanwhile
 
@@ -65,8 +66,8 @@ def run(arguments: Sequence[str]) -> None:
     loading = console.status("Loading the policy (its file is converted once, which takes half a minute)")
     with loading, blame_input("the policy cannot be loaded"):
         path = options.model or demo_policy_path()
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        policy = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+        tokenizer = load_tokenizer(path)
+        policy = load_model(AutoModelForCausalLM, path, dtype="float32")
 
     reward_folder = folder / "reward_model"
     notes = reward_model_notes(
@@ -99,15 +100,14 @@ class _Results:
 
 
 def _steer(policy: Any, tokenizer: Any, reward_folder: Path, options: argparse.Namespace, console: Any) -> _Results:
-    from transformers import AutoModelForSequenceClassification
-
     from rgtg_hf.cli.demo_rows import evaluation_prompts
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.evaluation.gold import vader_sentiment
     from rgtg_hf.evaluation.report import report_row
     from rgtg_hf.evaluation.sampling import sample_responses
+    from rgtg_hf.rewards.load import load_reward_model
 
-    reward_model = AutoModelForSequenceClassification.from_pretrained(reward_folder, dtype="float32").eval()
+    reward_model = load_reward_model(str(reward_folder), dtype="float32")
     prompts = evaluation_prompts()[: options.num_prompts]
     inputs = encode_prompts(tokenizer, prompts)
     rows: list[Any] = []

@@ -164,7 +164,8 @@ def _write_texts(
 ) -> None:
     from rgtg_hf.cli.evaluate_models import load_contestants
 
-    output = PartialOutput(folder / "texts.jsonl", configuration, processes.index)
+    rows = sum(map(len, plan(options, prompts, [0] * len(prompts))))
+    output = PartialOutput(folder / "texts.jsonl", {"configuration": configuration}, rows, processes.index)
     try:
         contestants = load_contestants(options)
         tokenizer, policy = contestants.tokenizer, contestants.policy
@@ -198,6 +199,10 @@ def _write_texts(
         processes.wait()
         if processes.index == 0:
             output.finish()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the finished texts are in {output.path}; the same command goes on from them"
+        ) from None
     finally:
         output.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 from rgtg_hf.cli.checks import check_guidance, check_model_name, check_same_tokenizer
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
 from rgtg_hf.cli.processes import join_processes
-from rgtg_hf.cli.prompts import encode_prompts, read_prompt_rows, read_prompts
+from rgtg_hf.cli.prompts import check_length, encode_prompts, read_prompt_rows, read_prompts
 
 __all__ = ["run"]
 
@@ -43,6 +43,9 @@ def _to_terminal(options: argparse.Namespace) -> None:
     from transformers import TextStreamer, set_seed
 
     policy, tokenizer, make_processor = load_pair(options)
+    for number, prompt in enumerate(prompts, start=1):
+        template = {"chat_template": not options.no_chat_template}
+        check_length(tokenizer, policy, prompt, number, options.max_new_tokens, **template)
     processor = make_processor(options.beta)
     set_seed(options.seed)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if len(prompts) == 1 else None
@@ -66,15 +69,20 @@ def _to_file(options: argparse.Namespace) -> None:
     planned = settings_of_rows(rows, options)
     processes = join_processes(options.device)
     options.device = processes.device
-    output = PartialOutput(Path(options.output), run_header(options, planned), processes.index)
+    output = PartialOutput(Path(options.output), run_header(options, planned), len(planned), processes.index)
     try:
         policy, tokenizer, make_processor = load_pair(options)
         make_processor = cache(make_processor)
         batches = plan_batches(
             planned,
-            lambda row: encode_prompts(tokenizer, [row.prompt], chat_template=not options.no_chat_template)[
-                "input_ids"
-            ].shape[1],
+            lambda row: check_length(
+                tokenizer,
+                policy,
+                row.prompt,
+                row.index + 1,
+                row.max_new_tokens,
+                chat_template=not options.no_chat_template,
+            ),
             options.batch_size,
         )
         write_responses(
@@ -96,6 +104,10 @@ def _to_file(options: argparse.Namespace) -> None:
         processes.wait()
         if processes.index == 0:
             output.finish()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the finished rows are in {output.path}; the same command goes on from them"
+        ) from None
     finally:
         output.close()
 
@@ -170,24 +182,28 @@ def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
         UserError: If one of them cannot be loaded, or their tokenizers differ.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    from rgtg_hf.rewards.load import load_reward_model
+    from rgtg_hf.rewards.load import load_model, load_reward_model, load_tokenizer
 
     trust = {"trust_remote_code": options.trust_remote_code}
     with blame_input(f"--model: {options.model} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(options.model, **trust)
+        tokenizer = load_tokenizer(options.model, **trust)
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
-        reward_tokenizer = AutoTokenizer.from_pretrained(options.reward_model, **trust)
+        reward_tokenizer = load_tokenizer(options.reward_model, **trust)
     check_same_tokenizer(tokenizer, reward_tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with blame_input(f"--model: {options.model} cannot be loaded"):
-        policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **trust)
+        policy = load_model(AutoModelForCausalLM, options.model, dtype=options.dtype, **trust)
+    if any(kind.endswith("ForSequenceClassification") for kind in policy.config.architectures or []):
+        raise UserError(
+            f"--model: {options.model} holds a reward model; give the language model that is to be steered"
+        )
     with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
-        reward_model: Any = load_reward_model(options.reward_model, dtype=options.dtype, **trust)
+        reward_model = load_reward_model(options.reward_model, dtype=options.dtype, **trust)
     return policy.to(device), tokenizer, reward_model.to(device)
 
 

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command's name and its options. Defaults to those of the process.
 
     Returns:
-        The exit code: 0 when done, 2 for a mistake in the input (one line on stderr says which), 130 when interrupted.
+        The exit code: 0 when done, 2 for what the user can mend, such as a mistake in the
+        input or a full disk (one line on stderr says what), 130 when interrupted.
 
     Example:
         ```python
@@ -84,10 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"rgtg-hf: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("rgtg-hf: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"rgtg-hf: interrupted{'; ' if interruption.args else ''}{interruption}", file=sys.stderr)
         return 130
+    except Exception as error:
+        words = _words_of_the_machine(error)
+        if words is None:
+            raise
+        print(f"rgtg-hf: error: {' '.join(words.split())}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _words_of_the_machine(error: Exception) -> str | None:
+    """What to say where a disk, a folder's permissions or a connection failed; None where the program did.
+
+    safetensors and torch tell of disks by exceptions of their own, which are not imported here: see above.
+    """
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return str(error)
+    if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "iostream error" in str(error)):
+        return f"a file cannot be written (is the disk full?): {error}"
+    return None
 
 
 if __name__ == "__main__":

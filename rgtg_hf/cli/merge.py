@@ -35,24 +35,25 @@ def run(arguments: Sequence[str]) -> None:
     folder = Path(options.output_dir)
     check_output_dir(folder)
 
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    from rgtg_hf.rewards.load import load_model, load_tokenizer, reading
     from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardConfig, NextTokenRewardModel
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     for head in options.heads:
-        with blame_input(f"the head {head} cannot be loaded"):
-            kind = AutoConfig.from_pretrained(head)
+        with blame_input(f"the head {head} cannot be loaded"), reading(head):
+            kind = AutoConfig.from_pretrained(head, trust_remote_code=False)
         if not isinstance(kind, NextTokenRewardConfig):
             raise UserError(f"--heads: {head} holds a model of type {kind.model_type}, but a steering head is needed")
     with blame_input("the policy cannot be loaded"):
-        policy = AutoModelForCausalLM.from_pretrained(options.model).eval()
-        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        policy = load_model(AutoModelForCausalLM, options.model)
+        tokenizer = load_tokenizer(options.model)
     with blame_input("the heads cannot be merged"):
-        heads = [NextTokenRewardModel.from_pretrained(head) for head in options.heads]
+        heads = [load_model(NextTokenRewardModel, head) for head in options.heads]
         merged = merge_heads(policy, list(zip(heads, betas, strict=True)))
     claim_output_dir(folder)
     merged.save_pretrained(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError
+from rgtg_hf.files import write_whole
 from rgtg_hf.version import __version__
 
 __all__ = ["check_output_dir", "claim_output_dir", "read_marker", "write_marker"]
@@ -25,10 +26,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 def write_marker(folder: Path, **notes: Any) -> None:
     """Marks `folder` as ours, with notes for a later run."""
-    text = json.dumps({"rgtg_hf": __version__, **notes}, indent=2)
-    partial = folder / f"{_MARKER}.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(folder / _MARKER)
+    write_whole(folder / _MARKER, json.dumps({"rgtg_hf": __version__, **notes}, indent=2) + "\n")
 
 
 def check_output_dir(folder: Path) -> None:

@@ -7,8 +7,8 @@ depend on how many there are, nor on how many there were before an interruption.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.processes import Processes
+from rgtg_hf.files import write_whole
 
 __all__ = ["PartialOutput", "work_through"]
 
@@ -34,23 +35,27 @@ class PartialOutput:
 
     Args:
         output: The file that the finished run leaves.
-        header: What an interrupted run and its continuation must share: settings and prompts, as JSON has them.
+        header: What an interrupted run and its continuation must share, settings and prompts, as JSON has them. Only
+            hashes of it are written: a model may be somebody's folder.
+        rows: How many rows the finished run has.
         process: Which of several processes this is. Each writes a file of its own and reads everybody's.
 
     Raises:
         UserError: If `output` exists, cannot be written, or was begun with other prompts or settings.
     """
 
-    def __init__(self, output: Path, header: dict[str, Any], process: int = 0) -> None:
+    def __init__(self, output: Path, header: dict[str, Any], rows: int, process: int = 0) -> None:
         self.output = output
         self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
         self.done: dict[int, dict[str, Any]] = {}
-        if output.exists():
-            raise UserError(f"--output: {output} exists; move it away or choose another name")
-        self._header = header
+        self._header = {name: _digest(value) for name, value in header.items()}
         try:
             self._read_others()
-            self._open()
+            kept = self._read(self.path) if self.path.exists() else 0
+            # With all rows beside it, it is this run's own, which was killed before it could clean up.
+            if output.exists() and len(self.done) < rows:
+                raise UserError(f"--output: {output} exists; move it away or choose another name")
+            self._open(kept)
         except OSError as error:
             raise UserError(f"--output: {self.path} cannot be written ({error.strerror})") from error
 
@@ -65,21 +70,22 @@ class PartialOutput:
 
     def _read(self, path: Path) -> int:
         """Takes over the rows of a partial file; returns how many of its bytes are whole lines."""
-        # A kill may have left half a line at the end; another process may be writing one.
+        # A kill may have left half a line at the end, a crash of the machine worse; another process may be writing.
         content = path.read_bytes()
-        kept = content[: content.rfind(b"\n") + 1]
-        lines = kept.splitlines()
-        if _parse(lines[0]) != self._header if lines else not _line(self._header).startswith(content):
+        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+        rows = [_parse(line) for line in lines]
+        whole = next((number for number, row in enumerate(rows) if number and not _is_row(row)), len(rows))
+        if rows[0] != self._header if rows else not _line(self._header).startswith(content):
             raise UserError(
                 f"--output: {path} was begun with other prompts or settings; give the same ones to go on, "
                 "or remove it to begin anew"
             )
-        self.done |= {row["index"]: row for row in map(_parse, lines[1:])}
-        return len(kept)
+        self.done |= {row["index"]: row for row in rows[1:whole]}
+        return sum(map(len, lines[:whole]))
 
-    def _open(self) -> None:
-        kept = self._read(self.path) if self.path.exists() else 0
-        self._file = self.path.open("ab")
+    def _open(self, kept: int) -> None:
+        # Not buffered: what a full disk refused must not be tried again when the file is closed.
+        self._file = self.path.open("ab", buffering=0)
         self._file.truncate(kept)
         if not kept:
             self._write(self._header)
@@ -92,8 +98,15 @@ class PartialOutput:
                 self.done[row["index"]] = row
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
+        line = _line(row)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise UserError(
+                f"--output: {self.path} cannot be written ({error.strerror}); the finished rows are kept there, and "
+                "the same command goes on from them"
+            ) from error
 
     def close(self) -> None:
         """Closes the partial file and keeps it."""
@@ -103,16 +116,27 @@ class PartialOutput:
         """Puts the rows of all processes in order under the output's name and removes the partial files."""
         self._file.close()
         self._read_others()
-        ordered = self.path.with_name(f"{self.output.name}.ordered")
-        with ordered.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(self.done[i], ensure_ascii=False) + "\n" for i in sorted(self.done))
-        os.replace(ordered, self.output)
+        try:
+            write_whole(self.output, b"".join(_line(self.done[i]) for i in sorted(self.done)).decode())
+        except OSError as error:
+            raise UserError(
+                f"--output: {self.output} cannot be written ({error.strerror}); all rows are in {self.path}, and the "
+                "same command puts them in order"
+            ) from error
         for path in self._partial_files():
             path.unlink()
 
 
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("index"), int)
 
 
 def _parse(line: bytes) -> Any:

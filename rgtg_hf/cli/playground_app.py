@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.generate import load_models
+from rgtg_hf.cli.request_limit import RequestLimit
 from rgtg_hf.inspection.inspect import display_name, encode_prompt
 from rgtg_hf.inspection.markup import escape, reward_scale, tokens_html
 from rgtg_hf.inspection.page import SWITCH, key_html, styles, summary
@@ -26,6 +28,8 @@ __all__ = ["Playground"]
 logger = logging.getLogger(__name__)
 
 _LONGEST_PROMPT = 4000  # characters
+_LONGEST_QUEUE = 20  # requests that wait; one is answered at a time
+_LARGEST_REQUEST = 64 * 1024  # bytes
 
 _LOOKS = """
 .gradio-container { color-scheme: light; }
@@ -61,7 +65,8 @@ class Playground:
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         )
         looks: dict[str, Any] = {"css": styles(".gradio-container") + _LOOKS, "theme": plain, "footer_links": []}
-        return self.blocks.launch(**looks | {"show_error": False} | settings)
+        limits = {"middleware": [Middleware(RequestLimit, most=_LARGEST_REQUEST)]}
+        return self.blocks.launch(**looks | {"show_error": False, "app_kwargs": limits} | settings)
 
     def _build(self) -> gr.Blocks:
         options = self._options
@@ -99,7 +104,7 @@ class Playground:
             settings: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
             gr.on([start.click, prompt.submit], self._generate, inputs, outputs, **settings)
             stop.click(self._stop, None, None, queue=False, **settings)
-        return blocks
+        return blocks.queue(max_size=_LONGEST_QUEUE)
 
     def _generate(
         self,

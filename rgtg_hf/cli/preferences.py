@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.lines import json_rows, text_lines
 
 __all__ = ["check_preferences", "load_preferences"]
 
@@ -34,6 +35,8 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
 
     path = Path(name).expanduser()
     options: dict[str, Any] = {"split": split, "streaming": streaming}
+    for file in [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []:
+        _check_lines(file)
     with blame_input(f"--dataset_name: {name} cannot be read", (OSError, ValueError, DatasetsError)):
         if path.is_file():
             try:
@@ -66,6 +69,15 @@ def check_preferences(dataset: Any, name: str) -> None:
             f"--dataset_name: {name} has no column {' and no column '.join(missing)} (it has: {', '.join(row)}); "
             "preference rows need `chosen` and `rejected`, and may have `prompt`"
         )
+
+
+def _check_lines(file: Path) -> None:
+    """Finds the line that the readers of `datasets` would stumble over, or take over as it is, without naming it."""
+    if file.name.startswith(".") or not file.is_file() or file.suffix == ".zst":
+        return
+    read: Any = {".jsonl": json_rows, ".csv": text_lines}.get(_suffix(file), lambda *arguments: ())
+    for _ in read("--dataset_name", file):
+        pass
 
 
 def _suffix(path: Path) -> str:

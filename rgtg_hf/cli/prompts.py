@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.lines import json_rows, text_lines
 
-__all__ = ["encode_prompts", "read_prompt_rows", "read_prompts"]
+__all__ = ["check_length", "encode_prompts", "read_prompt_rows", "read_prompts"]
 
 Prompt = str | list[dict[str, str]]
 
@@ -35,7 +35,8 @@ def read_prompts(arguments: Sequence[str], file: str | None) -> list[Prompt]:
         if file.endswith(".jsonl"):
             prompts += [row["prompt"] for row in read_prompt_rows(file)]
         else:
-            prompts += [line.strip() for line in _read(file).splitlines() if line.strip()]
+            lines = text_lines("--prompts", Path(file).expanduser())
+            prompts += [line.strip() for _, line in lines if line.strip()]
             if not prompts:
                 raise UserError(f"--prompts: {file} has no prompts; put one on each line")
     if not prompts:
@@ -56,14 +57,8 @@ def read_prompt_rows(file: str) -> list[dict[str, Any]]:
         UserError: If the file is missing or empty, or a line is not a row with a prompt.
     """
     rows = []
-    for number, line in enumerate(_read(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"--prompts: line {number} of {file} is not JSON ({error})") from error
-        if not isinstance(row, dict) or not _is_prompt(row.get("prompt")):
+    for number, row in json_rows("--prompts", Path(file).expanduser()):
+        if not _is_prompt(row.get("prompt")):
             raise UserError(
                 f"--prompts: line {number} of {file} has no usable `prompt`; it must be text, or a list of messages "
                 "with `role` and `content`"
@@ -87,19 +82,57 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: 
         A `BatchEncoding` of tensors `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
 
     Raises:
-        UserError: If messages were given and there is no chat template to render them.
+        UserError: If messages were given and there is no chat template to render them, or it refuses them.
     """
+    from jinja2 import TemplateError
+
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template and tokenizer.chat_template:
         messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
-        )
+        with blame_input("the tokenizer's chat template refuses a prompt", (TemplateError,)):
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
+            )
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise UserError("prompts are lists of messages, but there is no chat template to render them with; give text")
     return tokenizer(list(prompts), padding=True, return_tensors="pt")
+
+
+def check_length(
+    tokenizer: Any, policy: Any, prompt: Prompt, number: int, max_new_tokens: int, *, chat_template: bool = True
+) -> int:
+    """Counts the tokens of a prompt, and refuses one that leaves no room for its response.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        policy: The policy.
+        prompt: The prompt.
+        number: Which one it is, from 1, for the message.
+        max_new_tokens: How long its response may be.
+        chat_template: As in [`encode_prompts`].
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        UserError: If prompt and response together are longer than the policy reads.
+    """
+    most = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    limit = most if isinstance(most, int) and most > 0 else None
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    # A text far too long is not tokenized at all: that would take minutes and gigabytes.
+    least = sum(map(len, texts)) // max(map(len, tokenizer.get_vocab()), default=1)
+    exact = limit is None or least <= limit
+    length = encode_prompts(tokenizer, [prompt], chat_template=chat_template)["input_ids"].shape[1] if exact else least
+    if limit is not None and length + max_new_tokens > limit:
+        raise UserError(
+            f"prompt {number} has {'' if exact else 'at least '}{length} tokens and its response may have "
+            f"{max_new_tokens}, but the policy reads {limit} in all; shorten the prompt, or give a smaller "
+            "max_new_tokens"
+        )
+    return length
 
 
 def _is_prompt(value: object) -> bool:
@@ -108,13 +141,10 @@ def _is_prompt(value: object) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in value)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
     )
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"--prompts: {file} cannot be read ({reason})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def run(arguments: Sequence[str]) -> None:
         )
     if is_main:
         claim_output_dir(output_dir, command="train", finished=False)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model()
+    _train(trainer, training, output_dir)
+    _save(trainer, output_dir)
     if is_main:
         if model.use_peft:
             # An adapter alone does not say how many labels and layers its model has.
@@ -84,6 +85,47 @@ def run(arguments: Sequence[str]) -> None:
         print(f"The reward model is in {output_dir}. Steer with it: rgtg-hf generate --reward_model {output_dir} ...")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
+
+
+def _train(trainer: Any, training: Any, output_dir: Path) -> None:
+    """Trains, from the beginning or from a checkpoint; an interruption says how to go on."""
+    from contextlib import nullcontext
+
+    from rgtg_hf.cli.interruption import StopGently
+    from rgtg_hf.training.resume import last_checkpoint
+
+    resume = training.resume_from_checkpoint
+    if resume is not None and resume.lower() in ("true", "last"):
+        resume = last_checkpoint(output_dir)
+        if resume is None and training.process_index == 0:
+            print(f"There is no checkpoint in {output_dir} yet: training begins anew.", file=sys.stderr)
+    stop = StopGently()
+    trainer.add_callback(stop)
+    try:
+        # Several processes would not stop at the same step, and wait for each other for ever.
+        with stop if training.world_size == 1 else nullcontext(), blame_input("training cannot go on", (ValueError,)):
+            trainer.train(resume_from_checkpoint=resume)
+        if stop.asked:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        reached = last_checkpoint(output_dir)
+        how = (
+            f"it is saved in {reached}; the same command with `--resume_from_checkpoint last` goes on from there"
+            if reached
+            else "there is no checkpoint yet, so the same command begins anew"
+        )
+        raise KeyboardInterrupt(f"training stopped after step {trainer.state.global_step}; {how}") from None
+
+
+def _save(trainer: Any, output_dir: Path) -> None:
+    """Saves the model beside what the folder holds, and puts it in its place, file by file, when it is complete."""
+    staging = output_dir / "saving"
+    trainer.save_model(str(staging))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        for file in staging.iterdir():
+            file.replace(output_dir / file.name)
+        staging.rmdir()
 
 
 def _check_early(arguments: list[str]) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rgtg_hf.decoding.generation import guidance
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
-from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from rgtg_hf.version import __version__
 
 __all__ = ["add_to_card", "generate_by_name", "write_custom_generate"]
@@ -157,8 +157,7 @@ def generate_by_name(
         if "guidance_config" not in arguments:
             arguments["guidance_config"] = RewardGuidanceConfig.from_pretrained(name, revision)
         if "tokenizer" in arguments:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
-            arguments.setdefault("reward_tokenizer", tokenizer)
+            arguments.setdefault("reward_tokenizer", load_tokenizer(name, revision=revision or "main"))
     inputs, config = arguments.pop("inputs", None), arguments.pop("generation_config", None)
     processors = arguments.pop("logits_processor", None)
     with guidance(model, reward_model, inputs, config, processors, arguments) as steered:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock, Thread, current_thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -29,7 +31,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp(beta · [r(x, y_<t v) - r(x, y_<t)])
 
     (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
-    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike.
+    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike. Threads may
+    share one, and then take turns step by step; with one each they do not wait, and keep what they have read.
 
     The processors of the generation config run before, temperature and other warpers after: a temperature also divides
     `beta`, and a `top_k` of `generate()` below the own one cuts the candidates once more.
@@ -122,15 +125,18 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             eos_token_ids=eos_token_ids,
         )
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
-        self._generation = GenerationTracker(eos_token_ids, self.pad_token_id)
+        self._eos_token_ids = eos_token_ids
+        self._lock = Lock()
         self._collect_records = collect_records
         self.reset(attention_mask, reward_prompts)
 
     def reset(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
         """Forgets what was read and counted, and takes what there is to know about the prompts to come.
 
-        No call is needed between generations: a new one shows in the ids. It frees the reward model's cache, or tells
-        the padding or the reward model's prompts of the next generation.
+        No call is needed between generations: a new one shows in the ids. (Except where a single prompt continues
+        what was just generated from another: for the generation before, it might be. This matters only to rewards
+        that tell prompt from response, which are those through text and with `reward_prompts`.) It frees the reward
+        model's cache, or tells the padding or the reward model's prompts of the next generation.
 
         Args:
             attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
@@ -144,7 +150,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             if reward_prompts is None
             else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id, self.scorer.vocabulary_size)
         )
-        self._generation.reset()
+        self._generations: WeakKeyDictionary[Thread, GenerationTracker] = WeakKeyDictionary()
         self.scorer.reset()
         self.stats = GuidanceStats()
         self._tokens_before = self.scorer.tokens_computed
@@ -160,26 +166,29 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         Returns:
             The guided scores, `-inf` for all but the candidates, shape `[rows, vocabulary]`.
         """
+        with self._lock:
+            return self._guide(input_ids, scores)
+
+    def _guide(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check_step(input_ids, scores)
         self._generation.follow(input_ids)
         candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
-        guided = keep_candidates(scores, candidates)
-        rows = rewards = None
         going_on = ~self._generation.ended()
         steer = self._uncertain_enough(candidates) & going_on
         # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
         needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
+        wanted = candidates.valid & needed[:, None]
+        rewards = None
         if self.config.beta != 0 and bool(needed.any()):
-            rows = going_on  # rows that merely go unsteered stay, for their cache is needed again
-            scored = Candidates(*(part[rows] for part in candidates))
-            rewards = self.scorer.score(self._prefixes(input_ids).select(rows), scored.ids)
-            _check_finite(rewards, scored, rows, input_ids.shape[1], self.config.beta)
+            rewards = self._score(input_ids, candidates, wanted, going_on)
             self._generation.steered()
-            steered = guided.clone()
-            steered[rows] = guide(scores[rows], scored, *rewards, beta=self.config.beta)
-            guided = torch.where(steer[:, None], steered, guided)
         elif not bool(steer.any()):
             self._generation.steered()  # what is left to the policy adds no reward, now or later
+        if rewards is None or not bool(steer.all()):
+            guided = keep_candidates(scores, candidates)
+        if rewards is not None:
+            steered = guide(scores, candidates, *rewards, beta=self.config.beta)
+            guided = steered if bool(steer.all()) else torch.where(steer[:, None], steered, guided)
 
         # What goes unread in a skipped step is read in one pass with the next one that is not.
         self.stats.steps += 1
@@ -187,8 +196,37 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self.stats.reward_model_tokens = self.scorer.tokens_computed - self._tokens_before
         if self._collect_records:
             over = self._generation.past_end()
-            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, rows, rewards))
+            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, wanted, rewards))
         return guided
+
+    def _score(self, input_ids: Tensor, candidates: Candidates, wanted: Tensor, rows: Tensor) -> CandidateRewards:
+        """Rewards of all rows' candidates, 0 for rows that are not scored.
+
+        Args:
+            input_ids: As in `__call__`.
+            candidates: The candidates of this step.
+            wanted: Which of their rewards are wanted, shape `[rows, k]`.
+            rows: Rows that go on. All of them go to the scorer, also those that this step does not steer, for what is
+                kept of them is needed again.
+        """
+        prefixes = self._prefixes(input_ids)._replace(wanted=wanted)
+        if bool(rows.all()):
+            scored = self.scorer.score(prefixes, candidates.ids)
+        else:
+            some = self.scorer.score(prefixes.select(rows), candidates.ids[rows])
+            scored = CandidateRewards(
+                some.candidates.new_zeros(wanted.shape).masked_scatter(rows[:, None], some.candidates),
+                some.base.new_zeros(len(rows)).masked_scatter(rows, some.base),
+            )
+        _check_finite(scored, candidates.ids, wanted, input_ids.shape[1], self.config.beta)
+        return scored
+
+    @property
+    def _generation(self) -> GenerationTracker:
+        """The generation of the thread that asks."""
+        return self._generations.setdefault(
+            current_thread(), GenerationTracker(self._eos_token_ids, self.pad_token_id)
+        )
 
     def _prefixes(self, input_ids: Tensor) -> PrefixBatch:
         prompt_length, base_length = self._generation.prompt_length, self._generation.base_length
@@ -249,19 +287,20 @@ def _checked_id(name: str, token_id: object) -> int:
     return token_id
 
 
-def _check_finite(rewards: CandidateRewards, candidates: Candidates, rows: Tensor, length: int, beta: float) -> None:
-    finite = (torch.isfinite(rewards.candidates) | ~candidates.valid) & torch.isfinite(rewards.base)[:, None]
-    if bool(finite.all()):
-        increments = beta * (rewards.candidates - rewards.base[:, None])
-        if not bool((torch.isfinite(increments) | ~candidates.valid).all()):
-            raise FloatingPointError(
-                f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
-                "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
-            )
+def _check_finite(rewards: CandidateRewards, candidate_ids: Tensor, wanted: Tensor, length: int, beta: float) -> None:
+    differences = rewards.candidates - rewards.base[:, None]
+    bad = wanted & ~torch.isfinite(beta * differences)
+    if not bool(bad.any()):
         return
-    row = int((~finite).any(-1).nonzero()[0])
+    bad = wanted & ~(torch.isfinite(rewards.candidates) & torch.isfinite(rewards.base)[:, None])
+    if not bool(bad.any()):
+        raise FloatingPointError(
+            f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
+            "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
+        )
+    row = int(bad.any(-1).nonzero()[0])
     raise FloatingPointError(
-        f"The reward model gave rewards that are not finite: row {int(rows.nonzero()[row])}, after {length} tokens, "
-        f"for the candidates {candidates.ids[row][~finite[row]].tolist()} "
-        f"({rewards.candidates[row][~finite[row]].tolist()}). Load it in float32 or bfloat16, and check its weights."
+        f"The reward model gave rewards that are not finite: row {row}, after {length} tokens, for the candidates "
+        f"{candidate_ids[row][bad[row]].tolist()} ({rewards.candidates[row][bad[row]].tolist()}). Load it in float32 "
+        "or bfloat16, and check its weights."
     )

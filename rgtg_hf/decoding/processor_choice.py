@@ -15,6 +15,7 @@ from rgtg_hf.decoding.hidden_capture import capture_hidden
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.steering import SteeringProcessor
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.scoring.combined import check_weights
 
 __all__ = ["guidance_processor"]
 
@@ -56,10 +57,11 @@ def guidance_processor(
         head.attach(policy)
     config = guidance_config or RewardGuidanceConfig()
     if heads and heads == models and not drafted and reward_prompts is None and _is_plain(config):
-        shares = [1.0] * len(heads) if weights is None else list(weights)
-        if len(shares) != len(heads):
-            raise ValueError(f"`weights` has {len(shares)} values for {len(heads)} reward models: give one for each.")
-        betas = [config.beta * share for share in shares]
+        if weights is not None and not isinstance(reward_model, (list, tuple)):
+            raise ValueError(
+                "`weights` goes with a list of reward models: pass `reward_model=[...]`, or scale `beta`."
+            )
+        betas = [config.beta * weight for weight in check_weights(weights, len(heads))]
         with capture_hidden(policy) as capture:
             yield SteeringProcessor(policy, list(zip(heads, betas, strict=True)), capture, config)
         return

@@ -85,15 +85,15 @@ def record_step(
     candidates: Candidates,
     guided_scores: Tensor,
     over: Tensor,
-    rows: Tensor | None = None,
+    wanted: Tensor,
     rewards: CandidateRewards | None = None,
 ) -> StepRecord:
-    """Makes the record of a step; `rewards` are those of the rows `rows`, a boolean mask."""
-    shape = candidates.ids.shape
-    all_rewards = torch.full(shape, float("nan"), device=candidates.ids.device)
-    base = torch.full(shape[:1], float("nan"), device=candidates.ids.device)
-    if rewards is not None and rows is not None:
-        all_rewards[rows], base[rows] = rewards.candidates, rewards.base
+    """Makes the record of a step; `wanted` tells which of the `rewards` were asked for, shape `[rows, k]`."""
+    all_rewards = torch.full(candidates.ids.shape, float("nan"), device=candidates.ids.device)
+    base = all_rewards[:, 0].clone()
+    if rewards is not None:
+        all_rewards = torch.where(wanted, rewards.candidates, all_rewards)
+        base = torch.where(wanted.any(-1), rewards.base, base)
     policy = candidates.scores.float().masked_fill(~candidates.valid, float("-inf"))
     return StepRecord(
         length,

@@ -55,9 +55,19 @@ class GenerationTracker:
         if self._seen is None or len(input_ids) != len(self._seen):
             return False
         prompt = self.prompt_length
+        if len(input_ids) > 1 and not self._one_longer(input_ids):
+            return False  # drafts, which come and go, have one row
         if not prompt < input_ids.shape[1] <= self._seen.shape[1] + 1:
             return False
         return torch.equal(input_ids[:, :prompt], self._seen[:, :prompt])
+
+    def _one_longer(self, input_ids: Tensor) -> bool:
+        """Whether every row is one that was seen, perhaps in another place, and one token more."""
+        assert self._seen is not None
+        if input_ids.shape[1] != self._seen.shape[1] + 1:
+            return False
+        before = input_ids[:, :-1]
+        return torch.equal(before, self._seen) or bool((before[:, None] == self._seen[None]).all(-1).any(1).all())
 
     def steered(self) -> None:
         """Takes note that the current call was steered, or left to the policy: its share of a score is known."""

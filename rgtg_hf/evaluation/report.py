@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.evaluation.statistics import mean_with_error, paired_difference
+from rgtg_hf.files import write_whole
 
 __all__ = ["ReportRow", "describe_hardware", "describe_versions", "find_commit", "report_row", "write_json"]
 
@@ -87,10 +87,7 @@ def write_json(path: Path, rows: Sequence[Any], **details: Any) -> None:
         details: What else belongs to the record: versions, commit, seed, settings.
     """
     text = json.dumps({"rows": [asdict(row) for row in rows], **details}, indent=2, ensure_ascii=False)
-    handle, partial = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.replace(partial, path)
+    write_whole(path, text + "\n")
 
 
 def describe_versions(packages: Sequence[str]) -> Mapping[str, str | None]:

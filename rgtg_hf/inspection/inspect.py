@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from rgtg_hf.arguments import check_count, check_switch
 from rgtg_hf.decoding.guidance import RewardGuidanceConfig
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.trace import Trace, Tracer
 from rgtg_hf.rewards.policy_identity import output_embedding
 
@@ -54,7 +55,7 @@ class Inspection:
 
     def save(self, path: str | Path) -> None:
         """Writes the page to a file, UTF-8; one that exists is replaced."""
-        Path(path).write_text(self.to_html(), encoding="utf-8")
+        write_whole(path, self.to_html())
 
     def _repr_html_(self) -> str:
         from rgtg_hf.inspection.page import frame

@@ -1,15 +1,26 @@
-"""Reward models from a folder or from the hub, whole or as adapters."""
+"""Reward models from a folder or from the hub, whole or as adapters; and checkpoints of any kind, without surprises.
+
+`from_pretrained` gives weights that a file lacks random values and goes on, reads pickles where there are no
+safetensors, and asks on the terminal whether to run a model's own code. What is loaded here is refused instead.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.utils import find_adapter_config_file
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import cached_file, find_adapter_config_file, logging
 
-__all__ = ["load_reward_model"]
+__all__ = ["HEADS", "load_model", "load_reward_model", "load_tokenizer", "reading"]
+
+HEADS = ("score", "classifier")
 
 
 def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> Any:
@@ -25,7 +36,8 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
 
     Raises:
         TypeError: If `name` is no text or path.
-        OSError: If there is no such model.
+        OSError: If there is no such model, or it has no weights as safetensors.
+        ValueError: If its files are damaged or incomplete, or need code of their own that was not allowed.
 
     Example:
         ```python
@@ -41,16 +53,97 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
     where: dict[str, Any] = {"revision": revision or "main"}
     adapter = find_adapter_config_file(name, **where)
     if adapter is None:
-        return AutoModelForSequenceClassification.from_pretrained(name, **where, **kwargs)
+        return load_model(AutoModelForSequenceClassification, name, **where, **kwargs)
     from peft import PeftModel
 
-    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    # The base is a language model, which does not know of one label and perhaps of fewer layers; `rgtg-hf train` saves
-    # the configuration that does. Other adapters are of their base's depth.
-    trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
-    if (Path(adapter).parent / "config.json").is_file():
-        config = AutoConfig.from_pretrained(name, num_labels=1, **where, **trust)
-    else:
-        config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
-    model = AutoModelForSequenceClassification.from_pretrained(base, config=config, **kwargs)
-    return PeftModel.from_pretrained(model, name, **where)
+    with reading(name):
+        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        # The base is a language model, which does not know of one label and perhaps of fewer layers; `rgtg-hf train`
+        # saves the configuration that does. Other adapters are of their base's depth.
+        trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
+        if (Path(adapter).parent / "config.json").is_file():
+            config = AutoConfig.from_pretrained(name, num_labels=1, **where, **trust)
+        else:
+            config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
+        weights = cached_file(name, "adapter_model.safetensors", **where)  # raises if there is a pickle only
+        with safe_open(weights, framework="pt") as file:
+            learned = {part for key in file.keys() for part in key.split(".")}  # noqa: SIM118  no dictionary
+    if not learned & set(HEADS):
+        raise ValueError(
+            f"The adapter {name} lacks the weights of its score head, so its rewards would be random. Train it with "
+            'task_type="SEQ_CLS", or with the head in modules_to_save.'
+        )
+    model = load_model(AutoModelForSequenceClassification, base, fresh=HEADS, config=config, **kwargs)
+    with reading(name):
+        model = PeftModel.from_pretrained(model, name, **where)
+    _check_finite(model, name)
+    return model
+
+
+def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained` for safetensors alone, which refuses what it would mend with random numbers.
+
+    Args:
+        auto_class: `AutoModelForCausalLM`, `AutoModelForSequenceClassification` or a model class.
+        name: A folder, or a name on the hub.
+        fresh: Top-level modules that the file need not hold, and that get random values then.
+        kwargs: For `from_pretrained`. `trust_remote_code` is off unless it is given.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        OSError: If there is no such model, or it has no weights as safetensors.
+        ValueError: If its files are damaged or incomplete, or need code of their own that was not allowed.
+    """
+    kwargs = {"use_safetensors": True, "trust_remote_code": False} | kwargs
+    verbosity = logging.get_verbosity()
+    # Its report of missing weights would precede the error, and that of surplus ones is about what was asked for.
+    logging.set_verbosity_error()
+    try:
+        with reading(name):
+            model, loading = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] not in fresh)
+    if missing:
+        kind = ", ".join(getattr(model.config, "architectures", None) or []) or "of a kind that it does not name"
+        raise ValueError(
+            f"The checkpoint {name} ({kind}) lacks {len(missing)} weights that {type(model).__name__} needs, among "
+            f"them `{missing[0]}`. It is incomplete, or of another architecture than is needed here."
+        )
+    _check_finite(model, name)
+    return model
+
+
+def load_tokenizer(name: str, **kwargs: Any) -> Any:
+    """`AutoTokenizer.from_pretrained`, with code of its own off unless `trust_remote_code` is given.
+
+    Raises:
+        OSError: If there is no such tokenizer.
+        ValueError: If its files are damaged, or need code of their own that was not allowed.
+    """
+    with reading(name):
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turns the many exceptions that damaged files lead to, some of them bare, into one documented type."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read, so its files are damaged: {error}") from error
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    for key, weight in model.named_parameters():
+        # Formats of one byte have no such test, and weights that are not in memory cannot be looked at.
+        testable = weight.is_floating_point() and weight.element_size() > 1 and not weight.is_meta
+        if testable and not torch.isfinite(weight).all():
+            raise ValueError(
+                f"The checkpoint {name} holds numbers that are not finite, among them in `{key}`: the file is "
+                "damaged, or its training diverged."
+            )

@@ -16,7 +16,7 @@ from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
-from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, WholeReader
+from rgtg_hf.scoring.sequences import BranchReader, SequenceReader, SharedPrefixReader, WholeReader
 from rgtg_hf.scoring.tree import TreeScorer
 
 __all__ = ["SCORERS", "choose_reader", "choose_scorer", "probe", "probe_reader"]
@@ -29,7 +29,7 @@ SCORERS: dict[str, Callable[[Any], Scorer]] = {
 }
 _LONGEST_WINDOW_PROBED = 64
 _chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
-_shares_prefixes: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[PreTrainedModel, Callable[[PreTrainedModel], SequenceReader]] = WeakKeyDictionary()
 # Whatever an architecture does when it is fed masks or caches that it does not know.
 _REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -105,21 +105,23 @@ def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> Sequence
     """
     if name not in ("auto", "reference"):
         raise ValueError(f"The scorer {name!r} does not read text: choose one of ['auto', 'reference'].")
-    if name == "auto" and reward_model not in _shares_prefixes:
-        _shares_prefixes[reward_model] = probe_reader(reward_model)
-    shares = name == "auto" and _shares_prefixes[reward_model]
-    return SharedPrefixReader(reward_model) if shares else WholeReader(reward_model)
+    if name == "reference":
+        return WholeReader(reward_model)
+    if reward_model not in _readers:
+        kinds = (BranchReader, SharedPrefixReader)
+        _readers[reward_model] = next((kind for kind in kinds if probe_reader(reward_model, kind)), WholeReader)
+    return _readers[reward_model](reward_model)
 
 
-def probe_reader(reward_model: PreTrainedModel) -> bool:
-    """Whether sequences that share a cached beginning, with tails of several lengths, get a model's true rewards."""
+def probe_reader(reward_model: PreTrainedModel, kind: Callable[[PreTrainedModel], SequenceReader]) -> bool:
+    """Whether a reader gives a model's true rewards to sequences that share a beginning and differ in length."""
     length = _probe_length(reward_model)
     size = vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)
     long, short = (torch.randint(size, (length + n,), generator=generator).tolist() for n in (4, 2))
     other = [(token + 7) % size for token in long]
     try:
-        reader, whole = SharedPrefixReader(reward_model), WholeReader(reward_model)
+        reader, whole = kind(reward_model), WholeReader(reward_model)
         for rows in (
             [[long[:length], long[: length + 1]], [short[: length - 3], short[: length - 3] + other[:2]]],
             [[long[: length + 2], long[: length + 3]], [short[: length - 2], short[: length - 2] + other[:3]]],

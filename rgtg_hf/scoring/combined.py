@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from rgtg_hf.arguments import is_finite, shown
 from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
 
 __all__ = ["CombinedScorer"]
@@ -81,6 +81,8 @@ def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f"`weights` holds {weight!r}, but a number is required for each reward model.")
-        if not math.isfinite(weight):
-            raise ValueError(f"`weights` holds {weight}, but a finite number is required for each reward model.")
+        if not is_finite(weight):
+            raise ValueError(
+                f"`weights` holds {shown(weight)}, but a finite number is required for each reward model."
+            )
     return [float(weight) for weight in weights]

@@ -7,19 +7,16 @@ up to there can be kept.
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["PrefixCache", "as_columns", "positions_of"]
 
 _PADDING = -1  # stands for a padded column, whatever id was put there
-_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class PrefixCache:
@@ -31,19 +28,18 @@ class PrefixCache:
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model.
-
-    Attributes:
-        tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
-        self.backbone = find_backbone(reward_model)
-        self.config = self.backbone.config.get_text_config()  # type: ignore[operator, union-attr]
-        self.device = next(reward_model.parameters()).device
-        self.takes_positions = "position_ids" in inspect.signature(self.backbone.forward).parameters
-        self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
-        self.tokens_computed = 0
+        self.backbone = Backbone(reward_model)
+        self.device = self.backbone.device
+        self.is_recurrent = self.backbone.is_recurrent
         self.reset()
+
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, padding included."""
+        return self.backbone.tokens_computed
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -109,17 +105,9 @@ class PrefixCache:
         """
         if cache is None:
             if self.cache is None:
-                self.cache = DynamicCache(config=self.config) if self.is_recurrent else DynamicCache()
+                self.cache = DynamicCache(config=self.backbone.config) if self.is_recurrent else DynamicCache()
             cache = self.cache
-        arguments = {"position_ids": positions} if self.takes_positions else {}
-        self.tokens_computed += ids.numel()
-        return self.backbone(
-            input_ids=ids.clamp(min=0),
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-            **arguments,
-        ).last_hidden_state
+        return self.backbone.read(ids, attention_mask, positions, cache)
 
     def crop(self, tokens: int) -> None:
         """Drops the last `tokens` tokens from the cache, as when candidates were read."""

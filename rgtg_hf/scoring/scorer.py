@@ -24,10 +24,15 @@ class PrefixBatch(NamedTuple):
     attention_mask: Tensor
     prompt_length: int
     base_length: int
+    wanted: Tensor | None = None
 
     def select(self, rows: Tensor) -> PrefixBatch:
         """The same step for some of the rows, given as indices or as a boolean mask."""
-        return self._replace(input_ids=self.input_ids[rows], attention_mask=self.attention_mask[rows])
+        return self._replace(
+            input_ids=self.input_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            wanted=None if self.wanted is None else self.wanted[rows],
+        )
 
 
 class CandidateRewards(NamedTuple):

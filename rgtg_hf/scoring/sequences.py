@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicLayer
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
 from rgtg_hf.scoring.prefix_cache import PrefixCache, positions_of
+from rgtg_hf.scoring.tree_reader import TreeReader
 
-__all__ = ["SequenceReader", "SharedPrefixReader", "WholeReader"]
+__all__ = ["BranchReader", "SequenceReader", "SharedPrefixReader", "WholeReader"]
 
 _MOST_AT_ONCE = 64  # sequences in a forward pass; it bounds the copies of the cache
 
@@ -71,6 +72,37 @@ class WholeReader:
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""
+
+
+class BranchReader:
+    """What the sequences of a row share is read once, and all their tails in the same forward pass.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model with one label that takes 4-D masks.
+
+    Raises:
+        ValueError: If the model has recurrent layers.
+    """
+
+    def __init__(self, reward_model: PreTrainedModel):
+        self.reader = TreeReader(reward_model)
+
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, padding included."""
+        return self.reader.tokens_computed
+
+    def read(self, rows: list[list[list[int]]]) -> Tensor:
+        """The reward of each sequence; see `SequenceReader.read`."""
+        trunks = [_common_beginning(sequences) for sequences in rows]
+        tails = [
+            [sequence[len(trunk) :] for sequence in sequences] for trunk, sequences in zip(trunks, rows, strict=True)
+        ]
+        return torch.tensor(self.reader.read(trunks, tails))
+
+    def reset(self) -> None:
+        """Forgets what was read."""
+        self.reader.reset()
 
 
 class SharedPrefixReader:

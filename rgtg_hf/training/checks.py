@@ -10,7 +10,26 @@ from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.training.data import TEXT, TOKENIZED
 
-__all__ = ["check_datasets", "check_head", "check_lora", "check_rows", "check_tokenizer"]
+__all__ = ["check_datasets", "check_head", "check_lora", "check_rows", "check_tokenizer", "check_types"]
+
+
+def check_types(model: Any, tokenizer: Any, train_dataset: Any, eval_dataset: Any) -> None:
+    """Refuses arguments of the trainer that are of another type.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    if not isinstance(model, str) and not (isinstance(model, nn.Module) and hasattr(model, "config")):
+        raise TypeError(f"`model` is a {type(model).__name__}, but a pretrained model or the name of one is required.")
+    if not isinstance(tokenizer, (PreTrainedTokenizerBase, type(None))):
+        raise TypeError(f"`processing_class` is a {type(tokenizer).__name__}, but a loaded tokenizer is required.")
+    for name, given in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        for one in given.values() if isinstance(given, dict) else [given]:
+            if not isinstance(one, (Dataset, IterableDataset, type(None))):
+                raise TypeError(
+                    f"`{name}` is or holds a {type(one).__name__}, but a Dataset is required: make one of rows by "
+                    "`Dataset.from_list(rows)`."
+                )
 
 
 def check_datasets(kind: str, dataset: Any) -> Any:

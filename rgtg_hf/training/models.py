@@ -8,13 +8,13 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
+from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
 from rgtg_hf.training.config import PrefixRewardConfig
 
 __all__ = ["keep_first_layers", "load_model_and_tokenizer", "load_reward_model", "match_trained_dtype"]
@@ -38,7 +38,7 @@ def load_model_and_tokenizer(
     """
     init_kwargs: Any = args.model_init_kwargs or {}
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = load_tokenizer(
             model if isinstance(model, str) else model.config._name_or_path,
             revision=init_kwargs.get("revision"),
             trust_remote_code=args.trust_remote_code,
@@ -73,7 +73,8 @@ def load_reward_model(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: If the checkpoint has fewer than `num_layers` layers, or lacks weights other than the head's.
+        ValueError: If the checkpoint has fewer than `num_layers` layers, is damaged, or lacks weights other than the
+            head's.
 
     Example:
         ```python
@@ -95,29 +96,20 @@ def load_reward_model(
         for name, value in model_kwargs.items()
         if name in {"revision", "trust_remote_code", "token", "subfolder", "cache_dir", "local_files_only"}
     }
-    config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **config_kwargs)
+    with reading(name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **{"trust_remote_code": False} | config_kwargs)
     if num_layers is not None:
         keep_first_layers(config, num_layers)
     model_kwargs.setdefault("dtype", "float32")
-    verbosity = logging.get_verbosity()
-    # from_pretrained reports the output embedding, the deeper layers and the new head as surprises. They are what was
-    # asked for; anything else that is missing raises below.
-    logging.set_verbosity_error()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, config=config, output_loading_info=True, **model_kwargs
-            )
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = [key for key in loading["missing_keys"] if key.split(".")[0] not in {"score", "classifier", "pooler"}]
-    if missing:
-        raise ValueError(
-            f"The checkpoint {name_or_path} lacks {len(missing)} weights that {type(model).__name__} needs, among "
-            f"them `{sorted(missing)[0]}`. It is incomplete, or of another architecture than its configuration says."
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return load_model(
+            AutoModelForSequenceClassification,
+            name_or_path,
+            fresh=(*HEADS, "pooler"),
+            config=config,
+            **model_kwargs,
         )
-    return model
 
 
 def match_trained_dtype(model: Any) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.version import __version__
 
-__all__ = ["RUN_FILE", "check_resume", "describe_run"]
+__all__ = ["RUN_FILE", "check_resume", "describe_run", "last_checkpoint"]
 
 RUN_FILE = "prefix_training.json"
 LOSS_SETTINGS = (
@@ -51,6 +52,29 @@ def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: An
     return run | {"rgtg_hf": __version__}
 
 
+def last_checkpoint(directory: str | Path) -> str | None:
+    """The latest checkpoint of an output directory that is complete: a run may be killed while it writes one.
+
+    Args:
+        directory: The output directory of a run.
+
+    Returns:
+        The checkpoint's directory, or None if there is none.
+    """
+    found = [path for path in Path(directory).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    ordered = sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+    return next((str(path) for path in ordered if _is_complete(path)), None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the trainer's state, the last file that it writes, is there and whole."""
+    try:
+        TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
 def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
     """Refuses to resume from a checkpoint of another run.
 
@@ -59,7 +83,8 @@ def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
         run: The run that wants to resume, see [`describe_run`].
 
     Raises:
-        ValueError: If the directory does not exist, was not written by prefix training, or by a run that differs.
+        ValueError: If the directory does not exist, was not written by prefix training, is incomplete, or is of a run
+            that differs.
     """
     path = Path(checkpoint) / RUN_FILE
     if not Path(checkpoint).is_dir():
@@ -69,7 +94,15 @@ def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
             f"The directory {checkpoint!r} has no {RUN_FILE}: it is not a checkpoint of PrefixRewardTrainer. To start "
             "from a model trained by other means, give it as the model instead of resuming."
         )
-    saved = json.loads(path.read_text())
+    if not _is_complete(Path(checkpoint)):
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} is incomplete: its run was ended while it was being written. Resume from "
+            "an earlier one."
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The file {path} is damaged ({error}). Resume from another checkpoint.") from error
     different = [name for name in run if name != "rgtg_hf" and saved.get(name) != run[name]]
     if different:
         changes = ", ".join(f"{name} was {saved.get(name)!r} and is {run[name]!r}" for name in different)

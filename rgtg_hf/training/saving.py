@@ -9,14 +9,15 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
 from trl import RewardTrainer
 
+from rgtg_hf.files import write_whole
 from rgtg_hf.rewards.next_token import NextTokenRewardConfig, NextTokenRewardModel
 from rgtg_hf.training.card import CLASSIFIER, NEXT_TOKEN, STEERING_HEAD, data_name, model_card
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.curve import save_curves
-from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run
+from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run, last_checkpoint
 
 __all__ = ["SavingRewardTrainer", "base_name"]
 
@@ -49,14 +50,15 @@ class SavingRewardTrainer(RewardTrainer):
         super().__init__(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in the Trainer; a checkpoint of another run is refused."""
+        """As in the Trainer; a checkpoint of another run is refused, and `True` means the last complete one."""
         if resume_from_checkpoint:
             checkpoint: Any = resume_from_checkpoint
             if checkpoint is True:
-                checkpoint = get_last_checkpoint(self.args.output_dir)
+                checkpoint = last_checkpoint(str(self.args.output_dir))
             if checkpoint is None:
                 raise ValueError(f"There is no checkpoint to resume from in {self.args.output_dir!r}.")
             check_resume(checkpoint, self._describe_run())
+            resume_from_checkpoint = checkpoint
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _describe_run(self) -> dict[str, Any]:
@@ -67,8 +69,8 @@ class SavingRewardTrainer(RewardTrainer):
         directory = Path(output_dir or str(self.args.output_dir))
         if self.is_world_process_zero():
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "guidance_config.json").write_text(json.dumps(GUIDANCE, indent=2) + "\n")
-            (directory / RUN_FILE).write_text(json.dumps(self._describe_run(), indent=2) + "\n")
+            write_whole(directory / "guidance_config.json", json.dumps(GUIDANCE, indent=2) + "\n")
+            write_whole(directory / RUN_FILE, json.dumps(self._describe_run(), indent=2) + "\n")
             if self.curves:
                 save_curves(self.curves, directory)
             self._card().save(directory / "README.md")

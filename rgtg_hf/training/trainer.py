@@ -19,7 +19,7 @@ from rgtg_hf.rewards.checks import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import capture_position_rewards
 from rgtg_hf.training.card import CITATION
-from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer
+from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer, check_types
 from rgtg_hf.training.config import PrefixRewardConfig
 from rgtg_hf.training.curve import CURVE_FRACTIONS, save_curves, summarize
 from rgtg_hf.training.data import PrefixCollator, count_rows, dropped_rows, locate_responses
@@ -65,6 +65,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         kwargs: All other arguments of `trl.RewardTrainer`.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: Before any training, if a data set is empty, lacks `chosen` or `rejected`, or has only rows that
             are dropped; if the model has not exactly one label or no score at every position; if a LoRA setup would
             leave the score head untrained.
@@ -115,6 +116,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        check_types(model, processing_class, train_dataset, eval_dataset)
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PrefixRewardConfig(f"{name.split('/')[-1] or 'model'}-prefix-reward")

@@ -73,6 +73,20 @@ def test_run_that_is_interrupted_twice_leaves_whole_lines(generate, tmp_path, mo
     assert partial.read_bytes() == content
 
 
+def test_a_run_that_was_killed_before_it_could_clean_up_is_ended(generate, tmp_path, monkeypatch, capsys):
+    from rgtg_hf.cli.batch import PartialOutput
+
+    assert generate(tmp_path / "out.jsonl") == 0
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialOutput, "finish", PartialOutput.close)
+        assert generate(tmp_path / "again.jsonl") == 0
+    (tmp_path / "again.jsonl.partial").rename(tmp_path / "out.jsonl.partial")
+    assert generate(tmp_path / "out.jsonl") == 0
+    assert [path.name for path in tmp_path.glob("out.jsonl*")] == ["out.jsonl"]
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+
+
 def launch(processes, *arguments):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

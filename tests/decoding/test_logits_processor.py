@@ -89,7 +89,7 @@ def test_one_bos_token_that_is_also_the_pad_token_is_no_padding(policy):
     ids = torch.tensor([[PAD, 5, 6], [PAD, 8, 9]])
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(bos_token_id=PAD))
     generate(policy, processor, ids, torch.ones_like(ids))
-    assert processor.scorer.cache.columns[0, 0] == PAD
+    assert processor.scorer.reader.rows[0].trunk.tokens[0] == PAD
 
 
 def test_rewards_that_are_not_finite_stop_the_generation(policy):

@@ -1,6 +1,5 @@
 """What a processor holds: one cache as long as the sequence, and nothing when it is gone."""
 
-import gc
 import weakref
 
 import pytest
@@ -10,8 +9,13 @@ from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from tests.tiny_models import VOCAB_SIZE, tiny_reward_model
 
 
+def layers(processor):
+    scorer = processor.scorer
+    return (scorer.reader.cache if processor.config.scorer != "expand" else scorer.cache.cache).layers
+
+
 def cache_bytes(processor):
-    tensors = [part for layer in processor.scorer.cache.cache.layers for part in (layer.keys, layer.values)]
+    tensors = [part for layer in layers(processor) for part in (layer.keys, layer.values)]
     storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in tensors}
     return sum(storages.values())
 
@@ -27,16 +31,16 @@ def test_many_steps_hold_one_cache_of_their_length(scorer, steps):
     for length in range(1, steps + 1):
         processor(ids[:, :length], scores)
     per_token = 2 * 2 * 8 * 4  # keys and values, two heads of eight dimensions, float32
-    assert cache_bytes(processor) <= (steps + k) * per_token
+    # The siblings' cache grows ahead of its length by an eighth, so that it need not be copied at every step.
+    assert cache_bytes(processor) <= 1.2 * (steps + k) * per_token
 
 
 def test_a_dropped_processor_frees_its_cache(policy, reward_model):
     processor = RewardGuidedLogitsProcessor(reward_model)
     policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=3, do_sample=False)
-    keys = weakref.ref(processor.scorer.cache.cache.layers[0].keys)
+    keys = weakref.ref(layers(processor)[0].keys)
     hooks = len(reward_model.score._forward_hooks)
     del processor
-    gc.collect()
     assert keys() is None
     assert hooks == 0
 
@@ -44,7 +48,6 @@ def test_a_dropped_processor_frees_its_cache(policy, reward_model):
 def test_reset_frees_the_cache(policy, reward_model):
     processor = RewardGuidedLogitsProcessor(reward_model)
     policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=3, do_sample=False)
-    keys = weakref.ref(processor.scorer.cache.cache.layers[0].keys)
+    keys = weakref.ref(layers(processor)[0].keys)
     processor.reset()
-    gc.collect()
     assert keys() is None

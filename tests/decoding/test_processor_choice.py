@@ -84,5 +84,5 @@ def test_a_saved_head_steers_by_its_name(guided, tmp_path):
 
 
 def test_a_wrong_number_of_weights_is_refused(guided):
-    with pytest.raises(ValueError, match="`weights` has 2 values for 1 reward models"):
+    with pytest.raises(ValueError, match="`weights` goes with a list"):
         by_mixin(guided, tiny_steering_head(guided), weights=[1.0, 2.0])

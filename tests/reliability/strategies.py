@@ -41,7 +41,8 @@ def policy_of(seed):
     return tiny_policy(seed)
 
 
-families = st.sampled_from(sorted(FAMILIES))
+# GPT-2 more often: only learned positions show that positions are wrong by a constant.
+families = st.sampled_from([*sorted(FAMILIES), *["gpt2"] * 3])
 seeds = st.integers(1, 3)
 depths = st.integers(1, 3)
 tokens = st.integers(PAD, VOCAB_SIZE - 1)

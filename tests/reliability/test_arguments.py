@@ -6,11 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaForCausalLM
 
 from rgtg_hf import (
     NextTokenRewardModel,
     PrefixRewardConfig,
+    PrefixRewardTrainer,
     RewardGuidanceConfig,
     RewardGuidedGenerationMixin,
     RewardGuidedLogitsProcessor,
@@ -70,6 +72,10 @@ def made(**arguments):
     RewardGuidedLogitsProcessor(**({"reward_model": reward_model()} | arguments))
 
 
+def made_of_two(**arguments):
+    RewardGuidedLogitsProcessor([reward_model(), reward_model()], **arguments)
+
+
 def reset(**arguments):
     RewardGuidedLogitsProcessor(reward_model()).reset(**arguments)
 
@@ -90,8 +96,8 @@ def mixin(**arguments):
     policy().generate(IDS, max_new_tokens=2, do_sample=False, **arguments)
 
 
-def by_callable(**arguments):
-    mixin(custom_generate=reward_guided_generate, **arguments)
+def mixin_with_heads(**arguments):
+    mixin(**({"reward_model": [head(), head()]} | arguments))
 
 
 def custom(**arguments):
@@ -148,6 +154,13 @@ def inspected(**arguments):
 
 def training(**settings):
     PrefixRewardConfig("outputs", bf16=False, report_to="none", **settings)
+
+
+def trainer(**arguments):
+    settings = PrefixRewardConfig("outputs", bf16=False, report_to="none")
+    rows = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    given = {"model": reward_model(), "args": settings, "train_dataset": rows, "processing_class": byte_level()}
+    PrefixRewardTrainer(**given | arguments)
 
 
 def loaded(name):
@@ -228,6 +241,12 @@ TABLE = [
     (mixin, "policy_tokenizer", {TypeError: ["name", 5]}),
     (mixin, "reward_tokenizer", {TypeError: ["name", 5]}),
     (mixin, "weights", {ValueError: [[1.0]]}),
+    (mixin_with_heads, "beta", BETA),
+    (mixin_with_heads, "top_k", COUNT),
+    (mixin_with_heads, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0]]}),
+    (mixin_with_heads, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
+    (made_of_two, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0], torch.ones(2)]}),
+    (made_of_two, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
     (custom, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [None, []]}),
     (custom, "beta", {TypeError: ["1", True, [1.0]], ValueError: [NAN, INF, HUGE]}),
     (custom, "top_k", {TypeError: ["8", 2.5, True], ValueError: [0, -2]}),
@@ -277,6 +296,11 @@ TABLE = [
     (training, "prefixes", {ValueError: ["", "some", 3, []]}),
     (training, "position_weights", {ValueError: ["", "late", None, 3, []]}),
     (training, "from_first_difference", {TypeError: ["no", 2, None]}),
+    (trainer, "model", {TypeError: [None, 5, {}, torch.nn.Linear(2, 2)], OSError: ["", "/no/such/model"]}),
+    (trainer, "args", {TypeError: [{}, 5, "outputs"]}),
+    (trainer, "train_dataset", {TypeError: [5, "rows", [{"chosen": "a", "rejected": "b"}], []], ValueError: [None]}),
+    (trainer, "eval_dataset", {TypeError: [5, "rows", [], {"one": []}]}),
+    (trainer, "processing_class", {TypeError: [5, "name", len]}),
     (loaded, "name", {TypeError: [None, 5], OSError: ["", "/nowhere/at/all"]}),
 ]
 CASES = [

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.guidance import select_candidates
 from rgtg_hf.scoring.encoder import EncoderScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
 from tests.decoding.test_reward_kinds import PADDED, TOKENIZER, bert
+from tests.scoring.tiny_tokenizers import byte_level
 from tests.tiny_models import VOCAB_SIZE, tiny_policy, tiny_reward_model
 
 
@@ -59,14 +59,14 @@ def test_top_p_of_one_rules_nobody_out():
 def test_an_encoder_reads_an_empty_text_as_its_tokenizers_start():
     # A tokenizer without special tokens around a text gave it nothing at all to read.
     scorer = EncoderScorer(bert(), TOKENIZER, PADDED)
-    end = TOKENIZER.eos_token_id
-    ids = torch.tensor([[end]])
-    found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[end, 70]]))
+    part = next(id_ for id_ in range(len(TOKENIZER)) if TOKENIZER.decode([id_]) == "\N{REPLACEMENT CHARACTER}")
+    ids = torch.tensor([[part]])
+    found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[part, 70]]))
     assert bool(torch.isfinite(found.candidates).all())
     scorer.reset()
-    scorer.reward_tokenizer = PreTrainedTokenizerFast(tokenizer_object=PADDED.backend_tokenizer)
+    scorer.reward_tokenizer = byte_level(20, eos_token=None)
     with pytest.raises(ValueError, match="nothing to read"):
-        scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[end]]))
+        scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[part]]))
 
 
 def test_a_product_with_beta_that_overflows_is_refused():
@@ -74,3 +74,24 @@ def test_a_product_with_beta_that_overflows_is_refused():
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(), beta=1e39)
     with pytest.raises(FloatingPointError, match="`beta` is 1e"):
         tiny_policy().generate(torch.tensor([[5, 6]]), logits_processor=[processor], max_new_tokens=2)
+
+
+def test_prompts_that_begin_like_those_before_are_prompts():
+    # A batch of prompts, each a few tokens longer than the batch before it, was taken for that batch's continuation.
+    seen = []
+
+    def note(prompts, responses):
+        seen.extend(zip(prompts, responses, strict=True))
+        return [0.0] * len(prompts)
+
+    processor = RewardGuidedLogitsProcessor(note, tokenizer=TOKENIZER, top_k=2)
+    prompts = TOKENIZER(["the cat", "dog on a"])["input_ids"]
+    length = min(map(len, prompts))
+    short = torch.tensor([prompt[: length - 2] for prompt in prompts])
+    long = torch.tensor([prompt[:length] for prompt in prompts])
+    scores = torch.randn(2, len(TOKENIZER), generator=torch.Generator().manual_seed(0))
+    for ids in (short, torch.cat([short, short[:, :1]], 1), torch.cat([short, short[:, :2]], 1)):
+        processor(ids, scores)
+    seen.clear()
+    processor(long, scores)
+    assert {prompt for prompt, _ in seen} == {TOKENIZER.decode(row) for row in long.tolist()}

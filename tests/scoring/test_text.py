@@ -9,7 +9,7 @@ from rgtg_hf.scoring.choose import probe_reader
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.policy_text import PolicyText
 from rgtg_hf.scoring.scorer import PrefixBatch
-from rgtg_hf.scoring.sequences import SharedPrefixReader, WholeReader
+from rgtg_hf.scoring.sequences import BranchReader, SharedPrefixReader, WholeReader
 from rgtg_hf.scoring.text import TextScorer
 from tests.scoring.generations import generation
 from tests.scoring.tiny_tokenizers import CHAT_TEMPLATE, SENTENCES, byte_level, sentencepiece
@@ -97,7 +97,7 @@ def test_cached_rewards_are_those_of_whole_texts(policy, reward):
     tokenizer, reward_tokenizer = TOKENIZERS[policy], TOKENIZERS[reward]
     reward_model = reward_model_for(reward_tokenizer)
     scorer = TextScorer(reward_model, tokenizer, reward_tokenizer)
-    assert isinstance(scorer.reader, SharedPrefixReader)
+    assert isinstance(scorer.reader, BranchReader)
     for prefixes, candidates in [*text_generation(tokenizer, seed=0), *words_generation(tokenizer)]:
         found = scorer.score(prefixes, candidates)
         expected = text_rewards(prefixes, candidates, reward_model, reward_tokenizer, tokenizer)
@@ -107,7 +107,8 @@ def test_cached_rewards_are_those_of_whole_texts(policy, reward):
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma3", "gpt_neo", "bloom", "mpt", "jamba"])
 def test_every_family_reads_text_rightly(family):
     reward_model = reward_model_for(PIECES, family)
-    assert probe_reader(reward_model) == (family != "jamba")
+    assert probe_reader(reward_model, SharedPrefixReader) == (family != "jamba")
+    assert probe_reader(reward_model, BranchReader) == (family not in ("gpt_neo", "bloom", "mpt", "jamba"))
     scorer = TextScorer(reward_model, BYTES, PIECES)
     reference = TextScorer(reward_model, BYTES, PIECES, "reference")
     for prefixes, candidates in text_generation(BYTES, seed=2, steps=8):
@@ -129,16 +130,20 @@ def test_the_cache_does_not_outgrow_the_text():
     scorer = TextScorer(reward_model_for(PIECES), BYTES, PIECES)
     for prefixes, candidates in text_generation(BYTES, seed=0):
         scorer.score(prefixes, candidates)
-        assert scorer.reader.cache.cache.get_seq_length() == max(map(len, scorer.reader.trunks))
+    for row in scorer.reader.reader.rows:
+        held = {*row.trunk.slots, *(slot for tail in row.tails for slot in tail.slots)}
+        assert sorted([*held, *row.free]) == list(range(row.top))
+        assert len(row.free) < 2 * candidates.shape[1]
     scorer.reset()
-    assert scorer.reader.cache.cache is None
+    assert not scorer.reader.reader.cache.layers
     assert not scorer.policy_text._prompts
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_that_grow_by_different_numbers_of_tokens_share_a_batch(seed):
+@pytest.mark.parametrize("kind", [BranchReader, SharedPrefixReader])
+def test_rows_that_grow_by_different_numbers_of_tokens_share_a_batch(kind, seed):
     reward_model = tiny_reward_model()
-    reader, whole = SharedPrefixReader(reward_model), WholeReader(reward_model)
+    reader, whole = kind(reward_model), WholeReader(reward_model)
     generator = torch.Generator().manual_seed(seed)
 
     def some(low, high):
@@ -264,8 +269,9 @@ def test_an_empty_text_is_read_as_its_beginning_or_refused():
 def test_siblings_of_one_text_are_read_in_few_passes(monkeypatch):
     scorer = make_scorer(reward_model_for(PIECES), tokenizer=BYTES, reward_tokenizer=PIECES)
     passes = []
-    forward = scorer.reader.cache.backbone.forward
-    monkeypatch.setattr(scorer.reader.cache.backbone, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    backbone = scorer.reader.reader.backbone
+    read = backbone.read
+    monkeypatch.setattr(backbone, "read", lambda *a: passes.append(1) or read(*a))
     for prefixes, candidates in text_generation(BYTES, seed=0):
         passes.clear()
         scorer.score(prefixes, candidates)

@@ -178,7 +178,7 @@ def test_several_rewards_add_up_with_their_weights():
             assert_close(getattr(found, name), expected)
     assert combined.tokens_computed == sum(scorer.tokens_computed for scorer in single)
     combined.reset()
-    assert all(scorer.cache.cache is None for scorer in combined.scorers[:2])
+    assert not any(scorer.reader.cache.layers for scorer in combined.scorers[:2])
 
 
 def test_the_vocabulary_that_can_be_read_is_the_smallest():

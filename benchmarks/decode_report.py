@@ -1,0 +1,126 @@
+"""Makes the results file, the figure and the table of docs/performance.md from the cells of bench_decode.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+FIGURE = ROOT / "docs" / "assets" / "performance.svg"
+RESULT = ROOT / "benchmarks" / "results" / "decode.json"
+POINT = ("policy", "device", "dtype", "reward_model", "batch", "prompt", "top_k")
+
+
+def report(folder: Path) -> None:
+    """Writes all three.
+
+    Raises:
+        SystemExit: If there are no cells, or uncommitted code measured one.
+    """
+    named = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    if not named:
+        raise SystemExit(f"No cells in {folder}: measure some first.")
+    if dirty := [name for name, cell in named.items() if cell["uncommitted_changes"]]:
+        raise SystemExit(f"Uncommitted code measured {dirty}: commit, delete these cells, and measure them again.")
+    cells = sorted(named.values(), key=lambda cell: [str(cell[name]).rjust(6) for name in POINT])
+    RESULT.write_text(json.dumps({"cells": cells}, indent=2) + "\n", encoding="utf-8")
+    steps = [cell for cell in cells if "siblings" in cell["ways"]]
+    whole: dict[tuple[str, ...], dict[str, Any]] = {point(cell): {} for cell in cells}
+    for cell in cells:
+        whole[point(cell)] |= {name: row for name, row in cell["ways"].items() if name.startswith("whole")}
+    draw(steps)
+    write_between("steps", steps_table(steps))
+    write_between("others", others_table(steps, whole))
+    print(f"{len(cells)} cells: {RESULT.name}, {FIGURE.name}, {PAGE.name}")
+
+
+def point(cell: dict[str, Any]) -> tuple[str, ...]:
+    """What a cell measures."""
+    return tuple(str(cell[name]) for name in POINT)
+
+
+def head_of(cell: dict[str, Any]) -> str:
+    """The first columns of a table."""
+    return f"| {cell['reward_model']} layers | {cell['batch']} | {cell['prompt']} | {cell['top_k']} |"
+
+
+def ratio(row: dict[str, Any], key: str) -> str:
+    """The median over rounds, and the range."""
+    low, high = row[f"{key}_range"]
+    return f"{row[key]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def steps_table(cells: list[dict[str, Any]]) -> str:
+    """Guided steps against the floor."""
+    lines = [
+        "| reward model | batch | prompt | k | plain, ms | floor, ms | siblings / floor | hand loop / floor "
+        "| row per candidate / floor | cache, MB: siblings | row per candidate |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cell in cells:
+        ways = cell["ways"]
+        lines.append(
+            f"{head_of(cell)} {ways['plain']['ms']:.0f} | {ways['floor']['ms']:.0f} "
+            f"| {ratio(ways['siblings'], 'to_floor')} | {ways['hand loop']['to_floor']:.2f} "
+            f"| {ways['row per candidate']['to_floor']:.2f} "
+            f"| {ways['siblings']['cache_mb']:.1f} | {ways['row per candidate']['cache_mb']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def others_table(cells: list[dict[str, Any]], whole: dict[tuple[str, ...], dict[str, Any]]) -> str:
+    """The other ways, against plain generate()."""
+    names = ["siblings", "steering head", "next-token model", "through text"]
+    lines = [
+        "| reward model | batch | prompt | k | " + " | ".join(names) + " | whole, one by one | whole, batched |",
+        "| --- | --- | --- | --- | " + " | ".join("---" for _ in names) + " | --- | --- |",
+    ]
+    for cell in cells:
+        ways = cell["ways"] | whole[point(cell)]
+        values = [*names, "whole, one by one", "whole, batched"]
+        shown = [f"{ways[name]['to_plain']:.2f}" if name in ways else "" for name in values]
+        lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def draw(cells: list[dict[str, Any]]) -> None:
+    """Times of a step, a row per cell: what is below the floor's bar is the policy's own step."""
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(cells) + 1.4), layout="constrained")
+    marks = {
+        "siblings": ("o", "#00796b"),
+        "hand loop": ("|", "#616161"),
+        "row per candidate": ("s", "#ef6c00"),
+        "through text": ("D", "#5e35b1"),
+        "next-token model": ("^", "#1e88e5"),
+        "steering head": ("v", "#43a047"),
+    }
+    for name, (mark, color) in marks.items():
+        at = [(cell["ways"][name]["to_floor"], y) for y, cell in enumerate(cells) if name in cell["ways"]]
+        if at:
+            axes.scatter(*zip(*at, strict=True), marker=mark, color=color, label=name, s=34, zorder=3)
+    axes.axvline(1, color="#9e9e9e", linewidth=1)
+    labels = [f"{c['reward_model']} layers, batch {c['batch']}, prompt {c['prompt']}, k {c['top_k']}" for c in cells]
+    axes.set_yticks(range(len(cells)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of a guided step / floor (plain step + bare pass over k siblings)")
+    axes.grid(axis="x", color="#eeeeee")
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1 + 0.9 / (0.42 * len(cells) + 0.6)), frameon=False)
+    FIGURE.parent.mkdir(exist_ok=True)
+    figure.savefig(FIGURE, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write_between(name: str, text: str) -> None:
+    """Puts a table between its marks in the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: made by bench_decode.py --report -->", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""A reward model's decoder, as scorers call it: new tokens on top of a cache, each with its position."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from rgtg_hf.rewards.prefix_rewards import find_backbone
+
+__all__ = ["Backbone"]
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+class Backbone:
+    """The decoder beneath a score head.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model.
+
+    Attributes:
+        config: The decoder's configuration.
+        device: Where the reward model is.
+        dtype: In which precision.
+        is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cut back.
+        tokens_computed: Reward-model tokens computed so far, padding included.
+    """
+
+    def __init__(self, reward_model: PreTrainedModel):
+        self._decoder = find_backbone(reward_model)
+        self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
+        self.config = self._decoder.config.get_text_config()  # type: ignore[operator, union-attr]
+        weight = next(reward_model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
+        self.tokens_computed = 0
+
+    def read(self, ids: Tensor, attention_mask: object, positions: Tensor, cache: Cache) -> Tensor:
+        """Runs the decoder.
+
+        Args:
+            ids: New tokens (-1 at padding), shape `[rows, new]`.
+            attention_mask: Whatever the decoder takes: a 2-D mask over all columns, a 4-D additive mask, a dictionary
+                of such by layer type, or nothing.
+            positions: Position of each new token, shape `[rows, new]`.
+            cache: What was read before; the new tokens are added to it.
+
+        Returns:
+            Hidden states, shape `[rows, new, hidden]`.
+        """
+        arguments = {"position_ids": positions} if self._takes_positions else {}
+        self.tokens_computed += ids.numel()
+        return self._decoder(
+            input_ids=ids.clamp(min=0),
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **arguments,
+        ).last_hidden_state
