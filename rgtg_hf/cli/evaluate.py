@@ -11,7 +11,7 @@ from typing import Any
 from rgtg_hf.cli.checks import check_guidance, check_model_name
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
-from rgtg_hf.cli.partial import PartialOutput, work_through
+from rgtg_hf.cli.partial import PartialOutput, digest, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompts import encode_prompts, read_prompts
 
@@ -58,7 +58,8 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(list(arguments))
     _check(options)
     prompts = read_prompts([], options.prompts)
-    configuration = {name: getattr(options, name) for name in _CONFIGURATION} | {"prompts": prompts}
+    # As hashes: a model may be somebody's folder, and where it lies is nobody's business.
+    configuration = {name: digest(getattr(options, name)) for name in _CONFIGURATION} | {"prompts": digest(prompts)}
     folder = Path(options.output)
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
@@ -115,7 +116,7 @@ def _check(options: argparse.Namespace) -> None:
     options.args_betas = options.args_betas or options.betas
 
 
-def _check_folder(folder: Path, configuration: dict[str, Any]) -> None:
+def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
     try:
         check_output_dir(folder)
     except UserError as error:

@@ -19,7 +19,7 @@ from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.processes import Processes
 from rgtg_hf.files import write_whole
 
-__all__ = ["PartialOutput", "work_through"]
+__all__ = ["PartialOutput", "digest", "work_through"]
 
 
 class _Row(Protocol):
@@ -48,7 +48,7 @@ class PartialOutput:
         self.output = output
         self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
         self.done: dict[int, dict[str, Any]] = {}
-        self._header = {name: _digest(value) for name, value in header.items()}
+        self._header = {name: digest(value) for name, value in header.items()}
         try:
             self._read_others()
             kept = self._read(self.path) if self.path.exists() else 0
@@ -127,7 +127,8 @@ class PartialOutput:
             path.unlink()
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A hash of something that JSON can hold, to know it again without writing it down."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
