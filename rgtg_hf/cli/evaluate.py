@@ -58,14 +58,15 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(list(arguments))
     _check(options)
     prompts = read_prompts([], options.prompts)
-    settings = {name: getattr(options, name) for name in _CONFIGURATION} | {"prompts": prompts}
-    # Digests tell whether two runs are the same; the settings themselves may name somebody's folders.
-    configuration = {name: digest(value) for name, value in settings.items()}
+    # As hashes: a model may be somebody's folder, and where it lies is nobody's business.
+    configuration = {name: digest(getattr(options, name)) for name in _CONFIGURATION} | {"prompts": digest(prompts)}
     folder = Path(options.output)
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
 
+    import sacrebleu  # noqa: F401  one that is missing is told before the work, not after it
     import torch
+    from matplotlib import figure  # noqa: F401
     from transformers.utils import logging
 
     from rgtg_hf.evaluation.gold_models import load_gold
@@ -115,7 +116,7 @@ def _check(options: argparse.Namespace) -> None:
     options.args_betas = options.args_betas or options.betas
 
 
-def _check_folder(folder: Path, configuration: dict[str, Any]) -> None:
+def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
     try:
         check_output_dir(folder)
     except UserError as error:
@@ -164,7 +165,7 @@ def _write_texts(
 ) -> None:
     from rgtg_hf.cli.evaluate_models import load_contestants
 
-    output = PartialOutput(folder / "texts.jsonl", configuration, processes.index)
+    output = PartialOutput(folder / "texts.jsonl", {"configuration": configuration}, processes.index)
     try:
         contestants = load_contestants(options)
         tokenizer, policy = contestants.tokenizer, contestants.policy
@@ -200,7 +201,7 @@ def _write_texts(
             output.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the finished rows are in {output.path}; the same command goes on from them"
+            f"the finished texts are in {output.path}; the same command goes on from them"
         ) from None
     finally:
         output.close()

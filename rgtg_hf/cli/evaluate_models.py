@@ -33,8 +33,8 @@ def load_contestants(options: argparse.Namespace) -> Contestants:
     policy = policy.to(options.device).eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    needed = {METHODS[name].needs for name in options.methods} - {None}
-    models = {name: _load(name, options, tokenizer, policy) for name in sorted(needed)}  # type: ignore[type-var]
+    needed = {needs for name in options.methods if (needs := METHODS[name].needs)}
+    models = {name: _load(name, options, tokenizer, policy) for name in sorted(needed)}
     return Contestants(
         policy,
         tokenizer,

@@ -152,7 +152,8 @@ def _draw(folder: Path, runs: Runs, rows: list[MethodSummary], gold: str, accura
     for method in runs:
         kind = METHODS[method]
         points = [row for row in rows if row.method == kind.name]
-        speed.append(Series(kind.name, [row.tokens_per_s for row in points], [row.gold for row in points], line=False))
+        timed = [(row.tokens_per_s, row.gold) for row in points if row.tokens_per_s is not None]
+        speed.append(Series(kind.name, [x for x, _ in timed], [y for _, y in timed], line=False))
         if kind.needs:
             joined = [policy, *points] if kind.on_frontier else points
             name = kind.name + (" (KL: bound)" if kind.kl_is_bound else "")

@@ -45,6 +45,7 @@ def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False)
     """
     if name in BUILT_IN:
         built_in = BUILT_IN[name]
+        built_in([])  # a package that is missing is told now
         return lambda prompts, responses: built_in(responses)
     module, colon, function = name.partition(":")
     if colon:

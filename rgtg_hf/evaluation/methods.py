@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.steering import steering
@@ -93,17 +94,18 @@ class Contestants:
             The responses.
         """
         kind = METHODS[method]
-        model = getattr(self, kind.needs) if kind.needs else None
-        models = (self.policy, self.tokenizer, inputs)
-        settings = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
+        model: Any = getattr(self, kind.needs) if kind.needs else None
+        policy, tokenizer = self.policy, self.tokenizer
+        settings: Any = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
         if method == "blockwise":
-            return blockwise_best_of_n(*models, model, n=int(strength), block_size=self.block_size, **settings)
+            settings |= {"n": int(strength), "block_size": self.block_size}
+            return blockwise_best_of_n(policy, tokenizer, inputs, model, **settings)
         if kind.strengths == "ns":
-            return sample_best_of_n(*models, model, n=int(strength), **settings)
+            return sample_best_of_n(policy, tokenizer, inputs, model, n=int(strength), **settings)
         if method == "head":
-            with steering(self.policy, [(model, strength)], top_k=self.top_k) as processor:
-                return sample_responses(*models, processor=processor, **settings)
-        processor = None
+            with steering(policy, [(model, strength)], top_k=self.top_k) as head:
+                return sample_responses(policy, tokenizer, inputs, processor=head, **settings)
+        processor: LogitsProcessor | None = None
         if method == "offline":
             processor = FineTunedProcessor(model, strength, self.top_k, inputs["attention_mask"])
         elif model is not None:
@@ -112,10 +114,10 @@ class Contestants:
                 strength,
                 self.top_k,
                 attention_mask=inputs["attention_mask"],
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=end_token_ids(self.policy),
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=end_token_ids(policy),
             )
-        return sample_responses(*models, processor=processor, greedy=kind.greedy, **settings)
+        return sample_responses(policy, tokenizer, inputs, processor=processor, greedy=kind.greedy, **settings)
 
     def steering_rewards(
         self, method: str, inputs: Mapping[str, Tensor], sampled: SampledResponses
