@@ -86,6 +86,8 @@ def others_table(cells: list[dict[str, Any]], whole: dict[tuple[str, ...], dict[
     ]
     for cell in cells:
         ways = cell["ways"] | whole[point(cell)]
+        if set(ways) <= {"plain", "floor", "hand loop", "siblings", "row per candidate"}:
+            continue
         values = [*names, "whole, one by one", "whole, batched"]
         shown = [f"{ways[name]['to_plain']:.2f}" if name in ways else "" for name in values]
         lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
