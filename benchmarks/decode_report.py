@@ -66,11 +66,13 @@ def steps_table(cells: list[dict[str, Any]]) -> str:
     ]
     for cell in cells:
         ways = cell["ways"]
+        rows = ways.get("row per candidate")
         lines.append(
             f"{head_of(cell)} {ways['plain']['ms']:.0f} | {ways['floor']['ms']:.0f} "
-            f"| {ratio(ways['siblings'], 'to_floor')} | {ways['hand loop']['to_floor']:.2f} "
-            f"| {ways['row per candidate']['to_floor']:.2f} "
-            f"| {ways['siblings']['cache_mb']:.1f} | {ways['row per candidate']['cache_mb']:.1f} |"
+            f"| {ratio(ways['siblings'], 'to_floor')} | {ratio(ways['hand loop'], 'to_floor')} "
+            + (f"| {rows['to_floor']:.2f} " if rows else "| ")
+            + f"| {ways['siblings']['cache_mb']:.1f} | "
+            + (f"{rows['cache_mb']:.1f} |" if rows else "|")
         )
     return "\n".join(lines)
 
@@ -84,6 +86,8 @@ def others_table(cells: list[dict[str, Any]], whole: dict[tuple[str, ...], dict[
     ]
     for cell in cells:
         ways = cell["ways"] | whole[point(cell)]
+        if set(ways) <= {"plain", "floor", "hand loop", "siblings", "row per candidate"}:
+            continue
         values = [*names, "whole, one by one", "whole, batched"]
         shown = [f"{ways[name]['to_plain']:.2f}" if name in ways else "" for name in values]
         lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
