@@ -26,6 +26,7 @@ def main() -> None:
     for task, result in results.items():
         tables[f"{task}-methods"] = result["table"]
         tables[f"{task}-equal"] = equal_table(result) + pictures(task)
+        tables[f"{task}-findings"] = findings(result)
         tables[f"{task}-bounded"] = bounded_table(result)
         tables[f"{task}-texts"] = texts(result)
     tables["core"] = core_table(results)
@@ -52,6 +53,44 @@ def equal_table(result: dict[str, Any]) -> str:
         cells += [_with_interval(row, f"pargs - {method}") for method in list(SWEPT)[1:]]
         lines.append(cells)
     return _table(lines)
+
+
+def findings(result: dict[str, Any]) -> str:
+    """What the numbers say, in words: PARGS against each other method wherever they were compared."""
+    lines = []
+    for method, name in list(SWEPT.items())[1:]:
+        key = f"pargs - {method}"
+        compared = [row for row in result["at_equal_kl"] if key in row]
+        if not compared:
+            continue
+        sides = {row["kl"]: row[f"{key}: 95 %"] for row in compared}
+        above = [kl for kl, (low, _) in sides.items() if low > 0]
+        below = [kl for kl, (_, high) in sides.items() if high < 0]
+        unclear = [kl for kl in sides if kl not in above + below]
+        said = [
+            f"{word} at {_listed(kls)} nats"
+            for word, kls in (("above it", above), ("below it", below), ("not told apart from it", unclear))
+            if kls
+        ]
+        seeds = max(len(row[f"{key}: by seed"]) for row in compared)
+        lines.append(f"- PARGS against {name} ({_counted(seeds, 'seed')}), at equal KL: {'; '.join(said)}.")
+    for row in result["pargs_at_the_bound_of"]:
+        if "pargs - it" in row:
+            low, high = row["pargs - it: 95 %"]
+            verdict = "above it" if low > 0 else "below it" if high < 0 else "not told apart from it"
+            lines.append(
+                f"- PARGS against {row['method']} (n = {row['n']:g}), at the {row['kl at most']:.2f} nats that it may "
+                f"have used at most: {verdict}."
+            )
+    return "\n".join([*lines, ""])
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def pictures(task: str) -> str:

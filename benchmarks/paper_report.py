@@ -64,6 +64,7 @@ def report_task(folder: Path, task: str, output: Path) -> dict[str, Any] | None:
         "trained": {
             file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"{task}-*-*.json"))
         },
+        "drawn_at_commit": _commits(folder, task),
         "betas": {
             file.stem: json.loads(file.read_text(encoding="utf-8"))
             for file in sorted((folder / "pilots").glob(f"{task}-*.json"))
@@ -84,6 +85,16 @@ def _load(folder: Path, task: str) -> Runs:
         for of_seed in of_method.values():
             of_seed.sort(key=lambda pair: pair[0])
     return found
+
+
+def _commits(folder: Path, task: str) -> dict[str, list[str]]:
+    """The pieces by the commit of the code that drew them; those of bench_heads.py under its name."""
+    by_commit: dict[str, list[str]] = defaultdict(list)
+    for file in sorted((folder / "samples").glob("*.json")):
+        if file.name.startswith((f"{task}-", "any-")):
+            commit = json.loads(file.read_text(encoding="utf-8"))["commit"]
+            by_commit[commit or "bench_heads.py, with the same models and settings"].append(file.stem)
+    return by_commit
 
 
 def _rows(runs: Runs, plain: dict[int, MethodRun]) -> list[MethodSummary]:
