@@ -50,7 +50,7 @@ class NextTokenRewardConfig(PreTrainedConfig):
         hidden_size: int = 0,
         embedding_size: int = 0,
         vocab_size: int = 0,
-        rank: int = 16,
+        rank: int = 128,
         nonlinear: bool = True,
         dropout: float = 0.0,
         pad_token_id: int | None = None,
@@ -133,7 +133,7 @@ class NextTokenRewardModel(PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, backbone: PreTrainedModel, *, rank: int = 16, nonlinear: bool = True, dropout: float = 0.0
+        cls, backbone: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
     ) -> NextTokenRewardModel:
         """Makes a reward model around a decoder of its own, which is used as it is and not copied.
 
@@ -171,7 +171,7 @@ class NextTokenRewardModel(PreTrainedModel):
 
     @classmethod
     def from_policy(
-        cls, policy: PreTrainedModel, *, rank: int = 16, nonlinear: bool = True, dropout: float = 0.0
+        cls, policy: PreTrainedModel, *, rank: int = 128, nonlinear: bool = True, dropout: float = 0.0
     ) -> NextTokenRewardModel:
         """Makes a steering head on a policy.
 
