@@ -59,6 +59,19 @@ def read_tokens(model: NextTokenRewardModel, ids: torch.Tensor, steps: int) -> N
         model.backbone(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
 
 
+def write(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Writes what is measured so far: a run that is ended early keeps its finished cells."""
+    record = {
+        "steps": results,
+        "rounds": options.rounds,
+        "layers": options.layers,
+        "versions": describe_versions(["torch", "transformers"]),
+        "hardware": describe_hardware(),
+        "commit": find_commit(Path(__file__).parent),
+    }
+    Path(options.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", required=True)
@@ -115,15 +128,7 @@ def main() -> None:
                 )
                 results.append(row)
                 print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
-    record = {
-        "steps": results,
-        "rounds": options.rounds,
-        "layers": options.layers,
-        "versions": describe_versions(["torch", "transformers"]),
-        "hardware": describe_hardware(),
-        "commit": find_commit(Path(__file__).parent),
-    }
-    Path(options.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write(results, options)
 
 
 if __name__ == "__main__":
