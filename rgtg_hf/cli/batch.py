@@ -8,8 +8,6 @@ the prompts, and the file appears under its own name.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,11 +82,10 @@ def plan_batches(rows: Sequence[BatchRow], length: Callable[[BatchRow], int], ba
 
 
 def run_header(options: argparse.Namespace, rows: Sequence[BatchRow]) -> dict[str, Any]:
-    """What an interrupted run and its continuation must share: the settings, and the prompts by their hash."""
-    prompts = json.dumps([(row.prompt, row.beta, row.max_new_tokens) for row in rows]).encode()
+    """What an interrupted run and its continuation must share: settings and prompts."""
     return {
         "settings": {name: getattr(options, name) for name in _SETTINGS},
-        "prompts": hashlib.sha256(prompts).hexdigest(),
+        "prompts": [(row.prompt, row.beta, row.max_new_tokens) for row in rows],
     }
 
 

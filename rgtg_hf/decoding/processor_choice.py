@@ -53,8 +53,6 @@ def guidance_processor(
         guidance_config = replace(guidance_config or RewardGuidanceConfig(), **settings)
     models = list(reward_model) if isinstance(reward_model, (list, tuple)) else [reward_model]
     heads = [model for model in models if isinstance(model, NextTokenRewardModel) and model.config.policy is not None]
-    for head in heads:
-        head.attach(policy)
     config = guidance_config or RewardGuidanceConfig()
     if heads and heads == models and not drafted and reward_prompts is None and _is_plain(config):
         if weights is not None and not isinstance(reward_model, (list, tuple)):
@@ -65,6 +63,8 @@ def guidance_processor(
         with capture_hidden(policy) as capture:
             yield SteeringProcessor(policy, list(zip(heads, betas, strict=True)), capture, config)
         return
+    for head in heads:
+        head.attach(policy)
     yield RewardGuidedLogitsProcessor(
         reward_model,
         guidance_config=guidance_config,
