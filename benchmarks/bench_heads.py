@@ -20,6 +20,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from cpu_training import ON_CPU
 from heads_common import (
     MAX_NEW_TOKENS,
     TOP_K,
@@ -86,15 +87,9 @@ def train_siblings(folder: Path, tokenizer: Any, rows: list[dict[str, Any]], see
         per_device_train_batch_size=8,
         learning_rate=1e-4,
         max_length=None,
-        bf16=False,
         gradient_checkpointing=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
         seed=seed,
+        **ON_CPU,
     )
     trainer = PrefixRewardTrainer(
         model=demo_policy_path(),

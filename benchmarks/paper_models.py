@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from cpu_training import ON_CPU
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
@@ -22,17 +23,10 @@ __all__ = ["COMMON", "DPO", "KINDS", "LORA", "REWARD", "train"]
 
 KINDS = ("prefix", "full", "dpo")
 
-COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = ON_CPU | {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 8,
     "max_length": None,
-    "bf16": False,
-    "use_cpu": True,
-    "dataloader_pin_memory": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
     "activation_checkpointing": False,
 }
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
