@@ -49,11 +49,10 @@ from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 # Settings of the head, settings of the training, betas.
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], list[float]]] = {
-    "steering head": ({"rank": 16}, {}, [1.5, 3.0, 6.0]),
-    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [3.0, 6.0, 10.0, 16.0]),
-    "steering head, rank 128": ({"rank": 128}, {}, [1.5, 3.0, 6.0]),
+    "steering head": ({}, {}, [1.0, 2.0, 4.5]),
+    "linear head": ({"nonlinear": False}, {}, [1.0, 2.0, 4.5]),
 }
-MERGED_BETAS = [6.0, 10.0, 16.0]
+MERGED_BETAS = [1.0, 2.0, 4.5]
 SIBLINGS_BETAS = [0.5, 1.0, 2.0]
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 

@@ -67,7 +67,7 @@ def train_head(
 
     defaults = ON_CPU | {
         "per_device_train_batch_size": 16,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "num_train_epochs": 3,
         "weight_decay": 0.1,
         "max_length": None,

@@ -65,8 +65,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
                 "`NextTokenRewardModel.from_policy(policy, nonlinear=False)`."
             )
         head.attach(policy)
-        key, query = head.score.key.weight, head.score.query.weight
-        change += beta * (embeddings.float() @ key.float().T) @ query.float()  # type: ignore[operator]
+        change += beta * (embeddings.float() @ head.score.key.weight.float().T) @ head.score.linear_map().float()
         if not bool(torch.isfinite(change).all()):
             raise ValueError(
                 f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
