@@ -35,12 +35,12 @@ class Setting(NamedTuple):
 
 
 POLICY = Setting(0.0)
-UNGUARDED = [Setting(1.5), Setting(3.0), Setting(6.0), Setting(12.0)]
+UNGUARDED = [Setting(2.0), Setting(4.5), Setting(9.0), Setting(18.0)]
 GUARDED = [
-    Setting(6.0, max_increment=2.0),
-    Setting(12.0, max_increment=2.0),
-    Setting(6.0, max_step_kl=0.5),
-    Setting(12.0, max_step_kl=0.5),
+    Setting(9.0, max_increment=2.0),
+    Setting(18.0, max_increment=2.0),
+    Setting(9.0, max_step_kl=0.5),
+    Setting(18.0, max_step_kl=0.5),
 ]
 MEASURES = ("gold", "log_perplexity", "repetition", "distinct_2")
 
@@ -54,7 +54,7 @@ def draw(folder: Path, seeds: list[int]) -> None:
     policy, tokenizer = load_policy()
     prompts = held_out_prompts()
     for seed in seeds:
-        head = NextTokenRewardModel.from_pretrained(folder / f"steering head, rank 128-{seed}").attach(policy)
+        head = NextTokenRewardModel.from_pretrained(folder / f"steering head-{seed}").attach(policy)
         for setting in [POLICY, *UNGUARDED, *GUARDED]:
             file = file_of(folder, seed, setting)
             if file.exists():
