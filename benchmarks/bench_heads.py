@@ -49,10 +49,10 @@ from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 # Settings of the head, settings of the training, betas.
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], list[float]]] = {
-    "steering head": ({}, {}, [1.0, 2.0, 4.5]),
-    "linear head": ({"nonlinear": False}, {}, [1.0, 2.0, 4.5]),
+    "steering head": ({}, {}, [1.0, 2.0, 3.3, 4.5]),
+    "network head": ({"nonlinear": True}, {}, [1.0, 2.0, 4.5]),
 }
-MERGED_BETAS = [1.0, 2.0, 4.5]
+MERGED_BETAS = [1.0, 2.0, 3.3]
 SIBLINGS_BETAS = [0.5, 1.0, 2.0]
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 
@@ -124,7 +124,7 @@ def draw(folder: Path, kinds: list[str], seeds: list[int]) -> None:
     for seed in seeds:
         keep("policy", seed, 0.0, None)
         for kind in kinds:
-            saved = folder / f"{'linear head' if kind == 'merged' else kind}-{seed}"
+            saved = folder / f"{'steering head' if kind == 'merged' else kind}-{seed}"
             if not (saved / "config.json").exists():
                 print(f"{saved} is not trained yet")
             elif kind == "siblings":

@@ -24,19 +24,19 @@ from transformers import set_seed
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.rewards.token_head import advantages_of
 
-LINEAR = {"nonlinear": False}
+NETWORK = {"nonlinear": True}
 # The settings of the head, and of the training. The first is what the others are compared with.
 DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "network, context 1, learning rate 1e-3": ({"context_scale": 1.0}, {"learning_rate": 1e-3}),
-    "network, context 1": ({"context_scale": 1.0}, {}),
-    "network, context 0.01": ({"context_scale": 0.01}, {}),
-    "network, context 0.001": ({"context_scale": 0.001}, {}),
-    "network, context 0.001, rank 16": ({"context_scale": 0.001, "rank": 16}, {}),
-    "context 0": (LINEAR | {"context_scale": 0.0}, {}),
-    "linear, context 0.001": (LINEAR | {"context_scale": 0.001}, {}),
-    "linear, context 0.01": (LINEAR | {"context_scale": 0.01}, {}),
-    "linear, context 0.1": (LINEAR | {"context_scale": 0.1}, {}),
-    "linear, context 0.001, rank 16": (LINEAR | {"context_scale": 0.001, "rank": 16}, {}),
+    "network, context 1, learning rate 1e-3": (NETWORK | {"context_scale": 1.0}, {"learning_rate": 1e-3}),
+    "network, context 1": (NETWORK | {"context_scale": 1.0}, {}),
+    "network, context 0.01": (NETWORK | {"context_scale": 0.01}, {}),
+    "network, context 0.001": (NETWORK | {"context_scale": 0.001}, {}),
+    "network, context 0.001, rank 16": (NETWORK | {"context_scale": 0.001, "rank": 16}, {}),
+    "context 0": ({"context_scale": 0.0}, {}),
+    "linear, context 0.001": ({"context_scale": 0.001}, {}),
+    "linear, context 0.01": ({"context_scale": 0.01}, {}),
+    "linear, context 0.1": ({"context_scale": 0.1}, {}),
+    "linear, context 0.001, rank 16": ({"context_scale": 0.001, "rank": 16}, {}),
 }
 
 

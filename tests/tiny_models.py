@@ -156,9 +156,12 @@ def tiny_next_token_model(family="llama", seed=2, **overrides):
     return _fill_head(model, seed)
 
 
+FULL = {"nonlinear": True, "context_scale": 1.0}
+
+
 def tiny_steering_head(policy, seed=3, **settings):
     # What a head reads in the context must show in tests, however little a fresh head makes of it.
-    return _fill_head(NextTokenRewardModel.from_policy(policy, rank=4, **{"context_scale": 1.0} | settings), seed)
+    return _fill_head(NextTokenRewardModel.from_policy(policy, rank=4, **FULL | settings), seed)
 
 
 def _fill_head(model, seed):

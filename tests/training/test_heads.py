@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.hidden_states import HiddenStateCollator, HiddenStateStore
+from tests.tiny_models import FULL
 from tests.training.helpers import make_policy, text_rows
 
 ROWS = [
@@ -22,7 +23,7 @@ def make_head():
     """A steering head; by default with weights that rate tokens differently."""
 
     def build(policy=None, fresh=False, **settings):
-        settings = settings if fresh else {"context_scale": 1.0} | settings  # so that what it reads shows
+        settings = settings if fresh else FULL | settings  # so that what it reads shows
         head = NextTokenRewardModel.from_policy(policy or make_policy(), rank=8, **settings)
         torch.manual_seed(0)
         for parameter in () if fresh else head.score.parameters():
