@@ -39,9 +39,8 @@ def load_row_scorer(
     model = load_reward_model(settings.reward_model, settings.revision, dtype=settings.dtype)
     if isinstance(model, NextTokenRewardModel) and model.config.policy is not None:
         raise ValueError(
-            f"{settings.reward_model} is a steering head, which lives on its policy's hidden states and needs no reward "
-            "model beside it: merge it into the policy (`rgtg-hf merge`), or, if it has a nonlinearity, name it in the "
-            "policy's configuration, see the page on vLLM."
+            f"{settings.reward_model} is a steering head, which reads its policy's hidden states: name it as `head` in "
+            "place of `reward_model`, or merge it into the policy (`rgtg-hf merge`) if it is linear."
         )
     model = model.to(settings.device or device)
     scorer = make_row_scorer(model)
