@@ -36,6 +36,7 @@ def load_row_scorer(
         OSError: If there is no such reward model.
         ValueError: If it cannot serve this policy, or the memory that was set aside for its cache may not be enough.
     """
+    assert settings.reward_model is not None
     model = load_reward_model(settings.reward_model, settings.revision, dtype=settings.dtype)
     if isinstance(model, NextTokenRewardModel) and model.config.policy is not None:
         raise ValueError(
@@ -69,6 +70,7 @@ def load_row_scorer(
 
 def server_default(settings: ServerSettings) -> RewardGuidanceConfig:
     """What a request gets that asks for guidance without saying how: the reward model's `guidance_config.json`."""
+    assert settings.reward_model is not None
     try:
         return RewardGuidanceConfig.from_pretrained(settings.reward_model, settings.revision)
     except FileNotFoundError:

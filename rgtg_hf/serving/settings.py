@@ -22,9 +22,12 @@ class ServerSettings:
     """Settings of a server, given at its start as `additional_config={"rgtg": {...}}`.
 
     Args:
-        reward_model: A folder, or a name on the hub. Required.
+        reward_model: The reward model that requests are guided by: a folder, or a name on the hub.
         revision: Which branch, tag or commit of the hub's repository.
-        dtype: In which precision to load it: `"auto"` for that of its checkpoint, `"float32"`, `"bfloat16"`,
+        head: The steering head of a policy that is served as one of the `Steered...` architectures: a folder, or a
+            name on the hub.
+        head_beta: How strongly the head steers every request, in nats per unit of reward.
+        dtype: In which precision to load the reward model: `"auto"` for that of its checkpoint, `"float32"`, `"bfloat16"`,
             `"float16"`.
         device: Where to put it, such as `"cuda:1"`. `None` for where the policy is.
         cache_gib: How much memory the reward model's cache may take at most, in GiB.
@@ -34,35 +37,40 @@ class ServerSettings:
         ValueError: If one is missing, unknown or out of range.
     """
 
-    reward_model: str = ""
+    reward_model: str | None = None
     revision: str | None = None
+    head: str | None = None
+    head_beta: float = 1.0
     dtype: str = "auto"
     device: str | None = None
     cache_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.reward_model, str) or not self.reward_model:
-            raise ValueError(
-                f"`reward_model` is {shown(self.reward_model)}, but a folder or a name on the hub is required."
-            )
-        for name in ("revision", "device"):
+        for name in ("reward_model", "revision", "head", "device"):
             value = getattr(self, name)
-            if not isinstance(value, (str, type(None))):
-                raise TypeError(f"`{name}` is {shown(value)}, but text is required, or nothing.")
+            if not isinstance(value, (str, type(None))) or value == "":
+                raise ValueError(f"`{name}` is {shown(value)}, but text is required, or nothing.")
         if self.dtype not in _DTYPES:
             raise ValueError(f"`dtype` is {shown(self.dtype)}, but must be one of {list(_DTYPES)}.")
+        check_number("head_beta", self.head_beta)
         check_number("cache_gib", self.cache_gib)
         if self.cache_gib <= 0:
             raise ValueError(f"`cache_gib` is {self.cache_gib}, but a number above 0 is required.")
 
     @classmethod
-    def from_additional_config(cls, additional_config: Any) -> ServerSettings:
-        """Reads the settings from what the engine was started with."""
+    def from_additional_config(cls, additional_config: Any, required: str) -> ServerSettings:
+        """Reads the settings from what the engine was started with.
+
+        Args:
+            additional_config: The engine's additional configuration.
+            required: The setting that must be among them, `"reward_model"` or `"head"`.
+        """
         given = additional_config.get(_KEY) if isinstance(additional_config, dict) else None
-        if not isinstance(given, dict):
+        if not isinstance(given, dict) or given.get(required) is None:
             raise ValueError(
-                f"The engine was started without a reward model to guide by: pass additional_config={{{_KEY!r}: "
-                f'{{\'reward_model\': NAME}}}}, or --additional-config \'{{"{_KEY}": {{"reward_model": "NAME"}}}}\'.'
+                f"The engine was started without a {required.replace('_', ' ')} to steer by: pass "
+                f'additional_config={{"{_KEY}": {{"{required}": NAME}}}}, or on the command line '
+                f'--additional-config \'{{"{_KEY}": {{"{required}": "NAME"}}}}\'.'
             )
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):

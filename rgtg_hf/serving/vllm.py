@@ -44,7 +44,7 @@ class RewardGuidance(LogitsProcessor):
     """
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        settings = ServerSettings.from_additional_config(vllm_config.additional_config)
+        settings = ServerSettings.from_additional_config(vllm_config.additional_config, "reward_model")
         check_engine(vllm_config)
         self.default = server_default(settings)
         scorer = load_row_scorer(

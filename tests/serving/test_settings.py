@@ -61,13 +61,22 @@ def test_a_request_that_cannot_be_served_is_refused_in_one_sentence(extra_args, 
         ({}, "started without a reward model"),
         (None, "started without a reward model"),
         ({"rgtg": "my-model"}, "started without a reward model"),
-        ({"rgtg": {}}, "`reward_model` is ''"),
+        ({"rgtg": {"head": "a"}}, "started without a reward model"),
+        ({"rgtg": {"reward_model": ""}}, "`reward_model` is ''"),
         ({"rgtg": {"reward_model": "a", "rank": 1}}, r"unknown settings \['rank'\]"),
         ({"rgtg": {"reward_model": "a", "dtype": "int8"}}, "must be one of"),
         ({"rgtg": {"reward_model": "a", "cache_gib": 0}}, "above 0"),
         ({"rgtg": {"reward_model": "a", "device": 1}}, "text is required"),
+        ({"rgtg": {"reward_model": "a", "head_beta": "3"}}, "a number is required"),
     ],
 )
 def test_wrong_settings_of_a_server_are_one_sentence(additional_config, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence):
-        ServerSettings.from_additional_config(additional_config)
+        ServerSettings.from_additional_config(additional_config, "reward_model")
+
+
+def test_a_policy_with_a_head_needs_no_reward_model():
+    settings = ServerSettings.from_additional_config({"rgtg": {"head": "a", "head_beta": 3.0}}, "head")
+    assert (settings.head, settings.head_beta) == ("a", 3.0)
+    with pytest.raises(ValueError, match="without a head to steer by"):
+        ServerSettings.from_additional_config({"rgtg": {"reward_model": "a"}}, "head")
