@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mixed", action="store_true", help="responses of 8 to 128 tokens, in place of equal ones")
+    parser.add_argument("--mixed", action="store_true", help="responses of 4 to 48 tokens, in place of equal ones")
     parser.add_argument("--any_commit", action="store_true", help="also with uncommitted changes, for trying it out")
     options = parser.parse_args()
     if is_dirty() and not options.any_commit:
@@ -58,7 +58,9 @@ def main() -> None:
         results = (equality if options.what == "equality" else speed)(routes, options)
     settings = {key: value for key, value in vars(options).items() if key != "any_commit"}
     settings |= {key: Path(settings[key]).name for key in ("policy", "reward_model")}
-    name = f"vllm_{options.what}_{settings['reward_model'].replace(':', '_')}" + ("_mixed" if options.mixed else "")
+    parts = [f"vllm_{options.what}", settings["reward_model"].replace(":", "_")]
+    parts += [options.dtype] * (options.dtype != "float32") + ["mixed"] * options.mixed
+    name = "_".join(parts)
     print(record(name, settings, results))
     print(json.dumps(results | {"differences": results.get("differences", [])[:3]}, indent=1))
 
@@ -200,7 +202,7 @@ def speed(routes: Routes, options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(0)
     count = options.prompts if options.mixed else BATCH
     prompts = chat_prompts(routes.tokenizer, count)
-    lengths = [chance.randrange(8, 129) if options.mixed else options.new_tokens for _ in prompts]
+    lengths = [chance.randrange(4, 49) if options.mixed else options.new_tokens for _ in prompts]
 
     def transformers_route(guided: bool) -> None:
         for start in range(0, count, BATCH):  # a batch runs until its longest response is done
