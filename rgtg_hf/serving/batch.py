@@ -5,7 +5,7 @@ its own. Nothing here knows which engine it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,13 +59,24 @@ class GuidedBatch:
     def leave(self, key: Hashable) -> None:
         """Forgets a request, if it is here, with all that was read of it."""
         request = self._requests.pop(key, None)
-        if request is None or request.row is None:
+        if request is not None:
+            self._forget(request)
+
+    def keep_only(self, keys: Collection[Hashable]) -> None:
+        """Lets go what was read of all other requests. They stay, and are read anew when they are next guided."""
+        for key, request in self._requests.items():
+            if key not in keys:
+                self._forget(request)
+
+    def _forget(self, request: _Request) -> None:
+        if request.row is None:
             return
         last = self.scorer.forget(request.row)
         moved = self._keys.pop(last)
         if last != request.row:
             self._keys[request.row] = moved
             self._requests[moved].row = request.row
+        request.row = None
 
     def move(self, source: Hashable, target: Hashable) -> None:
         """A request changes its key. Whatever had the new one has left."""

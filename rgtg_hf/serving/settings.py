@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rgtg_hf.arguments import check_count, check_number, shown
@@ -100,11 +100,11 @@ class RequestGuidance:
             if self.top_k > MAX_TOP_K:
                 raise ValueError(f"`rgtg.top_k` is {self.top_k}, but may be {MAX_TOP_K} at most.")
 
-    def filled(self, default: RewardGuidanceConfig) -> RequestGuidance:
-        """With the default's values where it has none."""
+    def filled(self, default: RewardGuidanceConfig) -> tuple[float, int]:
+        """Beta and top k, the default's where it has none."""
         beta = default.beta if self.beta is None else self.beta
         top_k = min(default.top_k or MAX_TOP_K, MAX_TOP_K) if self.top_k is None else self.top_k
-        return replace(self, beta=float(beta), top_k=top_k)
+        return float(beta), top_k
 
 
 def requested_guidance(extra_args: dict[str, Any] | None) -> RequestGuidance | None:

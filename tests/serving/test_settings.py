@@ -26,9 +26,9 @@ def test_every_way_to_ask_says_the_same(extra_args):
 
 def test_what_a_request_leaves_out_is_the_reward_models_default():
     default = RewardGuidanceConfig(beta=2.0, top_k=20)
-    assert requested_guidance({"rgtg": {}}).filled(default) == RequestGuidance(2.0, 20)
-    assert requested_guidance({"rgtg_top_k": 3}).filled(default) == RequestGuidance(2.0, 3)
-    assert RequestGuidance().filled(RewardGuidanceConfig(top_k=None)).top_k == 256
+    assert requested_guidance({"rgtg": {}}).filled(default) == (2.0, 20)
+    assert requested_guidance({"rgtg_top_k": 3}).filled(default) == (2.0, 3)
+    assert RequestGuidance().filled(RewardGuidanceConfig(top_k=None)) == (1.0, 256)
 
 
 @pytest.mark.parametrize(
