@@ -1,4 +1,4 @@
-"""The reward model of a server, loaded and checked at its start: what cannot work is refused there, in one sentence."""
+"""The reward model of a server, loaded and checked at its start. What cannot work is refused there, in a sentence."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def load_row_scorer(
     model = load_reward_model(settings.reward_model, settings.revision, dtype=settings.dtype)
     if isinstance(model, NextTokenRewardModel) and model.config.policy is not None:
         raise ValueError(
-            f"{settings.reward_model} is a steering head, which reads its policy's hidden states: name it as `head` in "
-            "place of `reward_model`, or merge it into the policy (`rgtg-hf merge`) if it is linear."
+            f"{settings.reward_model} is a steering head, which reads its policy's hidden states: name it as `head` "
+            "in place of `reward_model`, or merge it into the policy (`rgtg-hf merge`) if it is linear."
         )
     model = model.to(settings.device or device)
     scorer = make_row_scorer(model)

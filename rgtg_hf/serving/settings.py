@@ -27,8 +27,8 @@ class ServerSettings:
         head: The steering head of a policy that is served as one of the `Steered...` architectures: a folder, or a
             name on the hub.
         head_beta: How strongly the head steers every request, in nats per unit of reward.
-        dtype: In which precision to load the reward model: `"auto"` for that of its checkpoint, `"float32"`, `"bfloat16"`,
-            `"float16"`.
+        dtype: In which precision to load the reward model: `"auto"` for that of its checkpoint, `"float32"`,
+            `"bfloat16"`, `"float16"`.
         device: Where to put it, such as `"cuda:1"`. `None` for where the policy is.
         cache_gib: How much memory the reward model's cache may take at most, in GiB.
 

@@ -1,6 +1,6 @@
 """Policies on vLLM whose logits hold a steering head's term, at no cost.
 
-A head's advantages are A(h, v) = e_v · d(h), with the policy's own output embeddings e_v, and its logits are e_v · h. So
+A head's advantages are A(h, v) = e_v · d(h), with the policy's own output embeddings e_v; its logits are e_v · h. So
 
     logits(v) + beta · A(h, v)  =  e_v · [h + beta · d(h)]
 

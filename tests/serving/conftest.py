@@ -2,8 +2,13 @@
 
 import gc
 import os
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +106,41 @@ def guided_engine(models, reward_model, **settings):
         additional_config={"rgtg": own},
         **settings,
     )
+
+
+@contextmanager
+def serve(arguments, folder):
+    """A server of its own process, started in a folder with the arguments of `vllm serve`: its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "server.log"
+    # The module is what `vllm serve` runs. The command itself asks for a distribution of the name vllm.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *arguments]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(address, process, log)
+        yield address
+        assert process.poll() is None, log.read_text()[-3000:]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait_for(address, process, log):
+    import httpx
+
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(1)
+    pytest.fail(log.read_text()[-3000:])

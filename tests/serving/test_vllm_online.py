@@ -1,12 +1,7 @@
 """Guided generation through vLLM's OpenAI server, with the OpenAI client, as a user meets it."""
 
 import asyncio
-import os
 import random
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -14,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rgtg_hf import RewardGuidedLogitsProcessor
 from tests.cli.conftest import byte_tokenizer
-from tests.serving.conftest import ENVIRONMENT
+from tests.serving.conftest import serve
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
@@ -25,41 +20,12 @@ GUIDANCE = {"rgtg_beta": 2.0, "rgtg_top_k": 5}
 @pytest.fixture(scope="module")
 def server(models, tmp_path_factory):
     """A server of the tiny policy, guided by siblings: its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
     settings = f'{{"rgtg": {{"reward_model": "{models / "siblings"}"}}}}'
-    # The module is what `vllm serve` runs. The command itself asks for a distribution of the name vllm.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(models / "policy")]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--max-model-len", "256", "--max-num-seqs", "16", "--enforce-eager"]
-    command += ["--logits-processors", "rgtg_hf.serving.vllm:RewardGuidance", "--additional-config", settings]
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | ENVIRONMENT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address, process, log)
+    arguments = [str(models / "policy"), "--served-model-name", "tiny", "--dtype", "float32"]
+    arguments += ["--max-model-len", "256", "--max-num-seqs", "16"]
+    arguments += ["--logits-processors", "rgtg_hf.serving.vllm:RewardGuidance", "--additional-config", settings]
+    with serve(arguments, tmp_path_factory.mktemp("server")) as address:
         yield address
-        assert process.poll() is None, log.read_text()[-3000:]
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wait_for(address, process, log):
-    import httpx
-
-    for _ in range(300):
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{address}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(1)
-    pytest.fail(log.read_text()[-3000:])
 
 
 @pytest.fixture(scope="module")
