@@ -1,8 +1,8 @@
 """Is it worth while to read every candidate at every step? Cascades and filters, against siblings at every step.
 
-    python benchmarks/bench_cascade.py sample --folder outputs/heads --prompts training --settings 2,0.7,1.5,0.05
-    python benchmarks/bench_cascade.py sample --folder outputs/heads --prompts held_out --settings 2,0.7,1.5,0.05
-    python benchmarks/bench_cascade.py time   --folder outputs/heads --settings 2,0.7,1.5,0.05
+    python benchmarks/bench_cascade.py sample --folder outputs/heads --prompts training --settings 2,1.15,1.8,0
+    python benchmarks/bench_cascade.py sample --folder outputs/heads --prompts held_out --settings 2,1.15,1.8,0
+    python benchmarks/bench_cascade.py time   --folder outputs/heads --settings 2,1.15,1.8,0
     python benchmarks/bench_cascade.py report --folder outputs/heads --prompts held_out
 
 A setting is `head_beta,beta,min_entropy,min_p`. A steering head, which costs nothing, steers every step with
@@ -82,6 +82,11 @@ def training_prompts() -> list[str]:
 
 
 def file_of(folder: Path, prompts: str, seed: int, setting: Setting) -> Path:
+    """Where samples are kept; on held-out prompts, siblings at every step are bench_heads.py's own."""
+    if prompts == "held_out" and setting == POLICY:
+        return folder / f"samples-policy-{seed}-0.json"
+    if prompts == "held_out" and setting in EVERY_STEP:
+        return folder / f"samples-siblings-{seed}-{setting[1]:g}.json"
     return folder / f"cascade-{prompts}-{seed}-{'-'.join(f'{value:g}' for value in setting)}.json"
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from cpu_training import ON_CPU
 from heads_common import (
     MAX_NEW_TOKENS,
     TOP_K,
@@ -48,11 +49,10 @@ from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 # Settings of the head, settings of the training, betas.
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], list[float]]] = {
-    "steering head": ({"rank": 16}, {}, [1.5, 3.0, 6.0]),
-    "linear head": ({"rank": 16, "nonlinear": False}, {"learning_rate": 1e-4}, [3.0, 6.0, 10.0, 16.0]),
-    "steering head, rank 128": ({"rank": 128}, {}, [1.5, 3.0, 6.0]),
+    "steering head": ({}, {}, [1.0, 2.0, 3.3, 4.5]),
+    "network head": ({"nonlinear": True}, {}, [1.0, 2.0, 4.5]),
 }
-MERGED_BETAS = [6.0, 10.0, 16.0]
+MERGED_BETAS = [1.0, 2.0, 3.3]
 SIBLINGS_BETAS = [0.5, 1.0, 2.0]
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 
@@ -86,15 +86,9 @@ def train_siblings(folder: Path, tokenizer: Any, rows: list[dict[str, Any]], see
         per_device_train_batch_size=8,
         learning_rate=1e-4,
         max_length=None,
-        bf16=False,
         gradient_checkpointing=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
         seed=seed,
+        **ON_CPU,
     )
     trainer = PrefixRewardTrainer(
         model=demo_policy_path(),
@@ -130,7 +124,7 @@ def draw(folder: Path, kinds: list[str], seeds: list[int]) -> None:
     for seed in seeds:
         keep("policy", seed, 0.0, None)
         for kind in kinds:
-            saved = folder / f"{'linear head' if kind == 'merged' else kind}-{seed}"
+            saved = folder / f"{'steering head' if kind == 'merged' else kind}-{seed}"
             if not (saved / "config.json").exists():
                 print(f"{saved} is not trained yet")
             elif kind == "siblings":

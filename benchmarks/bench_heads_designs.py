@@ -1,146 +1,110 @@
-"""Which design of a steering head rates held-out pairs best? Cross-validation over the demo's training prompts.
+"""Which design of a steering head buys the most gold reward for its divergence? Asked on training prompts alone.
 
-    python benchmarks/bench_heads_designs.py --states outputs/states --output benchmarks/results/heads_designs.json
+    python benchmarks/bench_heads_designs.py --folder outputs/heads_designs --seeds 0
 
-Each design is trained on two of three folds of prompts and judged on the third, for each fold and each seed. The
-evaluation prompts of the demo take no part.
+Each design is trained on two of three folds of prompts and judged on samples of the policy to prompts of the third
+(slopes.py says how), for each fold, seed and task. The evaluation prompts take no part.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from heads_common import FOLDS, load_pairs, load_policy, quiet_trainer, train_head
+import torch
+from heads_common import FOLDS, load_policy, quiet_trainer, train_head
+from paper_data import TASKS, training_pairs
+from record import record
+from slopes import Steps, centre, compare, draw_responses, fold_of, read_steps
 from torch import Tensor
+from transformers import set_seed
 
 from rgtg_hf import NextTokenRewardModel
-from rgtg_hf.cli.demo_policy import demo_policy_path
-from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit
-from rgtg_hf.rewards.token_head import TokenHead
-from rgtg_hf.training.models import load_reward_model
+from rgtg_hf.rewards.token_head import advantages_of
 
-
-class ValueHead(TokenHead):
-    """The other read-out: r(x, y_<=i) = u(h_{i-1}) · P e_{y_i} itself, no sum."""
-
-    def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
-        """Rewards of all prefixes, shape `[batch, length, 1]`."""
-        rewards = super().forward(hidden, input_ids, attention_mask, embeddings)
-        return F.pad(rewards.diff(dim=1), (0, 0, 1, 0))
-
-
-BASE = {"nonlinear": True, "rank": 128}
-# name: (settings of the head, settings of the training, read-out)
-DESIGNS = {
-    "mlp, advantages": (BASE, {}, TokenHead),
-    "mlp, value": (BASE, {}, ValueHead),
-    "linear, advantages": (BASE | {"nonlinear": False}, {}, TokenHead),
-    "linear, value": (BASE | {"nonlinear": False}, {}, ValueHead),
-    "rank 16": (BASE | {"rank": 16}, {}, TokenHead),
-    "rank 512": (BASE | {"rank": 512}, {}, TokenHead),
-    "1 epoch": (BASE, {"num_train_epochs": 1}, TokenHead),
-    "10 epochs": (BASE, {"num_train_epochs": 10}, TokenHead),
-    "learning rate 3e-4": (BASE, {"learning_rate": 3e-4}, TokenHead),
-    "learning rate 3e-3": (BASE, {"learning_rate": 3e-3}, TokenHead),
-    "weight decay 0": (BASE, {"weight_decay": 0.0}, TokenHead),
-    "weight decay 1": (BASE, {"weight_decay": 1.0}, TokenHead),
-    "dropout 0.3": (BASE | {"dropout": 0.3}, {"disable_dropout": False}, TokenHead),
-    "linear, learning rate 3e-4": (BASE | {"nonlinear": False}, {"learning_rate": 3e-4}, TokenHead),
-    "linear, learning rate 3e-3": (BASE | {"nonlinear": False}, {"learning_rate": 3e-3}, TokenHead),
-    "rank 4": (BASE | {"rank": 4}, {}, TokenHead),
-    "rank 16, 1 epoch": (BASE | {"rank": 16}, {"num_train_epochs": 1}, TokenHead),
-    "rank 16, 2 epochs": (BASE | {"rank": 16}, {"num_train_epochs": 2}, TokenHead),
-    "rank 16, learning rate 3e-4": (BASE | {"rank": 16}, {"learning_rate": 3e-4}, TokenHead),
-    "rank 16, dropout 0.3": (BASE | {"rank": 16, "dropout": 0.3}, {"disable_dropout": False}, TokenHead),
-    "rank 16, value": (BASE | {"rank": 16}, {}, ValueHead),
-    "rank 128, learning rate 3e-4, 1 epoch": (BASE, {"learning_rate": 3e-4, "num_train_epochs": 1}, TokenHead),
-    "linear, 1 epoch": (BASE | {"nonlinear": False}, {"num_train_epochs": 1}, TokenHead),
-    "linear, learning rate 1e-4": (BASE | {"nonlinear": False}, {"learning_rate": 1e-4}, TokenHead),
-    "linear, learning rate 3e-5": (BASE | {"nonlinear": False}, {"learning_rate": 3e-5}, TokenHead),
-    "linear, rank 16": (BASE | {"nonlinear": False, "rank": 16}, {}, TokenHead),
-    "linear, rank 16, learning rate 3e-4": (
-        BASE | {"nonlinear": False, "rank": 16},
-        {"learning_rate": 3e-4},
-        TokenHead,
-    ),
-    "linear, rank 16, learning rate 1e-4": (
-        BASE | {"nonlinear": False, "rank": 16},
-        {"learning_rate": 1e-4},
-        TokenHead,
-    ),
-    "linear, rank 16, learning rate 1e-4, value": (
-        BASE | {"nonlinear": False, "rank": 16},
-        {"learning_rate": 1e-4},
-        ValueHead,
-    ),
-    "linear, rank 4, learning rate 1e-4": (BASE | {"nonlinear": False, "rank": 4}, {"learning_rate": 1e-4}, TokenHead),
-    "linear, 10 epochs": (BASE | {"nonlinear": False}, {"num_train_epochs": 10}, TokenHead),
+NETWORK = {"nonlinear": True}
+# The settings of the head, and of the training. The first is what the others are compared with.
+DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "network, context 1, learning rate 1e-3": (NETWORK | {"context_scale": 1.0}, {"learning_rate": 1e-3}),
+    "network, context 1": (NETWORK | {"context_scale": 1.0}, {}),
+    "network, context 0.01": (NETWORK | {"context_scale": 0.01}, {}),
+    "network, context 0.001": (NETWORK | {"context_scale": 0.001}, {}),
+    "network, context 0.001, rank 16": (NETWORK | {"context_scale": 0.001, "rank": 16}, {}),
+    "context 0": ({"context_scale": 0.0}, {}),
+    "linear, context 0.001": ({"context_scale": 0.001}, {}),
+    "linear, context 0.01": ({"context_scale": 0.01}, {}),
+    "linear, context 0.1": ({"context_scale": 0.1}, {}),
+    "linear, context 0.001, rank 16": ({"context_scale": 0.001, "rank": 16}, {}),
 }
-# The head on the hidden states of a policy's first layers, behind its last norm; all layers by default.
-LAYERS = {"rank 16, first 10 layers": 10, "rank 16, first 20 layers": 20}
-DESIGNS |= {name: (BASE | {"rank": 16}, {}, TokenHead) for name in LAYERS}
-
-
-def make_head(policy: Any, name: str) -> NextTokenRewardModel:
-    settings, _, readout = DESIGNS[name]
-    if name in LAYERS:
-        layers = load_reward_model(demo_policy_path(), LAYERS[name])
-        head = NextTokenRewardModel.from_backbone(layers, **settings)
-        head.backbone.requires_grad_(False)
-    else:
-        head = NextTokenRewardModel.from_policy(policy, **settings)
-    head.score.__class__ = readout
-    return head
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--states", required=True, help="folder for the hidden states")
-    parser.add_argument("--output", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for samples and hidden states")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--designs", nargs="+", default=list(DESIGNS))
-    options = parser.parse_args()
+    parser.add_argument("--draws", type=int, default=4, help="responses to each training prompt")
+    parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
+    parser.add_argument("--out", type=Path, help="folder for the result, instead of benchmarks/results")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     policy, tokenizer = load_policy()
-    rows = load_pairs(tokenizer)
-    results = json.loads(Path(options.output).read_text())["designs"] if Path(options.output).exists() else {}
-    for name in options.designs:
-        training = DESIGNS[name][1]
-        runs, start = [], time.perf_counter()
-        for seed in options.seeds:
-            for fold in range(FOLDS):
-                head = make_head(policy, name)
-                with quiet_trainer():
-                    metrics = train_head(
-                        head,
-                        tokenizer,
-                        [row for row in rows if row["fold"] != fold],
-                        f"{options.states}-{LAYERS[name]}-layers" if name in LAYERS else options.states,
-                        seed=seed,
-                        evaluation=[row for row in rows if row["fold"] == fold],
-                        **training,
-                    )
-                runs.append(metrics)
-        results[name] = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
-        results[name]["accuracy_by_run"] = [run["accuracy"] for run in runs]  # all folds of a seed, then the next seed
-        results[name]["seeds"] = options.seeds
-        results[name]["seconds_per_run"] = (time.perf_counter() - start) / len(runs)
-        shown = {key: round(value, 3) for key, value in results[name].items() if isinstance(value, float)}
-        print(f"{name:28}", shown, flush=True)
-        record = {
-            "designs": results,
-            "pairs": len(rows),
-            "folds": FOLDS,
-            "versions": describe_versions(["torch", "transformers", "trl"]),
-            "hardware": describe_hardware(),
-            "commit": find_commit(Path(__file__).parent),
-        }
-        Path(options.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    responses = draw_responses(args.folder / "slopes.json", policy, tokenizer, args.draws)
+    steps = read_steps(responses, policy, args.folder / "states")
+    folds = torch.tensor([fold_of(response["prompt"]) for response in responses])
+    results = []
+    for task in args.tasks:
+        gold = centre(TASKS[task].gold([response["text"] for response in responses]), args.draws)
+        rows = training_pairs(task, tokenizer, args.folder)
+        first = None
+        for name in args.designs:
+            start = time.perf_counter()
+            slopes, variances, metrics = [], [], []
+            for seed in args.seeds:
+                advantages = torch.zeros(steps.candidates.shape)
+                for fold in range(FOLDS):
+                    head, metric = train(policy, tokenizer, rows, fold, seed, name, args.folder / "states")
+                    metrics.append(metric)
+                    of_fold = (folds == fold)[steps.response]
+                    advantages[of_fold] = rate(head, steps, of_fold)
+                slope = steps.slope(advantages, gold)
+                slopes.append(slope.per_response)
+                variances.append(slope.variance)
+            mean = torch.stack(slopes).mean(0)
+            first = mean if first is None else first
+            result: dict[str, Any] = {"task": task, "design": name, "slope": compare(mean, torch.zeros_like(mean))}
+            result |= {"less the first's": compare(mean, first), "variance": sum(variances) / len(variances)}
+            for metric in ("accuracy", "accuracy_at_100", "loss", "train_loss"):
+                result[metric] = sum(row[metric] for row in metrics) / len(metrics)
+            results.append(result | {"seconds": round(time.perf_counter() - start)})
+            print(result, flush=True)
+    settings = {"tasks": args.tasks, "seeds": args.seeds, "draws": args.draws, "responses": len(responses)}
+    print(record("heads_designs", settings, results, args.out))
+
+
+def train(
+    policy: Any, tokenizer: Any, rows: list[dict[str, Any]], fold: int, seed: int, name: str, states: Path
+) -> tuple[NextTokenRewardModel, dict[str, float]]:
+    """A head that has seen no pair of a fold, and how it ranks the fold's pairs."""
+    head_settings, training = DESIGNS[name]
+    parts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for row in rows:
+        parts[fold_of(row["prompt"][0]["content"]) == fold].append(row)
+    set_seed(seed)
+    head = NextTokenRewardModel.from_policy(policy, **head_settings)
+    with quiet_trainer():
+        metrics = train_head(head, tokenizer, parts[False], str(states), seed=seed, evaluation=parts[True], **training)
+    return head, metrics
+
+
+@torch.inference_mode()
+def rate(head: NextTokenRewardModel, steps: Steps, chosen: Tensor) -> Tensor:
+    """Advantages of the candidates of some steps, shape `[steps, k]`."""
+    hidden, candidates = steps.hidden[chosen], steps.candidates[chosen]
+    parts = zip(hidden.split(4096), candidates.split(4096), strict=True)
+    return torch.cat([advantages_of(head.score.directions(h), c, head.token_embeddings) for h, c in parts])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import torch
+from cpu_training import ON_CPU
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, set_seed
 from transformers.utils import logging
 
@@ -64,20 +65,13 @@ def train_head(
     def dataset(rows):
         return datasets.Dataset.from_list([{column: row[column] for column in columns} for row in rows])
 
-    defaults = {
+    defaults = ON_CPU | {
         "per_device_train_batch_size": 16,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "num_train_epochs": 3,
         "weight_decay": 0.1,
         "max_length": None,
-        "bf16": False,
         "gradient_checkpointing": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
         "hidden_states_dir": states,
         "seed": seed,
     }

@@ -10,32 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from cpu_training import ON_CPU
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, set_seed
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
+from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTrainer
 from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_reward_model
 
-__all__ = ["COMMON", "DPO", "KINDS", "LORA", "REWARD", "train"]
+__all__ = ["COMMON", "DPO", "HEAD", "KINDS", "LORA", "REWARD", "train"]
 
-KINDS = ("prefix", "full", "dpo")
+KINDS = ("prefix", "full", "head", "dpo")
 
-COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = ON_CPU | {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 8,
     "max_length": None,
-    "bf16": False,
-    "use_cpu": True,
-    "dataloader_pin_memory": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
     "activation_checkpointing": False,
 }
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
+HEAD: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 16,
+    "weight_decay": 0.1,
+}
 # LoRA of rank 16 is the paper's; learning rate and beta are TRL's customary ones for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -47,7 +47,8 @@ def train(
     """Trains one model into `folder`, which appears when it is complete; returns the seconds of training.
 
     Args:
-        kind: `prefix` for every prefix of a response, `full` for whole ones (TRL's trainer), `dpo` for the policy.
+        kind: `prefix` for every prefix of a response, `full` for whole ones (TRL's trainer), `head` for a steering
+            head, `dpo` for the policy.
         folder: Where the checkpoint goes.
         tokenizer: The policy's.
         rows: Pairs of `training_pairs`.
@@ -64,11 +65,18 @@ def train(
         # The pad token must not be the end token: TRL's trainer reads the last token that is no pad token.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = "<|endoftext|>"
-        model = load_reward_model(demo_policy_path(), num_layers, seed=seed)
-        columns = ["chosen_ids", "rejected_ids"] + (["prompt_length"] if kind == "prefix" else [])
+        columns = ["chosen_ids", "rejected_ids"] + (["prompt_length"] if kind != "full" else [])
         dataset = datasets.Dataset.from_list([{column: row[column] for column in columns} for row in rows])
-        config, make = (PrefixRewardConfig, PrefixRewardTrainer) if kind == "prefix" else (RewardConfig, RewardTrainer)
-        trainer = make(model, config(**common, **REWARD), train_dataset=dataset, processing_class=tokenizer)
+        if kind == "head":
+            policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+            set_seed(seed)
+            model: Any = NextTokenRewardModel.from_policy(policy)
+            settings = {**common, **HEAD, "hidden_states_dir": str(folder.with_name("hidden_states"))}
+        else:
+            model = load_reward_model(demo_policy_path(), num_layers, seed=seed)
+            settings = {**common, **REWARD}
+        config, make = (RewardConfig, RewardTrainer) if kind == "full" else (PrefixRewardConfig, PrefixRewardTrainer)
+        trainer = make(model, config(**settings), train_dataset=dataset, processing_class=tokenizer)
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start

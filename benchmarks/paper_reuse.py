@@ -13,7 +13,6 @@ __all__ = ["take_over"]
 
 # Of bench_heads.py: kind of model, and under which names paper_table.py has the model and what it wrote.
 _KINDS = {
-    "policy": (None, "any-policy"),
     "siblings": ("prefix", "sentiment-pargs"),
     "steering head": ("head", "sentiment-head"),
 }
@@ -34,7 +33,7 @@ def take_over(heads: Path, folder: Path, seeds: list[int], tokenizer: Any, max_n
     for kind, (model, method) in _KINDS.items():
         for seed in seeds:
             saved, target = heads / f"{kind}-{seed}", folder / f"sentiment-{model}-{seed}"
-            if model and (saved / "config.json").exists() and not target.exists():
+            if (saved / "config.json").exists() and not target.exists():
                 shutil.copytree(saved, target.with_suffix(".partial"), dirs_exist_ok=True)
                 target.with_suffix(".partial").rename(target)
             for file in heads.glob(f"samples-{kind}-{seed}-*.json"):

@@ -31,7 +31,7 @@ __all__ = ["METHODS", "Sampler"]
 METHODS = ("policy", "pargs", "args", "best_of_n", "dpo", "greedy", "head", "blockwise")
 GREEDY = {"pargs_greedy": "prefix", "args_greedy": "full"}
 STRENGTHS = [1.0, 2.0, 4.0]  # of DPO; 1 is DPO itself
-HEAD_BETAS = [1.5, 3.0, 6.0]  # those of bench_heads.py
+HEAD_BETAS = {"sentiment": [1.0, 2.0, 4.5], "plain": [0.5, 1.0, 2.0]}  # for sentiment those of bench_heads.py
 BLOCK_SIZE, BLOCKS = 8, 4
 
 
@@ -193,14 +193,14 @@ class Sampler:
             self._keep("dpo", strength, lambda: self._sample(self._inputs, processor, self.seed))
 
     def _head(self) -> None:
-        """A steering head of bench_heads.py, where it has been put beside the models."""
+        """A steering head."""
         saved = self.folder / f"{self.task}-head-{self.seed}"
         if not saved.exists():
             return
         policy, _ = self._models
         head = NextTokenRewardModel.from_pretrained(saved).attach(policy)
         with steering(policy, [(head, 0.0)], top_k=self.settings["top_k"]) as processor:
-            for beta in HEAD_BETAS:
+            for beta in HEAD_BETAS[self.task]:
                 processor.betas = [beta]
                 self._keep("head", beta, lambda: self._sample(self._inputs, processor, self.seed))
 

@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 from heads_common import quiet_trainer
 from paper_data import TASKS, training_pairs, write_atomically
-from paper_models import COMMON, DPO, KINDS, LORA, REWARD, train
+from paper_models import COMMON, DPO, HEAD, KINDS, LORA, REWARD, train
 from paper_report import report_task
 from paper_reuse import take_over
 from paper_sample import METHODS, Sampler
@@ -81,7 +81,7 @@ def write_report(options: argparse.Namespace) -> None:
     settings = vars(options).copy()
     for name in ("folder", "heads", "output", "stages"):
         del settings[name]
-    training = {"common": COMMON, "reward models": REWARD, "dpo": DPO, "lora": LORA}
+    training = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
     print(record("paper_table", settings | {"training": training}, tasks, output))
 
 

@@ -156,8 +156,12 @@ def tiny_next_token_model(family="llama", seed=2, **overrides):
     return _fill_head(model, seed)
 
 
+FULL = {"nonlinear": True, "context_scale": 1.0}
+
+
 def tiny_steering_head(policy, seed=3, **settings):
-    return _fill_head(NextTokenRewardModel.from_policy(policy, rank=4, **settings), seed)
+    # What a head reads in the context must show in tests, however little a fresh head makes of it.
+    return _fill_head(NextTokenRewardModel.from_policy(policy, rank=4, **FULL | settings), seed)
 
 
 def _fill_head(model, seed):
@@ -165,6 +169,7 @@ def _fill_head(model, seed):
     torch.manual_seed(seed)
     for parameter in model.score.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
+    model.score.center(1 + torch.randn(9, model.config.hidden_size))
     return model.eval()
 
 

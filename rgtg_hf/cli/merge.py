@@ -69,7 +69,7 @@ def _parser() -> LineParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="the policy that the heads were trained on: a folder or a hub name")
-    add("--heads", nargs="+", required=True, help="heads made with nonlinear=False: folders or hub names")
+    add("--heads", nargs="+", required=True, help="linear heads (the default kind): folders or hub names")
     add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
     add("--output_dir", required=True, help="where the merged policy goes")
     return parser

@@ -51,8 +51,9 @@ def flesch_reading_ease(texts: Sequence[str]) -> list[float]:
         texts: Responses in English. A text without a word scores 0.
 
     Returns:
-        One score per text: about 30 for a scientific article, 60 for plain prose, 90 for a children's book. It is
-        not bounded.
+        One score per text, from 0 to 121.2: about 30 for a scientific article, 60 for plain prose, 90 for a children's
+        book. What the formula rates below 0 scores 0: a single word of a hundred letters, which a language model may
+        well write, would be rated -7,000 and outweigh all other texts in a mean.
 
     Raises:
         ImportError: If `textstat` is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
@@ -76,5 +77,6 @@ def flesch_reading_ease(texts: Sequence[str]) -> list[float]:
         words = textstat.remove_punctuation(text).split()
         syllables = sum(len(hyphenation.positions(word)) + 1 for word in words)
         sentences = textstat.sentence_count(text)
-        scores.append(206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words) if words else 0.0)
+        score = 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words) if words else 0.0
+        scores.append(max(score, 0.0))
     return scores

@@ -32,7 +32,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
 
     Args:
         policy: The policy. It is left as it is.
-        heads: Steering heads made with `nonlinear=False`, and the beta of each.
+        heads: Steering heads without nonlinearity (the default), and the beta of each.
 
     Returns:
         The copy, of the policy's class and dtype. Save it with `save_pretrained`.
@@ -50,7 +50,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
 
         policy = LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32,
                                               num_hidden_layers=1, num_attention_heads=2))
-        head = NextTokenRewardModel.from_policy(policy, rank=4, nonlinear=False)
+        head = NextTokenRewardModel.from_policy(policy, rank=4)
         merge_heads(policy, [(head, 1.5)]).save_pretrained("steered-policy")
         ```
     """
@@ -62,11 +62,10 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         if head.config.nonlinear:
             raise ValueError(
                 "One of `heads` has a nonlinearity, so it is no change of the output embedding. Train one with "
-                "`NextTokenRewardModel.from_policy(policy, nonlinear=False)`."
+                "`NextTokenRewardModel.from_policy(policy)`, without `nonlinear=True`."
             )
         head.attach(policy)
-        key, query = head.score.key.weight, head.score.query.weight
-        change += beta * (embeddings.float() @ key.float().T) @ query.float()  # type: ignore[operator]
+        change += beta * (embeddings.float() @ head.score.key.weight.float().T) @ head.score.linear_map().float()
         if not bool(torch.isfinite(change).all()):
             raise ValueError(
                 f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."

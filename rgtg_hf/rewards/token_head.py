@@ -8,6 +8,12 @@ h_{j-1} is the backbone's hidden state after y_<j, e_v the frozen embedding of t
 dimensions and P a projection into the same. Every function of prefixes is such a sum, so nothing is lost; what is won
 is that A(h, v) is what decoding needs, r(x, y_<t v) - r(x, y_<t), for every v, after one multiplication. Tokens that
 training never showed are rated through their embedding.
+
+    u(h) = b + s · q(h)
+
+b rates a token as it is rated in every context, q adds what is peculiar to this one, and s sets how fast q is learned
+next to b. Hidden states tell training pairs apart by much that has nothing to do with the choice of a token (what the
+response has been like so far, for one), so with s = 1 a head on frozen hidden states spends its divergence on that.
 """
 
 from __future__ import annotations
@@ -26,13 +32,26 @@ class TokenHead(nn.Module):
         hidden_size: Size of the hidden states.
         embedding_size: Size of the token embeddings.
         rank: Dimensions in which hidden state and token meet.
-        nonlinear: Whether u is a network with one hidden layer. If not, u is linear without a bias, and the whole head
-            is a low-rank change of the output embedding.
+        nonlinear: Whether q is a network with one hidden layer. If not, q is linear, and so is all of u: the head is a
+            low-rank change of the output embedding.
         dropout: Share of the network's inner activations that training drops.
+        context_scale: s, how fast what is peculiar to a context is learned, relative to what holds in every one.
     """
 
-    def __init__(self, hidden_size: int, embedding_size: int, rank: int, nonlinear: bool, dropout: float) -> None:
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        embedding_size: int,
+        rank: int,
+        nonlinear: bool,
+        dropout: float,
+        context_scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.context_scale = context_scale
         self.query: nn.Module
         if nonlinear:
             self.query = nn.Sequential(
@@ -40,10 +59,13 @@ class TokenHead(nn.Module):
                 nn.Linear(hidden_size, rank),
                 nn.GELU(),
                 nn.Dropout(dropout),
-                nn.Linear(rank, rank),
+                nn.Linear(rank, rank, bias=False),
             )
         else:
             self.query = nn.Linear(hidden_size, rank, bias=False)
+            self.register_buffer("mean", torch.zeros(hidden_size))
+            self.register_buffer("spread", torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(rank))
         self.key = nn.Linear(embedding_size, rank, bias=False)
         self.reset_parameters()
 
@@ -53,9 +75,48 @@ class TokenHead(nn.Module):
             if isinstance(module, (nn.LayerNorm, nn.Linear)):
                 module.reset_parameters()
         nn.init.orthogonal_(self.key.weight)
+        nn.init.zeros_(self.bias)
         last = self.query[-1] if isinstance(self.query, nn.Sequential) else self.query
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+        if self.is_linear:
+            nn.init.zeros_(self.mean)
+            nn.init.ones_(self.spread)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether u is linear in the hidden state."""
+        return isinstance(self.query, nn.Linear)
+
+    @torch.no_grad()
+    def center(self, hidden: Tensor) -> None:
+        """Tells a fresh linear head what hidden states are like, before it is trained; any other head is left alone.
+
+        A linear u has no constant b. Hidden states have much in common, though, and how much of their mean m is in
+        one, c(h) = m · h / m · m, is nearly 1 everywhere. So b is multiplied by c(h), q reads what is left of h, and
+        all of it is linear:
+
+            u(h) = c(h) b + s · q((h - c(h) m) / spread)
+
+        Args:
+            hidden: Hidden states of some contexts, shape `[contexts, hidden_size]`.
+        """
+        if self.is_linear and not bool(self.mean.any()):
+            self.mean.copy_(hidden.float().mean(0))
+            self.spread.copy_(hidden.float().std(0, correction=0).mean().clamp(min=1e-6))
+
+    def linear_map(self) -> Tensor:
+        """The matrix of a linear u, shape `[rank, hidden_size]`."""
+        # Without `center`, the mean is 0, so is c(h), and b counts for nothing.
+        common = self.mean / (self.mean @ self.mean).clamp(min=torch.finfo(self.mean.dtype).tiny)
+        context: Tensor = self.context_scale / self.spread * self.query.weight  # type: ignore[operator, assignment]
+        return context + torch.outer(self.bias - context @ self.mean, common)
+
+    def _queries(self, hidden: Tensor) -> Tensor:
+        """u(h), shape `[..., rank]`."""
+        hidden = hidden.to(self.key.weight.dtype)
+        if self.is_linear:
+            return hidden @ self.linear_map().T
+        return self.bias + self.context_scale * self.query(hidden)
 
     def directions(self, hidden: Tensor) -> Tensor:
         """d(h) = Pᵀ u(h): where in the space of token embeddings a hidden state's advantages point.
@@ -66,7 +127,7 @@ class TokenHead(nn.Module):
         Returns:
             Directions of shape `[..., embedding_size]`, in the head's dtype.
         """
-        return self.query(hidden.to(self.key.weight.dtype)) @ self.key.weight
+        return self._queries(hidden) @ self.key.weight
 
     def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
         """Rewards of all prefixes of sequences that are known.
@@ -80,7 +141,7 @@ class TokenHead(nn.Module):
         Returns:
             Rewards in float32, shape `[batch, length, 1]`; 0 at the first token, which nothing was read before.
         """
-        queries = self.query(hidden[:, :-1].to(self.key.weight.dtype))
+        queries = self._queries(hidden[:, :-1])
         keys = self.key(F.embedding(input_ids[:, 1:], embeddings.detach()).to(self.key.weight.dtype))
         advantages = (queries * keys).sum(-1).float()
         advantages = advantages * (attention_mask[:, 1:] * attention_mask[:, :-1])

@@ -206,6 +206,8 @@ def keep_hidden_states(
     with args.main_process_first(desc="computing hidden states"):
         store = HiddenStateStore(directory, model)
         store.add(rows, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
+    some = [store.read(row[c], row["prompt_length"]) for row in itertools.islice(datasets[0], 500) for c in TOKENIZED]
+    model.score.center(torch.cat(some))
     return HiddenStateCollator(store, collator)
 
 

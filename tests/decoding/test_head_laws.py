@@ -73,7 +73,7 @@ def add_to_all_tokens(model, shift):
     embeddings, last = model.token_embeddings, model.score.query[-1]
     embeddings[PAD] = embeddings[PAD + 1 :].mean(0)  # the pad token has none, which no head could lift
     model.score.key.weight[3] = torch.linalg.lstsq(embeddings, torch.ones(len(embeddings), 1)).solution[:, 0]
-    last.weight[3], last.bias[3] = 0.0, shift
+    last.weight[3], model.score.bias[3] = 0.0, shift
     assert_close(model.score.key(embeddings)[:, 3], torch.ones(len(embeddings)), atol=1e-4, rtol=0)
 
 

@@ -29,3 +29,7 @@ def test_reading_ease_is_fleschs_formula():
 
 def test_a_text_without_words_is_no_easy_reading():
     assert flesch_reading_ease(["", " ... !"]) == [0.0, 0.0]
+
+
+def test_one_endless_word_does_not_outweigh_all_other_texts():
+    assert flesch_reading_ease(["H" + 90 * "i", "The dog ran home."])[0] == 0.0

@@ -3,6 +3,7 @@
 It shares no code with scorers and processors. Put around a processor, it checks every step of a generation.
 """
 
+import itertools
 import math
 
 import torch
@@ -11,6 +12,7 @@ from transformers import LogitsProcessor
 
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.scorer import PrefixBatch
+from tests.tiny_models import PAD
 
 
 def rewards_of_sequences(model):
@@ -82,11 +84,17 @@ class Checked(LogitsProcessor):
             response = ids[self.width :]
             if len(scores[row].unique()) <= 2:
                 continue  # prompt lookup tries its drafts on scores of its own making, all alike
-            if self.eos_token_ids.isdisjoint(response) or self.beams:
+            if self._goes_on(response):
                 prompt = self.prompts[row // (len(input_ids) // len(self.prompts))]
                 self._compare(found[row], self._law(prompt, response, scores[row], row))
         self.steps += 1
         return found
+
+    def _goes_on(self, response):
+        """Whether a row counts. A beam that has ended stays with a score of -1e9 and cannot be chosen any more."""
+        if not self.beams:
+            return self.eos_token_ids.isdisjoint(response)
+        return not any(end in self.eos_token_ids and pad == PAD for end, pad in itertools.pairwise(response))
 
     def _law(self, prompt, response, scores, row):
         config, expected = self.config, torch.full_like(scores, -math.inf)

@@ -276,6 +276,7 @@ TABLE = [
     (new_head, "policy", {TypeError: [None, "owner/name", reward_model()]}),
     (new_head, "rank", COUNT),
     (new_head, "dropout", {TypeError: ["0", True, None], ValueError: [1.0, -0.1, NAN, INF]}),
+    (new_head, "context_scale", {TypeError: ["0", True, None], ValueError: [-0.1, NAN, INF]}),
     (new_model, "backbone", {TypeError: [None, "owner/name", torch.nn.ReLU()]}),
     (new_model, "rank", COUNT),
     (attached, "policy", {TypeError: [None, "owner/name", reward_model()], ValueError: [tiny_policy(seed=9)]}),

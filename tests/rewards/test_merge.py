@@ -44,7 +44,7 @@ def test_merging_leaves_the_policy_as_it_was():
 
 
 def test_a_nonlinear_head_is_refused(policy):
-    with pytest.raises(ValueError, match="nonlinear=False"):
+    with pytest.raises(ValueError, match="nonlinear=True"):
         merge_heads(policy, [(tiny_steering_head(policy), 1.0)])
 
 

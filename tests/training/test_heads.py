@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.hidden_states import HiddenStateCollator, HiddenStateStore
+from tests.tiny_models import FULL
 from tests.training.helpers import make_policy, text_rows
 
 ROWS = [
@@ -22,6 +23,7 @@ def make_head():
     """A steering head; by default with weights that rate tokens differently."""
 
     def build(policy=None, fresh=False, **settings):
+        settings = settings if fresh else FULL | settings  # so that what it reads shows
         head = NextTokenRewardModel.from_policy(policy or make_policy(), rank=8, **settings)
         torch.manual_seed(0)
         for parameter in () if fresh else head.score.parameters():
@@ -94,6 +96,17 @@ def test_a_steering_head_learns_and_leaves_its_policy_alone(make_trainer, make_h
     trainer.train()
     assert trainer.evaluate()["eval_accuracy_at_100"] > 0.9
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_training_tells_a_linear_head_what_hidden_states_are_like(make_trainer, make_head, rows):
+    head = make_head(fresh=True, nonlinear=False)
+    trainer = make_trainer(rows, model=head)
+    hidden = [
+        head.hidden_states(torch.tensor([row[side]]))[0, row["prompt_length"] - 1 : -1]
+        for row in trainer.train_dataset
+        for side in ("chosen_ids", "rejected_ids")
+    ]
+    assert_close(head.score.mean, torch.cat(hidden).mean(0), atol=1e-5, rtol=1e-4)
 
 
 def test_a_backbone_of_its_own_is_trained_too(make_trainer, make_own, rows):
