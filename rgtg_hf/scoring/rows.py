@@ -139,7 +139,7 @@ class SiblingRows(RowScorer):
 
 
 class NextTokenRows(RowScorer):
-    """All candidates from one token, see [`NextTokenScorer`][rgtg_hf.scoring.next_token.NextTokenScorer]."""
+    """All candidates from one token, as `NextTokenScorer` does."""
 
     def __init__(self, reward_model: NextTokenRewardModel):
         super().__init__(reward_model, _DirectionReader(reward_model))
