@@ -86,7 +86,7 @@ class Routes:
             return load_reward_model(name, dtype=self.dtype)
         torch.manual_seed(0)
         if self.is_head:
-            return filled(NextTokenRewardModel.from_policy(self.policy))
+            return filled(NextTokenRewardModel.from_policy(self.policy, nonlinear=True, context_scale=1.0))
         kind, _, layers = name.rpartition(":")
         model = AutoModelForSequenceClassification.from_pretrained(
             options.policy, num_hidden_layers=int(layers), num_labels=1, dtype=self.dtype
