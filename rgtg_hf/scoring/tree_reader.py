@@ -9,6 +9,9 @@ is not read again; rows may lie behind, and catch up when they are read next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -78,21 +81,68 @@ class TreeReader:
             The rewards, in the shape of `tails`.
         """
         self._find(trunks)
-        read = [row for row, own in enumerate(tails) if own]
-        long = [row for row in read if len(trunks[row]) - self._held(row) > _LARGEST_JOINT_READ]
+        return self._complete(range(len(trunks)), trunks, tails)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def read_rows(self, rows: list[int], trunks: list[list[int]], tails: list[list[list[int]]]) -> list[list[Any]]:
+        """The same for some rows that the caller names, each of which goes on from what is held of itself.
+
+        Where rows come and go one by one, as in a server, nothing is moved for it: other rows stay as they are.
+
+        Args:
+            rows: Numbers of the rows, none twice. A row that is not there yet is made.
+            trunks: Their token ids.
+            tails: Their tails.
+
+        Returns:
+            The rewards, in the shape of `tails`.
+        """
+        for _ in range(len(self.rows), max(rows) + 1):
+            self.rows.append(Row())
+        missing = len(self.rows) - len(self.places)
+        if missing > 0:
+            more = self.places.new_full((missing, self.places.shape[1]), -1)
+            self.places = torch.cat([self.places, more])
+        for row, trunk in zip(rows, trunks, strict=True):
+            self._go_on(row, trunk)
+        return self._complete(rows, trunks, tails)
+
+    def take_place(self, source: int, target: int) -> None:
+        """Puts the last row in the place of another one, which is forgotten; there is one row less then.
+
+        Args:
+            source: The last row. It may be the same as `target`.
+            target: The row that is forgotten.
+        """
+        if source != len(self.rows) - 1:
+            raise ValueError(f"Row {source} is not the last one of {len(self.rows)}.")
+        if source != target:
+            self.cache.copy_row(source, target)
+            self.places[target] = self.places[source]
+            self.rows[target] = self.rows[source]
+        self.places = self.places[:source]
+        del self.rows[source]
+        if not self.rows:
+            self.reset()  # which frees the memory
+
+    def _complete(self, rows: Sequence[int], trunks: list[list[int]], tails: list[list[list[int]]]) -> list[list[Any]]:
+        """Reads what is missing of rows that are in their places."""
+        wanted = {row: (trunk, own) for row, trunk, own in zip(rows, trunks, tails, strict=True) if own}
+        long = [row for row, (trunk, _) in wanted.items() if len(trunk) - self._held(row) > _LARGEST_JOINT_READ]
         fresh = [row for row in long if not self._held(row)]
         if fresh:
-            self._read_prompts(fresh, [trunks[row] for row in fresh])
+            self._read_prompts(fresh, [wanted[row][0] for row in fresh])
         if behind := [row for row in long if row not in fresh]:
-            self._read(behind, [trunks[row] for row in behind], [[] for _ in behind])
-        unlike = [list(dict.fromkeys(tuple(tail) for tail in tails[row] if tail)) for row in read]
-        self._read(read, [trunks[row] for row in read], unlike)
+            self._read(behind, [wanted[row][0] for row in behind], [[] for _ in behind])
+        unlike = [list(dict.fromkeys(tuple(tail) for tail in own if tail)) for _, own in wanted.values()]
+        self._read(list(wanted), [trunk for trunk, _ in wanted.values()], unlike)
 
-        rewards: list[list[float]] = [[] for _ in tails]
-        for row in read:
+        rewards: list[list[Any]] = []
+        for row, own in zip(rows, tails, strict=True):
             held = self.rows[row]
             at_end = {tuple(tail.tokens): tail.rewards[-1] for tail in held.tails}
-            rewards[row] = [at_end[tuple(tail)] if tail else held.trunk.rewards[-1] for tail in tails[row]]
+            rewards.append([at_end[tuple(tail)] if tail else held.trunk.rewards[-1] for tail in own])
         return rewards
 
     def reward_at(self, row: int, index: int) -> float:
@@ -117,14 +167,19 @@ class TreeReader:
             self.cache.reorder_cache(order)  # type: ignore[arg-type]
             self.places = self.places[order]
             self.rows = [self.rows[source].copy() for source in known]
-        for row, held, trunk in zip(range(len(trunks)), self.rows, trunks, strict=True):
-            length = len(held.trunk.tokens)
-            held.go_on(trunk)
-            now = len(held.trunk.tokens)
-            if now < length:
-                self.places[row].masked_fill_(self.places[row] >= now, -1)
-            elif now > length:
-                self._place([(row, slot, length + i) for i, slot in enumerate(held.trunk.slots[length:])])
+        for row, trunk in enumerate(trunks):
+            self._go_on(row, trunk)
+
+    def _go_on(self, row: int, trunk: list[int]) -> None:
+        """Cuts or lengthens what is held of a row to what agrees with the wanted trunk."""
+        held = self.rows[row]
+        length = len(held.trunk.tokens)
+        held.go_on(trunk)
+        now = len(held.trunk.tokens)
+        if now < length:
+            self.places[row].masked_fill_(self.places[row] >= now, -1)
+        elif now > length:
+            self._place([(row, slot, length + i) for i, slot in enumerate(held.trunk.slots[length:])])
 
     def _best_row(self, row: int, trunk: list[int]) -> int | None:
         """The held row that agrees longest with a wanted one; that in its place, if none agrees longer."""
@@ -149,7 +204,7 @@ class TreeReader:
         ids = torch.tensor([[*trunk, *[-1] * (width - len(trunk))] for trunk in unlike], device=device)
         cache = DynamicCache()
         positions = torch.arange(width, device=device).expand_as(ids)
-        rewards = self.head(self.backbone.read(ids, None, positions, cache))[..., 0].float().tolist()
+        rewards = self._values(self.backbone.read(ids, None, positions, cache))
         sources = [unlike[tuple(trunk)] for trunk in trunks]
         self.cache.store(
             cache, torch.tensor(rows, device=device), torch.tensor(sources, device=device), len(self.rows)
@@ -182,7 +237,7 @@ class TreeReader:
         if entries:
             self._place(entries)
 
-    def _forward(self, rows: list[int], blocks: list[Block], slots: list[list[int]], width: int) -> list[list[float]]:
+    def _forward(self, rows: list[int], blocks: list[Block], slots: list[list[int]], width: int) -> list[list[Any]]:
         """The rewards of all tokens of the blocks, padded to one width."""
         device = self.backbone.device
         ids, positions, ends = torch.tensor([block.padded(width) for block in blocks], device=device).unbind(1)
@@ -194,6 +249,10 @@ class TreeReader:
         places = (self.places if index is None else self.places[index])[:, :top]
         self.cache.aim(len(self.rows), index, slot, top)
         hidden = self.backbone.read(ids, self._masks(places, slot, positions, ends), positions, self.cache)
+        return self._values(hidden)
+
+    def _values(self, hidden: Tensor) -> list[list[Any]]:
+        """What is kept of each token that was read, its reward, from hidden states of shape `[rows, new, hidden]`."""
         return self.head(hidden)[..., 0].float().tolist()
 
     def _masks(self, places: Tensor, slots: Tensor, positions: Tensor, ends: Tensor) -> Tensor | dict[str, Tensor]:

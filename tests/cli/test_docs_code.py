@@ -37,7 +37,8 @@ def blocks_of(page):
 
 
 # A playground runs until it is stopped: tests/cli/test_inspect_page.py runs the blocks of that page.
-ELSEWHERE = {ROOT / "docs" / "inspect.md"}
+# vLLM has an environment of its own: tests/serving/test_vllm_page.py runs the blocks of that page.
+ELSEWHERE = {ROOT / "docs" / "inspect.md", ROOT / "docs" / "how-to" / "vllm.md"}
 WITH_CODE = [
     page for page in PAGES if page not in ELSEWHERE and any(language not in NO_CODE for language, _ in blocks_of(page))
 ]

@@ -99,6 +99,14 @@ def test_slots_are_used_again():
         assert sorted([*used, *row.free]) == list(range(row.top))
 
 
+def test_a_batch_that_shrinks_keeps_no_memory_of_rows_that_are_gone():
+    reader = TreeReader(tiny_reward_model())
+    trunks = [list(range(3 + row, 23 + row)) for row in range(4)]
+    reader.read(trunks, [[[5]]] * 4)
+    reader.read([[*trunk, 5, 6] for trunk in trunks[:2]], [[[7]]] * 2)
+    assert {len(layer.keys) for layer in reader.cache.layers} == {2}
+
+
 def test_what_was_read_in_inference_mode_serves_outside_of_it():
     reward_model = tiny_reward_model()
     scorer, reference = TreeScorer(reward_model), ReferenceScorer(reward_model)

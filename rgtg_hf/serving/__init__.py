@@ -1,0 +1,1 @@
+"""Guided generation in serving engines."""

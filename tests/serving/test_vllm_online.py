@@ -1,0 +1,150 @@
+"""Guided generation through vLLM's OpenAI server, with the OpenAI client, as a user meets it."""
+
+import asyncio
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rgtg_hf import RewardGuidedLogitsProcessor
+from tests.cli.conftest import byte_tokenizer
+from tests.serving.conftest import serve
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+TEXTS = ["It was a quiet evening.", "Say something kind", "abc", "The train was late again and then"]
+GUIDANCE = {"rgtg_beta": 2.0, "rgtg_top_k": 5}
+
+
+@pytest.fixture(scope="module")
+def server(models, tmp_path_factory):
+    """A server of the tiny policy, guided by siblings: its address."""
+    settings = f'{{"rgtg": {{"reward_model": "{models / "siblings"}"}}}}'
+    arguments = [str(models / "policy"), "--served-model-name", "tiny", "--dtype", "float32"]
+    arguments += ["--max-model-len", "256", "--max-num-seqs", "16"]
+    arguments += ["--logits-processors", "rgtg_hf.serving.vllm:RewardGuidance", "--additional-config", settings]
+    with serve(arguments, tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def alone(models):
+    policy = AutoModelForCausalLM.from_pretrained(models / "policy")
+    reward_model = AutoModelForSequenceClassification.from_pretrained(models / "siblings")
+    tokenizer = byte_tokenizer()
+
+    def generate(text, length, guided):
+        processors = [RewardGuidedLogitsProcessor(reward_model, 2.0, 5)] if guided else []
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        output = policy.generate(ids, logits_processor=processors, max_new_tokens=length, do_sample=False)
+        return output[0, ids.shape[1] :].tolist()
+
+    return generate
+
+
+def client(server):
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+
+
+async def complete(api, text, length, guided, cancel_after=None):
+    """The ids that a request streams (the tiny model's bytes are no text), or what had come when it was cancelled."""
+    stream = await api.completions.create(
+        model="tiny",
+        prompt=text,
+        max_tokens=length,
+        temperature=0,
+        stream=True,
+        extra_body={"return_token_ids": True} | ({"vllm_xargs": GUIDANCE} if guided else {}),
+    )
+    ids = []
+    async for chunk in stream:
+        ids += chunk.choices[0].token_ids or []
+        if cancel_after is not None and len(ids) >= cancel_after:
+            await stream.close()
+            break
+    return ids
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_streamed_response_is_that_of_the_transformers_route(server, alone, guided):
+    async def ask():
+        async with client(server) as api:
+            return [await complete(api, text, 16, guided) for text in TEXTS]
+
+    assert asyncio.run(ask()) == [alone(text, 16, guided) for text in TEXTS]
+
+
+def test_a_chat_is_guided_too(server):
+    async def ask(**extra):
+        message = {"role": "user", "content": TEXTS[0]}
+        async with client(server) as api:
+            response = await api.chat.completions.create(
+                model="tiny", messages=[message], max_tokens=16, temperature=0, **extra
+            )
+        return response.choices[0].message.content
+
+    as_keys = asyncio.run(ask(extra_body={"vllm_xargs": GUIDANCE}))
+    as_text = asyncio.run(ask(extra_body={"vllm_xargs": {"rgtg": '{"beta": 2.0, "top_k": 5}'}}))
+    assert as_keys == as_text != asyncio.run(ask())
+
+
+def test_sixteen_at_once_with_cancellations_are_each_right(server, alone):
+    chance = random.Random(0)
+    jobs = [
+        (f"{chance.choice(TEXTS)} {i}", chance.randrange(8, 40), chance.random() < 0.6, chance.choice([None, None, 3]))
+        for i in range(48)
+    ]
+
+    async def ask():
+        places = asyncio.Semaphore(16)
+
+        async def one(job):
+            async with places:
+                return await complete(api, *job)
+
+        async with client(server) as api:
+            return await asyncio.gather(*map(one, jobs))
+
+    for (text, length, guided, cancelled), found in zip(jobs, asyncio.run(ask()), strict=True):
+        expected = alone(text, length, guided)
+        assert found == (expected[: len(found)] if cancelled else expected)
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"rgtg_bta": 1.0}, "unknown settings"),
+        ({"rgtg_top_k": 5000}, "256 at most"),
+        ({"rgtg": "{"}, "not valid JSON"),
+        ({"rgtg_beta": "strong"}, "a number is required"),
+    ],
+)
+def test_a_bad_request_is_answered_with_a_sentence_and_the_server_goes_on(server, alone, extra, sentence):
+    from openai import BadRequestError
+
+    async def ask():
+        async with client(server) as api:
+            with pytest.raises(BadRequestError, match=sentence) as caught:
+                await api.completions.create(
+                    model="tiny", prompt=TEXTS[0], max_tokens=4, extra_body={"vllm_xargs": extra}
+                )
+            assert caught.value.status_code == 400
+            return await complete(api, TEXTS[0], 8, True)
+
+    assert asyncio.run(ask()) == alone(TEXTS[0], 8, True)
+
+
+def test_a_request_that_is_too_long_is_refused_and_not_the_server(server, alone):
+    """The reward model's cache is reckoned for the longest request that the server takes."""
+    from openai import BadRequestError
+
+    async def ask():
+        async with client(server) as api:
+            with pytest.raises(BadRequestError):
+                await complete(api, "a" * 300, 8, True)
+            return await complete(api, TEXTS[0], 8, True)
+
+    assert asyncio.run(ask()) == alone(TEXTS[0], 8, True)

@@ -1,0 +1,51 @@
+"""Runs what the page on vLLM shows, with tiny models under the names that it uses."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving.conftest import ENVIRONMENT, serve
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCKS = BLOCK.findall((ROOT / "docs" / "how-to" / "vllm.md").read_text("utf-8"))
+OFFLINE, CLIENT = [code for language, code in BLOCKS if language == "python"]
+SERVERS = [code for _, code in BLOCKS if code.startswith("vllm serve")]
+NAMES = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "policy",
+    "outputs/demo/reward_model": "siblings",
+    "my-head": "head",
+}
+
+
+@pytest.fixture
+def place(models, tmp_path):
+    for name, own in NAMES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(models / own)
+    return tmp_path
+
+
+def test_the_offline_example_runs(place):
+    script = place / "example.py"
+    script.write_text(OFFLINE.replace("max_model_len=512,", "max_model_len=512, enforce_eager=True,"))
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script.name], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("command", SERVERS, ids=["reward model", "head"])
+def test_the_servers_start_and_the_client_streams_from_them(place, command, capsys):
+    with serve(shlex.split(command.replace("\\\n", " "))[2:], place) as address:
+        code = CLIENT.replace("http://localhost:8000", address)
+        if "reward_model" not in command:
+            code = re.sub(r"    extra_body=.*\n", "", code)
+        exec(compile(code, "page", "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out
