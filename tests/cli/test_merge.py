@@ -33,7 +33,7 @@ def test_a_nonlinear_head_is_refused_in_one_line(capsys, tmp_path, policy_folder
     arguments = ["--model", policy_folder, "--heads", head, "--output_dir", str(tmp_path / "merged")]
     assert main(["merge", *arguments]) == 2
     error = capsys.readouterr().err
-    assert "nonlinear=False" in error
+    assert "nonlinear=True" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "merged").exists()
 
