@@ -106,17 +106,17 @@ class TokenHead(nn.Module):
 
     def linear_map(self) -> Tensor:
         """The matrix of a linear u, shape `[rank, hidden_size]`."""
-        # Without `center`, the mean is 0, so is c(h), and b counts for nothing.
-        common = self.mean / (self.mean @ self.mean).clamp(min=torch.finfo(self.mean.dtype).tiny)
-        context: Tensor = self.context_scale / self.spread * self.query.weight  # type: ignore[operator, assignment]
-        return context + torch.outer(self.bias - context @ self.mean, common)
+        return self._queries(torch.eye(len(self.mean)).to(self.mean)).T
 
     def _queries(self, hidden: Tensor) -> Tensor:
         """u(h), shape `[..., rank]`."""
         hidden = hidden.to(self.key.weight.dtype)
-        if self.is_linear:
-            return hidden @ self.linear_map().T
-        return self.bias + self.context_scale * self.query(hidden)
+        if not self.is_linear:
+            return self.bias + self.context_scale * self.query(hidden)
+        # Without `center`, the mean is 0, so is c(h), and b counts for nothing.
+        squared = (self.mean @ self.mean).clamp(min=torch.finfo(self.mean.dtype).tiny)
+        common = (hidden @ self.mean / squared)[..., None]
+        return common * self.bias + self.context_scale * self.query((hidden - common * self.mean) / self.spread)
 
     def directions(self, hidden: Tensor) -> Tensor:
         """d(h) = Pᵀ u(h): where in the space of token embeddings a hidden state's advantages point.

@@ -206,8 +206,9 @@ def keep_hidden_states(
     with args.main_process_first(desc="computing hidden states"):
         store = HiddenStateStore(directory, model)
         store.add(rows, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
-    some = [store.read(row[c], row["prompt_length"]) for row in itertools.islice(datasets[0], 500) for c in TOKENIZED]
-    model.score.center(torch.cat(some))
+    if model.score.is_linear:
+        some = itertools.islice(datasets[0], 500)
+        model.score.center(torch.cat([store.read(row[c], row["prompt_length"]) for row in some for c in TOKENIZED]))
     return HiddenStateCollator(store, collator)
 
 
