@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heads_common import FOLDS, load_policy, quiet_trainer, train_head
+from heads_common import load_policy, quiet_trainer, train_head
 from paper_data import TASKS, training_pairs
 from record import record
-from slopes import Steps, centre, compare, draw_responses, fold_of, read_steps
+from slopes import FOLDS, Steps, centre, compare, draw_responses, fold_of, read_steps
 from torch import Tensor
 from transformers import set_seed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
 import tempfile
@@ -24,7 +23,13 @@ from rgtg_hf.evaluation.gold import vader_sentiment
 
 MAX_NEW_TOKENS = 48
 TOP_K = 10
-FOLDS = 3
+# Training of a steering head.
+HEAD: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 16,
+    "weight_decay": 0.1,
+}
 
 
 def load_policy() -> tuple[Any, Any]:
@@ -35,12 +40,8 @@ def load_policy() -> tuple[Any, Any]:
 
 
 def load_pairs(tokenizer: Any) -> list[dict[str, Any]]:
-    """The demo's pairs, tokenized; `fold` puts all pairs of a prompt into one of a few folds."""
-    rows = []
-    for row in preference_pairs():
-        digest = hashlib.sha256(row["prompt"][0]["content"].encode()).digest()
-        rows.append(tokenize_pair(row, tokenizer) | {"fold": digest[0] % FOLDS})
-    return rows
+    """The demo's pairs, tokenized."""
+    return [tokenize_pair(row, tokenizer) for row in preference_pairs()]
 
 
 def held_out_prompts() -> list[str]:
@@ -65,16 +66,16 @@ def train_head(
     def dataset(rows):
         return datasets.Dataset.from_list([{column: row[column] for column in columns} for row in rows])
 
-    defaults = ON_CPU | {
-        "per_device_train_batch_size": 16,
-        "learning_rate": 3e-3,
-        "num_train_epochs": 3,
-        "weight_decay": 0.1,
-        "max_length": None,
-        "gradient_checkpointing": False,
-        "hidden_states_dir": states,
-        "seed": seed,
-    }
+    defaults = (
+        ON_CPU
+        | HEAD
+        | {
+            "max_length": None,
+            "gradient_checkpointing": False,
+            "hidden_states_dir": states,
+            "seed": seed,
+        }
+    )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PrefixRewardTrainer(
             model=head,

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 from cpu_training import ON_CPU
+from heads_common import HEAD
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, set_seed
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
@@ -19,7 +20,7 @@ from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTraine
 from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_reward_model
 
-__all__ = ["COMMON", "DPO", "HEAD", "KINDS", "LORA", "REWARD", "train"]
+__all__ = ["COMMON", "DPO", "KINDS", "LORA", "REWARD", "train"]
 
 KINDS = ("prefix", "full", "head", "dpo")
 
@@ -30,12 +31,6 @@ COMMON: dict[str, Any] = ON_CPU | {
     "activation_checkpointing": False,
 }
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
-HEAD: dict[str, Any] = {
-    "learning_rate": 3e-3,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 16,
-    "weight_decay": 0.1,
-}
 # LoRA of rank 16 is the paper's; learning rate and beta are TRL's customary ones for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}

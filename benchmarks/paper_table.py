@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from heads_common import quiet_trainer
+from heads_common import HEAD, quiet_trainer
 from paper_data import TASKS, training_pairs, write_atomically
-from paper_models import COMMON, DPO, HEAD, KINDS, LORA, REWARD, train
+from paper_models import COMMON, DPO, KINDS, LORA, REWARD, train
 from paper_report import report_task
 from paper_reuse import take_over
 from paper_sample import METHODS, Sampler

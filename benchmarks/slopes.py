@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from heads_common import FOLDS, MAX_NEW_TOKENS, TOP_K, until_end
+from heads_common import MAX_NEW_TOKENS, TOP_K, until_end
 from torch import Tensor
 from transformers import set_seed
 
@@ -31,7 +31,9 @@ from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.cli.demo_rows import preference_pairs
 from rgtg_hf.training.hidden_states import HiddenStateStore
 
-__all__ = ["Slope", "Steps", "centre", "compare", "draw_responses", "fold_of", "read_steps"]
+__all__ = ["FOLDS", "Slope", "Steps", "centre", "compare", "draw_responses", "fold_of", "read_steps"]
+
+FOLDS = 3
 
 
 class Slope(NamedTuple):
@@ -73,7 +75,7 @@ class Steps:
 
 
 def fold_of(prompt: str) -> int:
-    """One of a few folds of prompts, the same as that of the demo's pairs."""
+    """Which of a few folds a prompt is in, with all that belongs to it."""
     return hashlib.sha256(prompt.encode()).digest()[0] % FOLDS
 
 
