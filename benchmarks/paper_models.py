@@ -37,7 +37,15 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": 
 
 
 def train(
-    kind: str, folder: Path, tokenizer: Any, rows: list[dict[str, Any]], *, seed: int, num_layers: int, max_steps: int
+    kind: str,
+    folder: Path,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    *,
+    seed: int,
+    num_layers: int,
+    max_steps: int,
+    **other: Any,
 ) -> float:
     """Trains one model into `folder`, which appears when it is complete; returns the seconds of training.
 
@@ -50,6 +58,7 @@ def train(
         seed: Of the head and of the order of pairs.
         num_layers: Layers of the policy that a reward model starts from.
         max_steps: Steps at most; -1 for the whole epoch.
+        **other: Settings of the trainer in place of those above.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -70,6 +79,7 @@ def train(
         else:
             model = load_reward_model(demo_policy_path(), num_layers, seed=seed)
             settings = {**common, **REWARD}
+        settings |= other
         config, make = (RewardConfig, RewardTrainer) if kind == "full" else (PrefixRewardConfig, PrefixRewardTrainer)
         trainer = make(model, config(**settings), train_dataset=dataset, processing_class=tokenizer)
     start = time.perf_counter()

@@ -1,0 +1,223 @@
+"""Real preferences: who steers better by the judgement of a larger reward model that was trained apart?
+
+    python benchmarks/real_preferences.py train  --folder outputs/real --train train.jsonl.gz
+    python benchmarks/real_preferences.py steer  --folder outputs/real --test test.jsonl.gz --seeds 0 1 2
+    python benchmarks/real_preferences.py report --folder outputs/real
+
+Pairs are rows with `prompt`, `chosen` and `rejected` as messages. The prompts of the training file fall into two
+halves. From one come the reward models that steer: the policy's first layers, trained on all prefixes (PARGS) and on
+whole responses (ARGS), for each seed on the same pairs in as many steps. From the other comes the gold reward: all
+layers of the policy, another seed, whole responses. Steering and accuracy are what `rgtg-hf evaluate` makes of them, on prompts
+and pairs of the test file. Every finished piece is a folder of its own, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import datasets
+from heads_common import quiet_trainer
+from paper_models import train
+from record import record
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from rgtg_hf.cli import evaluate
+from rgtg_hf.cli.demo_policy import demo_policy_path
+from rgtg_hf.cli.demo_rows import tokenize_pair
+from rgtg_hf.evaluation.accuracy import accuracy_by_fraction
+from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
+from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error
+from rgtg_hf.training.models import load_reward_model
+
+KINDS = {"pargs": "prefix", "args": "full"}
+GOLD_SEED = 100
+TARGETS = [0.5, 1.0, 2.0, 3.0, 5.0]  # nats per response
+LONGEST = {"prompt": 96, "response": 160}  # tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["train", "steer", "report"])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/real_preferences"))
+    parser.add_argument("--train", type=Path, help="training pairs, a JSON-lines file")
+    parser.add_argument("--test", type=Path, help="pairs of other prompts, a JSON-lines file")
+    parser.add_argument("--models", nargs="+", default=["gold", "prefix", "full"], help="what to train")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the models that steer")
+    parser.add_argument("--pairs", type=int, default=640, help="that each of them is trained on")
+    parser.add_argument("--gold_pairs", type=int, default=1000, help="that the gold reward is trained on")
+    parser.add_argument("--num_layers", type=int, default=10, help="of the models that steer")
+    parser.add_argument("--prompts", type=int, default=104, help="to steer on")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    {"train": train_models, "steer": steer, "report": report}[options.stage](options)
+
+
+def train_models(options: argparse.Namespace) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_policy_path())
+    half = {"gold": [], "steer": []}
+    for row in usable_rows(options.train, tokenizer):
+        half["gold" if is_of_gold(row["prompt"]) else "steer"].append(row)
+    if "gold" in options.models:
+        # In bfloat16, which takes half the time at its size; nobody compares losses with it.
+        train_one(options, "gold", "full", half["gold"][: options.gold_pairs], GOLD_SEED, 30, tokenizer, bf16=True)
+    for seed in options.seeds:
+        for kind in ("prefix", "full"):
+            if kind in options.models:
+                rows = half["steer"][: options.pairs]
+                train_one(options, f"{kind}-{seed}", kind, rows, seed, options.num_layers, tokenizer)
+
+
+def train_one(
+    options: argparse.Namespace,
+    name: str,
+    kind: str,
+    rows: list[dict[str, Any]],
+    seed: int,
+    num_layers: int,
+    tokenizer: Any,
+    **settings: Any,
+) -> None:
+    folder = options.folder / name
+    if folder.exists():
+        return
+    with quiet_trainer():
+        seconds = train(kind, folder, tokenizer, rows, seed=seed, num_layers=num_layers, max_steps=-1, **settings)
+    tokenizer.save_pretrained(folder)
+    notes = {"pairs": len(rows), "seed": seed, "num_layers": num_layers, "seconds": round(seconds), **settings}
+    folder.with_suffix(".json").write_text(json.dumps(notes), encoding="utf-8")
+    print(f"trained {name} on {len(rows)} pairs in {seconds:.0f} s", flush=True)
+
+
+def steer(options: argparse.Namespace) -> None:
+    """Evaluates as a user would: the prompts and pairs as files, the gold reward by its folder."""
+    tokenizer = AutoTokenizer.from_pretrained(demo_policy_path())
+    rows = usable_rows(options.test, tokenizer)
+    prompts = short_prompts(options.test, tokenizer)[: options.prompts]
+    prompts_file, pairs_file = options.folder / "prompts.jsonl", options.folder / "pairs.jsonl"
+    prompts_file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    messages = [{column: row[column] for column in ("prompt", "chosen", "rejected")} for row in rows]
+    pairs_file.write_text("".join(json.dumps(row) + "\n" for row in messages), encoding="utf-8")
+    gold_accuracy = options.folder / "gold_accuracy.json"
+    if not gold_accuracy.exists():
+        gold = load_reward_model(str(options.folder / "gold"), dtype="float32").eval()
+        ids = [(row["prompt_ids"], row["chosen_response"], row["rejected_response"]) for row in rows]
+        curves = {
+            "all": accuracy_by_fraction(gold, ids),
+            "of like length": accuracy_by_fraction(gold, ids, max_gap=0.1),
+        }
+        curves["longer is preferred"] = fmean(len(chosen) > len(rejected) for _, chosen, rejected in ids)
+        gold_accuracy.write_text(json.dumps(curves), encoding="utf-8")
+        print({name: curve["accuracy"][-1] for name, curve in curves.items() if isinstance(curve, dict)}, flush=True)
+    for seed in options.seeds:
+        command = {
+            "model": demo_policy_path(),
+            "reward_model": options.folder / f"prefix-{seed}",
+            "full_reward_model": options.folder / f"full-{seed}",
+            "gold": options.folder / "gold",
+            "prompts": prompts_file,
+            "pairs": pairs_file,
+            "output": options.folder / f"evaluation-{seed}",
+            "max_new_tokens": options.max_new_tokens,
+            "batch_size": len(prompts),
+            "dtype": "float32",
+            "seed": seed,
+        }
+        arguments = [part for name, value in command.items() for part in (f"--{name}", str(value))]
+        evaluate.run([*arguments, "--methods", "pargs", "args", "--betas", *map(str, options.betas)])
+
+
+def report(options: argparse.Namespace) -> None:
+    """Means over seeds at equal divergence, in standard deviations of the gold reward of the policy's responses."""
+    reports = {
+        int(file.parent.name.split("-")[-1]): json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(options.folder.glob("evaluation-*/report.json"))
+    }
+    unsteered = [fmean(values) for values in zip(*(one["gold"]["policy 0"] for one in reports.values()), strict=True)]
+    every = [value for one in reports.values() for value in one["gold"]["policy 0"]]
+    spread = mean_with_error(every).error * len(every) ** 0.5
+    rows = []
+    for target in TARGETS:
+        row: dict[str, Any] = {"kl": target}
+        gains = {}
+        for method in KINDS:
+            curves = {seed: gains_at(one, method, unsteered, target, spread) for seed, one in reports.items()}
+            gains[method] = {seed: curve for seed, curve in curves.items() if curve is not None}
+            if gains[method]:
+                row[method] = list(mean_with_error(mean_curve(gains[method].values())))
+                row[f"{method}: by seed"] = {seed: fmean(curve) for seed, curve in gains[method].items()}
+        if shared := sorted(gains["pargs"].keys() & gains["args"].keys()):
+            ours, theirs = (mean_curve([gains[method][seed] for seed in shared]) for method in KINDS)
+            differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+            row["pargs - args"] = list(mean_with_error(differences))
+            row["pargs - args: 95 %"] = list(bootstrap_interval(differences))
+        rows.append(row)
+        print(row)
+    results = {
+        "gold": json.loads((options.folder / "gold_accuracy.json").read_text(encoding="utf-8")),
+        "policy's gold reward": {"mean": fmean(every), "standard deviation": spread},
+        "gains at equal KL": rows,
+        "strengths": {seed: one["rows"] for seed, one in reports.items()},
+        "accuracy by fraction read": {seed: one["accuracy_by_fraction_read"] for seed, one in reports.items()},
+        "trained": {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in models(options.folder)},
+    }
+    settings = {"max_new_tokens": options.max_new_tokens, "betas": options.betas, "prompts": len(unsteered), **LONGEST}
+    print(record("real_preferences", settings, results))
+
+
+def models(folder: Path) -> list[Path]:
+    return [file for name in ("gold", "prefix-*", "full-*") for file in sorted(folder.glob(f"{name}.json"))]
+
+
+def gains_at(
+    one: dict[str, Any], method: str, unsteered: list[float], target: float, spread: float
+) -> list[float] | None:
+    """Gain in gold reward per prompt of one seed at a divergence; None beyond its strongest steering."""
+    of_method = {row["strength"]: row["kl"] for row in one["rows"] if row["method"] == method.upper()}
+    points = [FrontierPoint(0.0, unsteered)]
+    points += [FrontierPoint(kl, one["gold"][f"{method} {strength:g}"]) for strength, kl in of_method.items()]
+    gold = at_divergence(points, target)
+    return gold and [(value - base) / spread for value, base in zip(gold, unsteered, strict=True)]
+
+
+def mean_curve(curves: Any) -> list[float]:
+    return [fmean(values) for values in zip(*curves, strict=True)]
+
+
+def usable_rows(file: Path, tokenizer: Any) -> list[dict[str, Any]]:
+    """Pairs with their ids, in an order that says nothing; without those that take long to read."""
+    rows = []
+    for row in datasets.load_dataset("json", data_files=str(file), split="train").shuffle(seed=0):
+        row |= tokenize_pair(row | {"chosen_finished": True, "rejected_finished": True}, tokenizer)
+        row["prompt_ids"] = row["chosen_ids"][: row["prompt_length"]]
+        for side in ("chosen", "rejected"):
+            row[f"{side}_response"] = row[f"{side}_ids"][row["prompt_length"] :]
+        longest = max(len(row["chosen_response"]), len(row["rejected_response"]))
+        if row["prompt_length"] <= LONGEST["prompt"] and longest <= LONGEST["response"]:
+            rows.append(row)
+    return rows
+
+
+def short_prompts(file: Path, tokenizer: Any) -> list[str]:
+    """The prompts of a file, also of pairs whose responses are too long to judge models by."""
+    rows = datasets.load_dataset("json", data_files=str(file), split="train")
+    texts = list(dict.fromkeys(row["prompt"][0]["content"] for row in rows))
+    return [text for text in texts if len(tokenizer(text)["input_ids"]) <= LONGEST["prompt"]]
+
+
+def is_of_gold(prompt: list[dict[str, str]]) -> bool:
+    """Whether a prompt is of the half that trains the gold reward; the same whatever the file's order."""
+    return hashlib.sha256(prompt[0]["content"].encode()).digest()[0] % 2 == 0
+
+
+if __name__ == "__main__":
+    main()
