@@ -7,8 +7,8 @@
 Pairs are rows with `prompt`, `chosen` and `rejected` as messages. The prompts of the training file fall into two
 halves. From one come the reward models that steer: the policy's first layers, trained on all prefixes (PARGS) and on
 whole responses (ARGS), for each seed on the same pairs in as many steps. From the other comes the gold reward: all
-layers of the policy, another seed, whole responses. Steering and accuracy are what `rgtg-hf evaluate` makes of them, on prompts
-and pairs of the test file. Every finished piece is a folder of its own, so a run that was stopped goes on.
+layers of the policy, another seed, whole responses. Steering and accuracy are what `rgtg-hf evaluate` makes of them,
+on prompts and pairs of the test file. Every finished piece is a folder of its own, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
