@@ -10,6 +10,11 @@ matter here):
     python benchmarks/bench_decode.py --device cuda --dtype bfloat16 \\
         --policy '{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, ...}' --reward_models 8
 
+How the ratio to the floor goes on over a long generation, token by token, in one round:
+
+    python benchmarks/bench_decode.py --policy NAME --batch 1 --prompt 32 --top_k 10 --new_tokens 1024 --rounds 1 \\
+        --ways "hand loop" siblings
+
 Every point of the sweep is a cell and becomes a file in `--cells`, so a sweep that was stopped goes on where it was.
 Within a cell all ways take turns, round by round, and figures are medians over rounds of ratios within a round: what
 else the machine does hits all ways alike. The floor is the step of plain generate() plus the bare forward pass of the
@@ -40,6 +45,7 @@ from rgtg_hf.training.models import load_reward_model
 ROOT = Path(__file__).parents[1]
 STEPS = ["plain", "hand loop", "siblings", "row per candidate", "next-token model", "steering head", "through text"]
 WHOLE = ["whole, one by one", "whole, batched"]
+LONG, WINDOW = 512, 64  # steps of a round from which on the ratio is told by length, and the stretches of it
 
 
 def main() -> None:
@@ -88,11 +94,14 @@ class Bench:
         self.device, self.dtype = torch.device(args.device), getattr(torch, args.dtype)
         self.models: dict[str, Any] = {}
         self.tokenizers: tuple[Any, Any] | None = None
+        self.steps = max(1, args.new_tokens // args.rounds)
 
     def file(self, reward_model: str, batch: int, prompt: int, top_k: int) -> Path:
         """Where a cell is kept."""
         kind = "steps" if set(self.args.ways) & set(STEPS[1:]) else "-".join(w.split()[-1] for w in self.args.ways[1:])
         name = Path(reward_model).name if not reward_model.startswith("{") else "random"
+        if self.steps >= LONG:
+            kind = f"{self.steps}-{kind}"
         return self.args.cells / f"{name}-b{batch}-p{prompt}-k{top_k}-{kind}.json"
 
     def measure(self, reward_model: str, batch: int, prompt: int, top_k: int) -> dict[str, Any]:
@@ -108,13 +117,12 @@ class Bench:
         )
         names = [way for way in args.ways if way != "through text" or self.tokenizers]
         ways = setting.ways(names)
-        steps = max(1, args.new_tokens // args.rounds)
         rounds: dict[str, list[Steps]] = {name: [] for name in names}
         caches = {}
         for turn in range(args.rounds + 1):
             for name, way in ways.items():
                 if turn:
-                    rounds[name].append(way(1 if name in WHOLE else steps))
+                    rounds[name].append(way(1 if name in WHOLE else self.steps))
                 elif name not in WHOLE:  # the first round warms up, and measures memory
                     with CacheMeter(setting.reward_model) as cache, PeakMeter(self.device) as peak:
                         way(2)
@@ -126,7 +134,7 @@ class Bench:
             row |= caches.get(name, {})
         settings = {"reward_model": short(reward_model), "batch": batch, "prompt": prompt, "top_k": top_k}
         settings |= {"policy": short(args.policy), "device": args.device, "dtype": args.dtype}
-        settings |= {"rounds": args.rounds, "steps_per_round": steps}
+        settings |= {"rounds": args.rounds, "steps_per_round": self.steps}
         return settings | {"ways": rows} | describe() | {"uncommitted_changes": is_dirty()}
 
     def model(self, name: str) -> Any:
@@ -186,10 +194,26 @@ def summary(rounds: dict[str, list[Steps]]) -> dict[str, dict[str, Any]]:
             if base is not None:
                 ratios = [a / b for a, b in zip(own, base, strict=True)]
                 row |= {key: statistics.median(ratios), f"{key}_range": [min(ratios), max(ratios)]}
+        if bare is not None and len(rounds[name][0].seconds) >= LONG:
+            row["to_floor_by_length"] = by_length(rounds, name)
         row["reward_model_tokens"] = statistics.median(steps.tokens for steps in rounds[name])
         rows[name] = row
     if bare is not None:
         rows["floor"] = {"ms": 1000 * statistics.median(bare), "ms_range": [1000 * min(bare), 1000 * max(bare)]}
+    return rows
+
+
+def by_length(rounds: dict[str, list[Steps]], name: str) -> list[dict[str, float]]:
+    """The ratio to the floor in stretches of 64 tokens, medians over rounds of ratios of medians."""
+    rows = []
+    for start in range(0, len(rounds[name][0].seconds) - WINDOW + 1, WINDOW):
+        ratios = []
+        for plain, hand, own in zip(rounds["plain"], rounds["hand loop"], rounds[name], strict=True):
+            stretch = slice(start, start + WINDOW)
+            parts = (own.seconds, plain.seconds, hand.pass_seconds)
+            time_, base, bare = (statistics.median(part[stretch]) for part in parts)
+            ratios.append(time_ / (base + bare))
+        rows.append({"tokens": start + WINDOW, "to_floor": statistics.median(ratios)})
     return rows
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,9 @@ class PeakMeter:
 
 def _reset_peak() -> float:
     """Has Linux count a process's peak anew; the memory it has now, in MB, or 0 where that cannot be done."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # what was freed before would hide what is needed now
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
