@@ -54,6 +54,16 @@ def is_dirty() -> bool:
     return bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
+def refuse_uncommitted_code(folder: Path | None) -> None:
+    """Ends the program before it measures anything for keeping with code that no commit has.
+
+    Args:
+        folder: Where the result goes; `None` for benchmarks/results.
+    """
+    if folder is None and is_dirty():
+        raise SystemExit("There are uncommitted changes: commit them, or write the result elsewhere with --out.")
+
+
 def _versions() -> dict[str, str]:
     """Those of the packages that are installed."""
     found = {}

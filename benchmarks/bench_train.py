@@ -1,6 +1,6 @@
 """What does a step of prefix training cost, against ordinary reward training and against the expanded data set?
 
-    python benchmarks/bench_train_step.py [--model NAME] [--lengths 16 48 128 256]
+    python benchmarks/bench_train.py [--model NAME] [--lengths 16 48 128 256]
 
 Two comparisons on the same pairs of random tokens, as ratios within one run:
 
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, disable_progress_bars
-from record import record
+from record import record, refuse_uncommitted_code
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 from trl import RewardConfig, RewardTrainer
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the result, instead of benchmarks/results")
     args = parser.parse_args()
+    refuse_uncommitted_code(args.out)
     disable_progress_bars()
 
     rows = []
@@ -57,7 +58,7 @@ def main() -> None:
         rows.append(row)
     settings = {key: value for key, value in vars(args).items() if key not in {"out", "model"}}
     settings["model"] = Path(args.model).name if args.model else "random Llama, 4 layers"
-    print(record("train_step", settings, rows, args.out))
+    print(record("train", settings, rows, args.out))
 
 
 def make_model(args: argparse.Namespace) -> Any:
