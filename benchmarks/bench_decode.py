@@ -98,7 +98,11 @@ class Bench:
 
     def file(self, reward_model: str, batch: int, prompt: int, top_k: int) -> Path:
         """Where a cell is kept."""
-        kind = "steps" if set(self.args.ways) & set(STEPS[1:]) else "-".join(w.split()[-1] for w in self.args.ways[1:])
+        ways = self.args.ways
+        if WHOLE[0] in ways or WHOLE[1] in ways:
+            kind = "-".join(way.split()[-1] for way in ways[1:])
+        else:
+            kind = "all" if set(STEPS) <= set(ways) else "steps"
         name = Path(reward_model).name if not reward_model.startswith("{") else "random"
         if self.steps >= LONG:
             kind = f"{self.steps}-{kind}"

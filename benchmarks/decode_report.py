@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "assets" / "performance.svg"
 RESULT = ROOT / "benchmarks" / "results" / "decode.json"
+COMPARED = {"plain", "floor", "hand loop", "siblings", "row per candidate"}
+BY_LENGTH = "to_floor_by_length"
 POINT = ("policy", "device", "dtype", "reward_model", "batch", "prompt", "top_k")
 
 
@@ -31,14 +33,23 @@ def report(folder: Path) -> None:
         raise SystemExit(f"Uncommitted code measured {dirty}: commit, delete these cells, and measure them again.")
     cells = sorted(named.values(), key=lambda cell: [str(cell[name]).rjust(6) for name in POINT])
     RESULT.write_text(json.dumps({"cells": cells}, indent=2) + "\n", encoding="utf-8")
-    steps = [cell for cell in cells if "siblings" in cell["ways"]]
-    whole: dict[tuple[str, ...], dict[str, Any]] = {point(cell): {} for cell in cells}
-    for cell in cells:
-        whole[point(cell)] |= {name: row for name, row in cell["ways"].items() if name.startswith("whole")}
+    long = [cell for cell in cells if BY_LENGTH in cell["ways"].get("siblings", {})]
+    points = merged([cell for cell in cells if cell not in long])
+    steps = [cell for cell in points if "siblings" in cell["ways"]]
     draw(steps)
     write_between("steps", steps_table(steps))
-    write_between("others", others_table(steps, whole))
+    write_between("long", long_table(long))
+    write_between("others", others_table([cell for cell in points if set(cell["ways"]) - COMPARED]))
     print(f"{len(cells)} cells: {RESULT.name}, {FIGURE.name}, {PAGE.name}")
+
+
+def merged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One cell a point, with the ways of all runs; figures are ratios within a run."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for cell in cells:
+        known = found.get(point(cell), {"ways": {}})
+        found[point(cell)] = cell | {"ways": known["ways"] | cell["ways"]}
+    return list(found.values())
 
 
 def point(cell: dict[str, Any]) -> tuple[str, ...]:
@@ -61,8 +72,9 @@ def steps_table(cells: list[dict[str, Any]]) -> str:
     """Guided steps against the floor."""
     lines = [
         "| reward model | batch | prompt | k | plain, ms | floor, ms | siblings / floor | hand loop / floor "
-        "| row per candidate / floor | cache, MB: siblings | row per candidate |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| row per candidate / floor | cache, MB: siblings | row per candidate | peak, MB: siblings "
+        "| row per candidate |",
+        "|" + " --- |" * 13,
     ]
     for cell in cells:
         ways = cell["ways"]
@@ -71,25 +83,40 @@ def steps_table(cells: list[dict[str, Any]]) -> str:
             f"{head_of(cell)} {ways['plain']['ms']:.0f} | {ways['floor']['ms']:.0f} "
             f"| {ratio(ways['siblings'], 'to_floor')} | {ratio(ways['hand loop'], 'to_floor')} "
             + (f"| {rows['to_floor']:.2f} " if rows else "| ")
-            + f"| {ways['siblings']['cache_mb']:.1f} | "
-            + (f"{rows['cache_mb']:.1f} |" if rows else "|")
+            + f"| {ways['siblings']['cache_mb']:.1f} "
+            + (f"| {rows['cache_mb']:.1f} " if rows else "| ")
+            + f"| {ways['siblings']['peak_mb']:.0f} "
+            + (f"| {rows['peak_mb']:.0f} |" if rows else "| |")
         )
     return "\n".join(lines)
 
 
-def others_table(cells: list[dict[str, Any]], whole: dict[tuple[str, ...], dict[str, Any]]) -> str:
-    """The other ways, against plain generate()."""
-    names = ["siblings", "steering head", "next-token model", "through text"]
-    lines = [
-        "| reward model | batch | prompt | k | " + " | ".join(names) + " | whole, one by one | whole, batched |",
-        "| --- | --- | --- | --- | " + " | ".join("---" for _ in names) + " | --- | --- |",
-    ]
+def long_table(cells: list[dict[str, Any]]) -> str:
+    """The ratio to the floor along long generations."""
+    lines = []
     for cell in cells:
-        ways = cell["ways"] | whole[point(cell)]
-        if set(ways) <= {"plain", "floor", "hand loop", "siblings", "row per candidate"}:
-            continue
-        values = [*names, "whole, one by one", "whole, batched"]
-        shown = [f"{ways[name]['to_plain']:.2f}" if name in ways else "" for name in values]
+        ratios = {name: row[BY_LENGTH] for name, row in cell["ways"].items() if BY_LENGTH in row and name != "plain"}
+        ends = [row["tokens"] for row in ratios["siblings"]]
+        shown = [place for place, end in enumerate(ends) if end in (64, 128, 256, 512, 768, 1024)]
+        what = f"{cell['reward_model']} layers, batch {cell['batch']}, prompt {cell['prompt']}, k {cell['top_k']}"
+        lines += [
+            f"| {what}; tokens up to | " + " | ".join(str(ends[place]) for place in shown) + " |",
+            "| --- |" + " --- |" * len(shown),
+            *(
+                f"| {name} / floor | " + " | ".join(f"{rows[place]['to_floor']:.2f}" for place in shown) + " |"
+                for name, rows in ratios.items()
+            ),
+            "",
+        ]
+    return "\n".join(lines).strip()
+
+
+def others_table(cells: list[dict[str, Any]]) -> str:
+    """The other ways, against plain generate()."""
+    names = ["siblings", "steering head", "next-token model", "through text", "whole, one by one", "whole, batched"]
+    lines = ["| reward model | batch | prompt | k | " + " | ".join(names) + " |", "|" + " --- |" * (4 + len(names))]
+    for cell in cells:
+        shown = [f"{cell['ways'][name]['to_plain']:.2f}" if name in cell["ways"] else "" for name in names]
         lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
