@@ -1,4 +1,4 @@
-"""Writes the numbers of results/paper_table.json and results/theory.json into docs/paper-table.md and README.md.
+"""Writes the numbers of the paper's results into docs/paper-table.md and README.md.
 
     python benchmarks/paper_docs.py
 
@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from theory import NAMES
@@ -30,6 +31,8 @@ def main() -> None:
         tables[f"{task}-bounded"] = bounded_table(result)
         tables[f"{task}-texts"] = texts(result)
     tables["core"] = core_table(results)
+    tables["real-equal"], tables["real-accuracy"] = real_tables(_read("real_preferences")["results"])
+    tables["top-k"] = top_k_table(_read("paper_top_k")["results"])
     for page in (ROOT / "docs" / "paper-table.md", ROOT / "README.md"):
         page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     for picture in [*RESULTS.glob("paper_table_*.png"), *RESULTS.glob("theory_*.png")]:
@@ -137,6 +140,42 @@ def theory_table(record: dict[str, Any]) -> str:
         cells += [f"{at[kind]['kl_to_optimum']:.3f} ± {at[kind]['kl_to_optimum_se']:.3f}" for kind in kinds]
         cells += [f"{at[kind]['reward']:.2f}" for kind in NAMES]
         lines.append(cells)
+    return _table(lines)
+
+
+def real_tables(result: dict[str, Any]) -> tuple[str, str]:
+    """Gains by the larger reward model, and accuracy on held-out pairs, mean over seeds."""
+    equal = [["KL", "PARGS: gain", "ARGS: gain", "difference, 95 %", "difference by seed"], ["---"] * 5]
+    for row in result["gains at equal KL"]:
+        cells = [f"{row['kl']:g}", *(_with_error(row[name]) if name in row else "" for name in ("pargs", "args"))]
+        ours, theirs = (row.get(f"{name}: by seed", {}) for name in ("pargs", "args"))
+        by_seed = [f"{ours[seed] - theirs[seed]:+.2f}" for seed in ours if seed in theirs]
+        equal.append([*cells, _with_interval(row, "pargs - args"), ", ".join(by_seed)])
+    reports = list(result["accuracy by fraction read"].values())
+    curves = {
+        f"{name}, {kind}": [of[name][kind] for of in reports] for name in reports[0] for kind in reports[0][name]
+    }
+    curves |= {f"gold reward, {kind}": [curve] for kind, curve in result["gold"].items() if isinstance(curve, dict)}
+    fractions = next(iter(curves.values()))[0]["fraction_read"]
+    accuracy = [["model, pairs", "pairs", *(f"{fraction:.0%} read" for fraction in fractions[1::2])]]
+    accuracy.append(["---"] * len(accuracy[0]))
+    for name, of_seeds in curves.items():
+        means = [fmean(values) for values in zip(*(curve["accuracy"] for curve in of_seeds), strict=True)]
+        accuracy.append([name, str(of_seeds[0]["pairs"]), *(f"{value:.2f}" for value in means[1::2])])
+    return _table(equal), _table(accuracy)
+
+
+def top_k_table(results: dict[str, Any]) -> str:
+    """Gains over the policy of the same k at equal divergence."""
+    lines = [["task", "k", "policy", "KL", "PARGS: gain", "ARGS: gain", "difference, 95 %"], ["---"] * 7]
+    for task, rows in results.items():
+        for row in rows:
+            for kl in ("1", "3", "5"):
+                at = row[f"{kl} nats"]
+                cells = [_with_error(at[name]) if name in at else "" for name in ("pargs", "args")]
+                low, high = at.get("pargs - args: 95 %", [0, 0])
+                between = f"[{low:+.2g}, {high:+.2g}]" if "pargs - args: 95 %" in at else ""
+                lines.append([task, str(row["top_k"]), _with_error(row["policy"]), kl, *cells, between])
     return _table(lines)
 
 

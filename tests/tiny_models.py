@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     BloomConfig,
     BloomForSequenceClassification,
     Gemma2Config,
@@ -148,6 +150,22 @@ def tiny_reward_model(family="llama", seed=2, **overrides):
     # Heads start near zero; a head of ordinary size makes rewards differ enough to see mistakes.
     torch.nn.init.normal_(model.score.weight)
     return model
+
+
+def tiny_encoder(vocab_size, seed=5, **overrides):
+    """A reward model that reads whole texts in both directions."""
+    torch.manual_seed(seed)
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "num_labels": 1,
+        "pad_token_id": PAD,
+        "initializer_range": 0.4,
+    }
+    return BertForSequenceClassification(BertConfig(vocab_size=vocab_size, **settings | overrides)).eval()
 
 
 def tiny_next_token_model(family="llama", seed=2, **overrides):

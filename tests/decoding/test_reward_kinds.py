@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rgtg_hf import (
     RewardGuidanceConfig,
@@ -11,7 +11,7 @@ from rgtg_hf import (
     reward_guided_generate,
 )
 from tests.scoring.tiny_tokenizers import byte_level, sentencepiece
-from tests.tiny_models import tiny_policy, tiny_reward_model
+from tests.tiny_models import tiny_encoder, tiny_policy, tiny_reward_model
 
 TOKENIZER, OTHER, PADDED = byte_level(), sentencepiece(), byte_level(20)
 MODES = {
@@ -52,27 +52,13 @@ def checksum(prompts, responses):
     return [sum(map(ord, prompt + response)) % 7 / 3 for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def bert():
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=len(PADDED),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=1,
-        initializer_range=0.4,
-    )
-    return BertForSequenceClassification(config).eval()
-
-
 def kinds():
     own = tiny_reward_model(vocab_size=len(TOKENIZER))
     other = tiny_reward_model(vocab_size=len(OTHER))
     return {
         "same tokenizer": {"reward_model": own, "reward_tokenizer": TOKENIZER},
         "another tokenizer": {"reward_model": other, "reward_tokenizer": OTHER},
-        "encoder": {"reward_model": bert(), "reward_tokenizer": PADDED},
+        "encoder": {"reward_model": tiny_encoder(len(PADDED)), "reward_tokenizer": PADDED},
         "function": {"reward_model": checksum},
         "several": {
             "reward_model": [own, other, counts_of_a],
@@ -149,8 +135,11 @@ def test_a_padded_output_layer_with_the_same_tokenizer_steers(inputs):
         ({"reward_model": counts_of_a}, "reads text: pass the policy's tokenizer"),
         ({"reward_model": [counts_of_a], "tokenizer": TOKENIZER, "weights": [1.0, 2.0]}, "weights"),
         ({"reward_model": [], "tokenizer": TOKENIZER}, "reward"),
-        ({"reward_model": bert(), "tokenizer": TOKENIZER, "reward_tokenizer": OTHER}, "has no pad token"),
-        ({"reward_model": bert()}, "pass the policy's tokenizer and its own"),
+        (
+            {"reward_model": tiny_encoder(len(PADDED)), "tokenizer": TOKENIZER, "reward_tokenizer": OTHER},
+            "has no pad token",
+        ),
+        ({"reward_model": tiny_encoder(len(PADDED))}, "pass the policy's tokenizer and its own"),
         ({"reward_model": lambda prompts, responses: [0.0], "tokenizer": TOKENIZER}, "reward"),
     ],
 )

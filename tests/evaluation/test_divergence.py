@@ -72,14 +72,14 @@ def test_recorder_sums_over_a_response_and_not_over_its_padding():
     torch.testing.assert_close(total, torch.stack([steps[:2, 0].sum(), steps[:, 1].sum()]))
 
 
-def test_recorder_changes_nothing(tiny_policy):
+def test_recorder_changes_nothing(policy):
     prompt = torch.tensor([[1, 5, 6]])
     arguments = {"do_sample": True, "max_new_tokens": 6, "top_k": 5}
-    reward = torch.linspace(-2, 2, tiny_policy.config.vocab_size)
+    reward = torch.linspace(-2, 2, policy.config.vocab_size)
     torch.manual_seed(0)
-    plain = tiny_policy.generate(prompt, logits_processor=[Tilt(reward, 5)], **arguments)
+    plain = policy.generate(prompt, logits_processor=[Tilt(reward, 5)], **arguments)
     torch.manual_seed(0)
-    recorded = tiny_policy.generate(prompt, logits_processor=[DivergenceRecorder(Tilt(reward, 5))], **arguments)
+    recorded = policy.generate(prompt, logits_processor=[DivergenceRecorder(Tilt(reward, 5))], **arguments)
     assert plain.tolist() == recorded.tolist()
 
 

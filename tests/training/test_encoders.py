@@ -2,9 +2,9 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.testing import assert_close
-from transformers import BertConfig, BertForSequenceClassification
 
 from rgtg_hf.training.encoders import encoder_position_rewards, needed_positions, suffix_tokens, tokenize_for_encoder
+from tests.tiny_models import tiny_encoder
 from tests.training.helpers import SPECIAL, WORDS, make_encoder_tokenizer
 
 
@@ -15,19 +15,8 @@ def tokenizer():
 
 @pytest.fixture
 def encoder():
-    torch.manual_seed(6)
-    config = BertConfig(
-        vocab_size=len(SPECIAL + WORDS),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        num_labels=1,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    return BertForSequenceClassification(config)
+    small = {"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.3}
+    return tiny_encoder(len(SPECIAL + WORDS), seed=6, **small).train()
 
 
 def test_texts_are_tokenized_without_their_end(tokenizer):
