@@ -31,8 +31,8 @@ COMMON: dict[str, Any] = ON_CPU | {
     "activation_checkpointing": False,
 }
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
-# LoRA of rank 16 is the paper's; learning rate and beta are TRL's customary ones for LoRA.
-DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1}
+# LoRA of rank 16 is the paper's; learning rate, beta and bfloat16 are TRL's customary ones for LoRA.
+DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
@@ -64,7 +64,7 @@ def train(
     shutil.rmtree(partial, ignore_errors=True)
     common = {**COMMON, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
     if kind == "dpo":
-        trainer = _dpo_trainer(DPOConfig(**common, **DPO), tokenizer, rows)
+        trainer = _dpo_trainer(DPOConfig(**common | DPO), tokenizer, rows)
     else:
         # The pad token must not be the end token: TRL's trainer reads the last token that is no pad token.
         tokenizer = copy.deepcopy(tokenizer)
