@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--gold_pairs", type=int, default=1000, help="that the gold reward is trained on")
     parser.add_argument("--num_layers", type=int, default=10, help="of the models that steer")
     parser.add_argument("--prompts", type=int, default=104, help="to steer on")
+    parser.add_argument("--test_pairs", type=int, default=200, help="to read accuracy on")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--max_new_tokens", type=int, default=64)
     options = parser.parse_args()
@@ -102,7 +103,7 @@ def train_one(
 def steer(options: argparse.Namespace) -> None:
     """Evaluates as a user would: the prompts and pairs as files, the gold reward by its folder."""
     tokenizer = AutoTokenizer.from_pretrained(demo_policy_path())
-    rows = usable_rows(options.test, tokenizer)
+    rows = usable_rows(options.test, tokenizer)[: options.test_pairs]
     prompts = short_prompts(options.test, tokenizer)[: options.prompts]
     prompts_file, pairs_file = options.folder / "prompts.jsonl", options.folder / "pairs.jsonl"
     prompts_file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
