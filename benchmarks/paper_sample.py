@@ -30,7 +30,8 @@ __all__ = ["METHODS", "Sampler"]
 # In the order in which they are worth having.
 METHODS = ("policy", "pargs", "args", "best_of_n", "dpo", "greedy", "head", "blockwise")
 GREEDY = {"pargs_greedy": "prefix", "args_greedy": "full"}
-STRENGTHS = [1.0, 2.0, 4.0]  # of DPO; 1 is DPO itself
+# Of DPO, 1 being DPO itself, over the divergences that the others span.
+STRENGTHS = {"sentiment": [1.0, 2.0, 4.0], "plain": [0.25, 0.5, 1.0]}
 HEAD_BETAS = {"sentiment": [1.0, 2.0, 4.5], "plain": [0.5, 1.0, 2.0]}  # for sentiment those of bench_heads.py
 BLOCK_SIZE, BLOCKS = 8, 4
 
@@ -183,11 +184,11 @@ class Sampler:
 
     def _dpo(self) -> None:
         adapter = self.folder / f"{self.task}-dpo-{self.seed}"
-        if all(self._file("dpo", strength).exists() for strength in STRENGTHS) or not adapter.exists():
+        if all(self._file("dpo", strength).exists() for strength in STRENGTHS[self.task]) or not adapter.exists():
             return
         base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
         processor = FineTunedProcessor(PeftModel.from_pretrained(base, adapter), 1.0, self.settings["top_k"])
-        for strength in STRENGTHS:
+        for strength in STRENGTHS[self.task]:
             processor.reset(self._inputs["attention_mask"])
             processor.strength = strength
             self._keep("dpo", strength, lambda: self._sample(self._inputs, processor, self.seed))
