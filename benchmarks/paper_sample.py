@@ -31,7 +31,7 @@ __all__ = ["METHODS", "Sampler"]
 METHODS = ("policy", "pargs", "args", "best_of_n", "dpo", "greedy", "head", "blockwise")
 GREEDY = {"pargs_greedy": "prefix", "args_greedy": "full"}
 # Of DPO, 1 being DPO itself, over the divergences that the others span.
-STRENGTHS = {"sentiment": [1.0, 2.0, 4.0], "plain": [0.25, 0.5, 1.0]}
+STRENGTHS = {"sentiment": [0.5, 1.0, 2.0, 4.0], "plain": [0.25, 0.5, 1.0]}
 HEAD_BETAS = {"sentiment": [1.0, 2.0, 4.5], "plain": [0.5, 1.0, 2.0]}  # for sentiment those of bench_heads.py
 BLOCK_SIZE, BLOCKS = 8, 4
 
