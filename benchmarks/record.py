@@ -50,8 +50,8 @@ def describe() -> dict[str, Any]:
 
 
 def is_dirty() -> bool:
-    """Whether tracked files have changes that no commit has."""
-    return bool(_git("status", "--porcelain", "--untracked-files=no"))
+    """Whether tracked files have changes that no commit has, apart from earlier results that are being replaced."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results"))
 
 
 def refuse_uncommitted_code(folder: Path | None) -> None:
