@@ -37,7 +37,7 @@ from rgtg_hf.training.models import load_reward_model
 
 KINDS = {"pargs": "prefix", "args": "full"}
 GOLD_SEED, GOLD_LONGEST = 100, 160
-TARGETS = [0.5, 1.0, 2.0, 3.0, 5.0]  # nats per response
+TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 LONGEST = {"prompt": 96, "response": 160}  # tokens
 
 
