@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -84,7 +84,7 @@ def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
         row = json.loads(line)
         rows[row["method"], row["strength"]].append(row)  # in the order of the prompts
     runs: Runs = defaultdict(dict)
-    for (method, strength), of_method in rows.items():
+    for (method, strength), of_method in _shown(rows.items(), "judging"):
         texts = [row["response"] for row in of_method]
         judged = [float(value) for value in gold(prompts, texts)]
         if len(judged) != len(texts):
@@ -132,11 +132,19 @@ def _accuracy(options: argparse.Namespace) -> dict[str, Any]:
     contestants = load_contestants(options)
     pairs = read_pairs(options.pairs, contestants.tokenizer)
     models = {"prefix-trained": contestants.reward_model, "full-sequence": contestants.full_reward_model}
+    given = [(name, model) for name, model in models.items() if model is not None]
     return {
         name: {"all": accuracy_by_fraction(model, pairs), "of like length": _like_length(model, pairs)}
-        for name, model in models.items()
-        if model is not None
+        for name, model in _shown(given, "ranking held-out pairs")
     }
+
+
+def _shown(work: Collection[Any], what: str) -> Iterable[Any]:
+    """The same, with a progress bar: a large judge takes minutes."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(work, description=what, console=Console(stderr=True), transient=True)
 
 
 def _like_length(model: Any, pairs: Any) -> dict[str, Any] | None:

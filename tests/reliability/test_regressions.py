@@ -7,9 +7,9 @@ from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.guidance import select_candidates
 from rgtg_hf.scoring.encoder import EncoderScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
-from tests.decoding.test_reward_kinds import PADDED, TOKENIZER, bert
+from tests.decoding.test_reward_kinds import PADDED, TOKENIZER
 from tests.scoring.tiny_tokenizers import byte_level
-from tests.tiny_models import VOCAB_SIZE, tiny_policy, tiny_reward_model
+from tests.tiny_models import VOCAB_SIZE, tiny_encoder, tiny_policy, tiny_reward_model
 
 
 def beams(processor, steps, prompt=(5, 6, 7)):
@@ -58,7 +58,7 @@ def test_top_p_of_one_rules_nobody_out():
 
 def test_an_encoder_reads_an_empty_text_as_its_tokenizers_start():
     # A tokenizer without special tokens around a text gave it nothing at all to read.
-    scorer = EncoderScorer(bert(), TOKENIZER, PADDED)
+    scorer = EncoderScorer(tiny_encoder(len(PADDED)), TOKENIZER, PADDED)
     part = next(id_ for id_ in range(len(TOKENIZER)) if TOKENIZER.decode([id_]) == "\N{REPLACEMENT CHARACTER}")
     ids = torch.tensor([[part]])
     found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[part, 70]]))
