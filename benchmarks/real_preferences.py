@@ -69,7 +69,7 @@ def train_models(options: argparse.Namespace) -> None:
     for row in usable_rows(options.train, tokenizer):
         half["gold" if is_of_gold(row["prompt"]) else "steer"].append(row)
     if "gold" in options.models:
-        # On short pairs, since what it will judge is short; in bfloat16, which takes half the time at its size.
+        # On short pairs, since what it will judge is short; in bfloat16, which is faster at its size.
         short = [row for row in half["gold"] if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= GOLD_LONGEST]
         train_one(options, "gold", "full", short[: options.gold_pairs], GOLD_SEED, 30, tokenizer, bf16=True)
     for seed in options.seeds:
