@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the result, instead of benchmarks/results")
     args = parser.parse_args()
-    refuse_uncommitted_code(args.out)
+    if args.out is None:
+        refuse_uncommitted_code("--out FOLDER")
     disable_progress_bars()
 
     rows = []

@@ -27,7 +27,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 import torch
-from record import is_dirty, record
+from record import record, refuse_uncommitted_code
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--mixed", action="store_true", help="responses of 4 to 48 tokens, in place of equal ones")
     parser.add_argument("--any_commit", action="store_true", help="also with uncommitted changes, for trying it out")
     options = parser.parse_args()
-    if is_dirty() and not options.any_commit:
-        parser.error("there are uncommitted changes: commit them first, so that the result says what it is of")
+    if not options.any_commit:
+        refuse_uncommitted_code("--any_commit")
     with tempfile.TemporaryDirectory() as folder:
         routes = Routes(options, Path(folder))
         results = (equality if options.what == "equality" else speed)(routes, options)

@@ -148,8 +148,7 @@ def real_tables(result: dict[str, Any]) -> tuple[str, str]:
     equal = [["KL", "PARGS: gain", "ARGS: gain", "difference, 95 %", "difference by seed"], ["---"] * 5]
     for row in result["gains at equal KL"]:
         cells = [f"{row['kl']:g}", *(_with_error(row[name]) if name in row else "" for name in ("pargs", "args"))]
-        ours, theirs = (row.get(f"{name}: by seed", {}) for name in ("pargs", "args"))
-        by_seed = [f"{ours[seed] - theirs[seed]:+.2f}" for seed in ours if seed in theirs]
+        by_seed = [f"{value:+.2f}" for value in row.get("pargs - args: by seed", [])]
         equal.append([*cells, _with_interval(row, "pargs - args"), ", ".join(by_seed)])
     reports = list(result["accuracy by fraction read"].values())
     curves = {
@@ -173,8 +172,7 @@ def top_k_table(results: dict[str, Any]) -> str:
             for kl in ("1", "3", "5"):
                 at = row[f"{kl} nats"]
                 cells = [_with_error(at[name]) if name in at else "" for name in ("pargs", "args")]
-                low, high = at.get("pargs - args: 95 %", [0, 0])
-                between = f"[{low:+.2g}, {high:+.2g}]" if "pargs - args: 95 %" in at else ""
+                between = _with_interval(at, "pargs - args")
                 lines.append([task, str(row["top_k"]), _with_error(row["policy"]), kl, *cells, between])
     return _table(lines)
 

@@ -64,7 +64,7 @@ def train(
     shutil.rmtree(partial, ignore_errors=True)
     common = {**COMMON, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
     if kind == "dpo":
-        trainer = _dpo_trainer(DPOConfig(**common | DPO), tokenizer, rows)
+        trainer = _dpo_trainer(DPOConfig(**common | DPO | other), tokenizer, rows)
     else:
         # The pad token must not be the end token: TRL's trainer reads the last token that is no pad token.
         tokenizer = copy.deepcopy(tokenizer)

@@ -17,7 +17,7 @@ from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error
 from rgtg_hf.evaluation.summary import MethodRun, MethodSummary, markdown_table, summarize
 
-__all__ = ["NAMES", "report_task"]
+__all__ = ["NAMES", "curve", "difference", "estimate", "load", "mean_curve", "plain_gold", "report_task"]
 
 TARGETS = [0.5, 1.0, 2.0, 3.0, 5.0, 8.0]  # nats per response
 NAMES = {
@@ -42,7 +42,7 @@ Runs = dict[str, dict[int, list[tuple[float, MethodRun]]]]  # method -> seed -> 
 
 def report_task(folder: Path, task: str, output: Path) -> dict[str, Any] | None:
     """Sums up a task, draws its pictures, and returns what the result file says of it; None if nothing is there."""
-    runs = _load(folder, task)
+    runs = load(folder, task)
     plain = {seed: of_seed[0][1] for seed, of_seed in runs.get("policy", {}).items()}
     if not plain:
         return None
@@ -72,7 +72,7 @@ def report_task(folder: Path, task: str, output: Path) -> dict[str, Any] | None:
     }
 
 
-def _load(folder: Path, task: str) -> Runs:
+def load(folder: Path, task: str) -> Runs:
     found: dict[str, dict[int, list[tuple[float, MethodRun]]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted((folder / "samples").glob("*.json")):
         if not file.name.startswith((f"{task}-", "any-")):
@@ -117,14 +117,14 @@ def _rows(runs: Runs, plain: dict[int, MethodRun]) -> list[MethodSummary]:
     return rows
 
 
-def _curve(runs: Runs, plain: dict[int, MethodRun], method: str, seed: int, target: float) -> list[float] | None:
+def curve(runs: Runs, plain: dict[int, MethodRun], method: str, seed: int, target: float) -> list[float] | None:
     """Gold per prompt of one seed's models at a divergence."""
-    points = [FrontierPoint(0.0, _plain_gold(plain))]
+    points = [FrontierPoint(0.0, plain_gold(plain))]
     points += [FrontierPoint(fmean(run.sampled.divergences), run.gold) for _, run in runs[method].get(seed, [])]
     return at_divergence(points, target)
 
 
-def _plain_gold(plain: dict[int, MethodRun]) -> list[float]:
+def plain_gold(plain: dict[int, MethodRun]) -> list[float]:
     # The mean of all seeds' draws: the policy is the same, and one draw's luck would enter every curve.
     return [fmean(values) for values in zip(*(run.gold for run in plain.values()), strict=True)]
 
@@ -134,13 +134,13 @@ def _at_equal(runs: Runs, plain: dict[int, MethodRun], target: float) -> dict[st
     row: dict[str, Any] = {"kl": target}
     by_seed: dict[str, dict[int, list[float]]] = {}
     for method in SWEPT:
-        curves = {seed: _curve(runs, plain, method, seed, target) for seed in runs.get(method, {})}
+        curves = {seed: curve(runs, plain, method, seed, target) for seed in runs.get(method, {})}
         by_seed[method] = {seed: curve for seed, curve in curves.items() if curve is not None}
         if by_seed[method]:
-            row[method] = _estimate(_mean_curve(by_seed[method].values()))
+            row[method] = estimate(mean_curve(by_seed[method].values()))
             row[f"{method}: seeds"] = sorted(by_seed[method])
     for other in SWEPT[1:]:
-        row |= _difference(by_seed["pargs"], by_seed[other], f"pargs - {other}")
+        row |= difference(by_seed["pargs"], by_seed[other], f"pargs - {other}")
     return row if len(row) > 1 else {}
 
 
@@ -151,33 +151,33 @@ def _against_bounded(runs: Runs, plain: dict[int, MethodRun]) -> list[dict[str, 
         for level in range(max((len(of_seed) for of_seed in runs.get(method, {}).values()), default=0)):
             of_method = {seed: of_seed[level] for seed, of_seed in runs[method].items() if level < len(of_seed)}
             bound = fmean(fmean(run.sampled.divergences) for _, run in of_method.values())
-            pargs = {seed: _curve(runs, plain, "pargs", seed, bound) for seed in runs.get("pargs", {})}
+            pargs = {seed: curve(runs, plain, "pargs", seed, bound) for seed in runs.get("pargs", {})}
             theirs = {seed: run.gold for seed, (_, run) in of_method.items()}
             ours = {seed: curve for seed, curve in pargs.items() if curve is not None}
             row = {"method": NAMES[method], "n": next(iter(of_method.values()))[0], "kl at most": bound}
-            row |= {"gold": _estimate(_mean_curve(theirs.values()))}
-            rows.append(row | _difference(ours, theirs, "pargs - it"))
+            row |= {"gold": estimate(mean_curve(theirs.values()))}
+            rows.append(row | difference(ours, theirs, "pargs - it"))
     return rows
 
 
-def _difference(ours: dict[int, list[float]], theirs: dict[int, list[float]], name: str) -> dict[str, Any]:
+def difference(ours: dict[int, list[float]], theirs: dict[int, list[float]], name: str) -> dict[str, Any]:
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return {}
-    one, other = (_mean_curve([curves[seed] for seed in seeds]) for curves in (ours, theirs))
+    one, other = (mean_curve([curves[seed] for seed in seeds]) for curves in (ours, theirs))
     differences = [a - b for a, b in zip(one, other, strict=True)]
     return {
-        name: _estimate(differences),
+        name: estimate(differences),
         f"{name}: 95 %": list(bootstrap_interval(differences)),
         f"{name}: by seed": [fmean(ours[seed]) - fmean(theirs[seed]) for seed in seeds],
     }
 
 
-def _mean_curve(curves: Any) -> list[float]:
+def mean_curve(curves: Any) -> list[float]:
     return [fmean(values) for values in zip(*curves, strict=True)]
 
 
-def _estimate(values: list[float]) -> list[float]:
+def estimate(values: list[float]) -> list[float]:
     return list(mean_with_error(values))
 
 

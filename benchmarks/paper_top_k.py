@@ -10,19 +10,15 @@ is another policy: gains and divergences are against the policy of the same k.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from paper_data import TASKS
+from paper_report import curve, difference, estimate, load, mean_curve, plain_gold
 from paper_sample import Sampler
 from paper_table import commit
 from record import record
 from transformers.utils import logging
-
-from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
-from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error
 
 METHODS = ("pargs", "args")
 TARGETS = [0.5, 1.0, 2.0, 3.0, 5.0]  # nats per response
@@ -62,51 +58,31 @@ def with_models_of(folder: Path, top_k: int) -> Path:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Gains at equal divergence, by task, k and method, over the seeds that every k has."""
+    """Gains at equal divergence, by task, k and method, over the seeds that were asked for."""
     results: dict[str, list[dict[str, Any]]] = {}
     for task in options.tasks:
         for top_k in sorted([CUSTOMARY, *options.top_k]):
             folder = options.folder if top_k == CUSTOMARY else options.folder / f"top_k_{top_k}"
-            gains = {method: gains_of(folder, task, method, options.seeds) for method in METHODS}
-            policy = [gold for seed in options.seeds for gold in gold_of(folder, task, "policy", seed)[0][1]]
-            row: dict[str, Any] = {"top_k": top_k, "policy": list(mean_with_error(policy))}
+            runs = load(folder, task)
+            plain = {seed: runs["policy"][seed][0][1] for seed in options.seeds}
+            base = plain_gold(plain)
+            row: dict[str, Any] = {"top_k": top_k, "policy": estimate(base)}
             for target in TARGETS:
-                curves = {method: found for method in METHODS if (found := gains[method](target))}
-                row[f"{target:g} nats"] = {method: list(mean_with_error(curve)) for method, curve in curves.items()}
-                if len(curves) == 2:
-                    differences = [a - b for a, b in zip(curves["pargs"], curves["args"], strict=True)]
-                    row[f"{target:g} nats"]["pargs - args: 95 %"] = list(bootstrap_interval(differences))
+                at: dict[str, Any] = {}
+                gains: dict[str, dict[int, list[float]]] = {}
+                for method in METHODS:
+                    curves = {seed: curve(runs, plain, method, seed, target) for seed in options.seeds}
+                    gains[method] = {
+                        seed: [value - unsteered for value, unsteered in zip(gold, base, strict=True)]
+                        for seed, gold in curves.items()
+                        if gold is not None
+                    }
+                    if gains[method]:
+                        at[method] = estimate(mean_curve(gains[method].values()))
+                row[f"{target:g} nats"] = at | difference(gains["pargs"], gains["args"], "pargs - args")
             results.setdefault(task, []).append(row)
             print(task, row)
     print(record("paper_top_k", {"seeds": options.seeds, "top_k": [CUSTOMARY, *options.top_k]}, results))
-
-
-def gold_of(folder: Path, task: str, method: str, seed: int) -> list[tuple[float, list[float]]]:
-    """Divergence and gold per prompt of each strength that was sampled."""
-    prefix = "any" if method == "policy" else task
-    found = []
-    for file in sorted((folder / "samples").glob(f"{prefix}-{method}-{seed}-*.json")):
-        piece = json.loads(file.read_text(encoding="utf-8"))
-        found.append((fmean(piece["divergences"]), TASKS[task].gold(piece["texts"])))
-    return found
-
-
-def gains_of(folder: Path, task: str, method: str, seeds: list[int]) -> Any:
-    """A function from a divergence to the gain per prompt there, mean over seeds."""
-    by_seed = []
-    for seed in seeds:
-        plain = gold_of(folder, task, "policy", seed)[0][1]
-        points = [FrontierPoint(0.0, plain), *(FrontierPoint(*pair) for pair in gold_of(folder, task, method, seed))]
-        by_seed.append((plain, points))
-
-    def at(target: float) -> list[float] | None:
-        curves = [(plain, at_divergence(points, target)) for plain, points in by_seed]
-        if any(gold is None for _, gold in curves):
-            return None
-        gains = [[value - base for base, value in zip(plain, gold, strict=True)] for plain, gold in curves]
-        return [fmean(values) for values in zip(*gains, strict=True)]
-
-    return at
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ on prompts and pairs of the test file. Every finished piece is a folder of its o
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +22,9 @@ from typing import Any
 import datasets
 from heads_common import quiet_trainer
 from paper_models import train
+from paper_report import difference, estimate, mean_curve
 from record import record
+from slopes import fold_of
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -32,10 +33,10 @@ from rgtg_hf.cli.demo_policy import demo_policy_path
 from rgtg_hf.cli.demo_rows import tokenize_pair
 from rgtg_hf.evaluation.accuracy import accuracy_by_fraction
 from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
-from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error
+from rgtg_hf.evaluation.statistics import mean_with_error
 from rgtg_hf.training.models import load_reward_model
 
-KINDS = {"pargs": "prefix", "args": "full"}
+METHODS = ("pargs", "args")
 GOLD_SEED, GOLD_LONGEST = 100, 160
 TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 LONGEST = {"prompt": 96, "response": 160}  # tokens
@@ -144,24 +145,19 @@ def report(options: argparse.Namespace) -> None:
         int(file.parent.name.split("-")[-1]): json.loads(file.read_text(encoding="utf-8"))
         for file in sorted(options.folder.glob("evaluation-*/report.json"))
     }
-    unsteered = [fmean(values) for values in zip(*(one["gold"]["policy 0"] for one in reports.values()), strict=True)]
+    unsteered = mean_curve(one["gold"]["policy 0"] for one in reports.values())
     every = [value for one in reports.values() for value in one["gold"]["policy 0"]]
     spread = mean_with_error(every).error * len(every) ** 0.5
     rows = []
     for target in TARGETS:
         row: dict[str, Any] = {"kl": target}
         gains = {}
-        for method in KINDS:
+        for method in METHODS:
             curves = {seed: gains_at(one, method, unsteered, target, spread) for seed, one in reports.items()}
             gains[method] = {seed: curve for seed, curve in curves.items() if curve is not None}
             if gains[method]:
-                row[method] = list(mean_with_error(mean_curve(gains[method].values())))
-                row[f"{method}: by seed"] = {seed: fmean(curve) for seed, curve in gains[method].items()}
-        if shared := sorted(gains["pargs"].keys() & gains["args"].keys()):
-            ours, theirs = (mean_curve([gains[method][seed] for seed in shared]) for method in KINDS)
-            differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-            row["pargs - args"] = list(mean_with_error(differences))
-            row["pargs - args: 95 %"] = list(bootstrap_interval(differences))
+                row[method] = estimate(mean_curve(gains[method].values()))
+        row |= difference(gains["pargs"], gains["args"], "pargs - args")
         rows.append(row)
         print(row)
     results = {
@@ -192,10 +188,6 @@ def gains_at(
     return gold and [(value - base) / spread for value, base in zip(gold, unsteered, strict=True)]
 
 
-def mean_curve(curves: Any) -> list[float]:
-    return [fmean(values) for values in zip(*curves, strict=True)]
-
-
 def usable_rows(file: Path, tokenizer: Any) -> list[dict[str, Any]]:
     """Pairs with their ids, in an order that says nothing; without those that take long to read."""
     rows = []
@@ -219,7 +211,7 @@ def short_prompts(file: Path, tokenizer: Any) -> list[str]:
 
 def is_of_gold(prompt: list[dict[str, str]]) -> bool:
     """Whether a prompt is of the half that trains the gold reward; the same whatever the file's order."""
-    return hashlib.sha256(prompt[0]["content"].encode()).digest()[0] % 2 == 0
+    return fold_of(prompt[0]["content"], 2) == 0
 
 
 if __name__ == "__main__":

@@ -54,14 +54,16 @@ def is_dirty() -> bool:
     return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results"))
 
 
-def refuse_uncommitted_code(folder: Path | None) -> None:
+def refuse_uncommitted_code(option: str) -> None:
     """Ends the program before it measures anything for keeping with code that no commit has.
 
     Args:
-        folder: Where the result goes; `None` for benchmarks/results.
+        option: The program's way to measure all the same.
     """
-    if folder is None and is_dirty():
-        raise SystemExit("There are uncommitted changes: commit them, or write the result elsewhere with --out.")
+    if is_dirty():
+        raise SystemExit(
+            f"There are uncommitted changes: commit them, so that the result says what it is of, or give {option}."
+        )
 
 
 def _versions() -> dict[str, str]:

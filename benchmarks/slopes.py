@@ -74,9 +74,9 @@ class Steps:
         return Slope(centred_gold * total / variance.mean().sqrt(), float(variance.mean()))
 
 
-def fold_of(prompt: str) -> int:
+def fold_of(prompt: str, folds: int = FOLDS) -> int:
     """Which of a few folds a prompt is in, with all that belongs to it."""
-    return hashlib.sha256(prompt.encode()).digest()[0] % FOLDS
+    return hashlib.sha256(prompt.encode()).digest()[0] % folds
 
 
 def draw_responses(file: Path, policy: Any, tokenizer: Any, draws: int, batch_size: int = 76) -> list[dict[str, Any]]:

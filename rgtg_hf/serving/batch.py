@@ -82,7 +82,7 @@ class GuidedBatch:
         """A request changes its key. Whatever had the new one has left."""
         self.leave(target)
         if source in self._requests:
-            self._rename(source, target)
+            self._put(target, self._requests.pop(source))
 
     def swap(self, one: Hashable, other: Hashable) -> None:
         """Two requests, of which either may not be guided, change keys."""
@@ -90,9 +90,6 @@ class GuidedBatch:
         for key, request in ((other, first), (one, second)):
             if request is not None:
                 self._put(key, request)
-
-    def _rename(self, source: Hashable, target: Hashable) -> None:
-        self._put(target, self._requests.pop(source))
 
     def _put(self, key: Hashable, request: _Request) -> None:
         self._requests[key] = request
