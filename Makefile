@@ -60,7 +60,7 @@ audit: setup     ## look up the installed packages in the database of known vuln
 		echo "No clean audit: a package above has a known vulnerability, or the database could not be asked." >&2; exit 1; }
 
 soak: setup      ## guided generation for MINUTES (30): memory, hooks and outputs stay as they are
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.decode.soak --minutes $(or $(MINUTES),30)
 
 lint: setup      ## check style and types
 	$(BIN)/ruff check .

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {
-    "test_every_mode_equals_the_whole_sequence_reference[{mode}-tree]": "siblings (`tree`)",
-    "test_every_mode_equals_the_whole_sequence_reference[{mode}-expand]": "row per candidate (`expand`)",
+    "test_every_mode_equals_the_whole_sequence_reference[{mode}-siblings]": "`siblings`",
+    "test_every_mode_equals_the_whole_sequence_reference[{mode}-expand]": "a row per candidate (`expand`)",
     "test_the_mixin_gives_the_processors_tokens[{mode}]": "`RewardGuidedGenerationMixin`",
     "test_the_callable_gives_the_processors_tokens[{mode}]": "`custom_generate=`",
 }
@@ -30,8 +30,8 @@ and the tokens are the same. Written by `python docs/make_support_table.py`; do 
 
 """
 KINDS_HEAD = """
-The same for the kinds of reward model, by the processor and by `custom_generate=` (whole texts or sequences, read
-anew for every candidate, are the reference):
+The same for the kinds of reward model, by the processor and by `custom_generate=` (the reference reads
+whole texts or sequences for every candidate):
 
 """
 FOOT = """
@@ -41,6 +41,8 @@ Also tested: streaming, encoder-decoder policies (the reward model reads the sou
 threads with a processor each, a compiled policy, repeated calls on one processor, and rows that have ended.
 Refused: continuous batching (`generate_batch`, `cache_implementation="paged"`), which takes no logits processors, and
 prompts given as `inputs_embeds` alone, which no reward model can read.
+
+Besides guiding every token, `generate()` can [search over several responses](how-to/search.md).
 """
 
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from rgtg_hf.version import __version__
 
 if TYPE_CHECKING:
+    from rgtg_hf.config import RewardGuidanceConfig
     from rgtg_hf.decoding.generation import RewardGuidedGenerationMixin, reward_guided_generate
-    from rgtg_hf.decoding.guidance import RewardGuidanceConfig
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
     from rgtg_hf.decoding.steering import steering
     from rgtg_hf.inspection.inspect import inspect
     from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-    from rgtg_hf.training.config import PrefixRewardConfig
+    from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
 
 _MODULE_OF = {
     "NextTokenRewardModel": "rgtg_hf.rewards.next_token",
-    "PrefixRewardConfig": "rgtg_hf.training.config",
+    "PrefixRewardConfig": "rgtg_hf.training.prefix_reward_config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
-    "RewardGuidanceConfig": "rgtg_hf.decoding.guidance",
+    "RewardGuidanceConfig": "rgtg_hf.config",
     "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
     "inspect": "rgtg_hf.inspection.inspect",

@@ -19,5 +19,11 @@ def policy():
 
 
 @pytest.fixture(scope="session")
+def guided_policy():
+    """The same policy with the mixin."""
+    return tiny_models.tiny_policy(model_class=tiny_models.GuidedLlama)
+
+
+@pytest.fixture(scope="session")
 def reward_model():
     return tiny_models.tiny_reward_model()

@@ -34,24 +34,24 @@ FAULTS = [
     Fault(
         "a crop off by one: a token that was dropped stays in the cache",
         "scoring/prefix_cache.py",
-        "    return int(best.min()), rows\n",
-        "    return min(int(best.min()) + 1, held.shape[1]), rows\n",
+        "    return best, rows\n",
+        "    return (best + 1).clamp(max=held.shape[1]), rows\n",
     ),
     Fault(
         "beams reordered by the inverse permutation",
         "scoring/prefix_cache.py",
-        "self.cache.reorder_cache(rows)",
-        "self.cache.reorder_cache(rows.argsort())",
+        "self.cache.reorder_cache(source)",
+        "self.cache.reorder_cache(source.argsort())",
     ),
     Fault(
-        "a crop off by one, siblings: a token that was dropped stays in the tree's trunk",
-        "scoring/branches.py",
-        "slots = {slot for tail in self.tails for slot in tail.slots}",
-        "same = min(same + 1, len(held.tokens))\n        slots = {slot for tail in self.tails for slot in tail.slots}",
+        "a crop off by one, siblings: a token that was dropped stays in a row's prefix",
+        "scoring/held_rows.py",
+        "        places = {place for",
+        "        same = min(same + 1, len(held.tokens))\n        places = {place for",
     ),
     Fault(
         "beams reordered by the inverse permutation, siblings",
-        "scoring/tree_reader.py",
+        "scoring/sibling_reader.py",
         "self.cache.reorder_cache(order)",
         "self.cache.reorder_cache(order.argsort())",
     ),
@@ -64,7 +64,7 @@ FAULTS = [
     Fault(
         "positions that count padding",
         "scoring/prefix_cache.py",
-        "((columns != _PADDING).long().cumsum(-1) - 1)",
+        "((columns >= 0).long().cumsum(-1) - 1)",
         "(torch.ones_like(columns).cumsum(-1) - 1)",
     ),
     Fault(

@@ -15,7 +15,7 @@ place = Path(rgtg_hf.__file__).parent
 assert place.is_relative_to(sys.prefix), f"the checkout was imported, not the wheel: {place}"
 assert files("rgtg_hf").joinpath("py.typed").is_file()
 for name in ("pairs.jsonl", "prompts.jsonl", "settings.json"):
-    assert files("rgtg_hf").joinpath("cli", "demo_data", name).is_file(), name
+    assert files("rgtg_hf").joinpath("cli", "demo", "demo_data", name).is_file(), name
 
 config = LlamaConfig(
     vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "rgtg_hf"
+PACKAGE, TESTS = Path(__file__).parents[1] / "rgtg_hf", Path(__file__).parent
 # From above to below. Training and scoring stand side by side.
 ALLOWED = {
     "rewards": set(),
@@ -35,6 +35,32 @@ def imported_rooms(path):
 def test_a_room_imports_only_from_rooms_above(room):
     for path in (PACKAGE / room).rglob("*.py"):
         assert set(imported_rooms(path)) <= ALLOWED[room] | {room}, path.name
+
+
+def modules():
+    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+def test_no_two_modules_have_one_name():
+    names = [path.name for path in modules()]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_two_modules_have_a_public_name_in_common():
+    owners = {}
+    for path in modules():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                owners.setdefault(node.name, []).append(path.name)
+    # Every command has a `run`.
+    assert {name: where for name, where in owners.items() if len(where) > 1 and name != "run"} == {}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_test_of_a_module_is_found_by_its_path(path):
+    # vLLM's classes are tested together, in its own environment.
+    name = "vllm_offline" if path.parent.name == "serving" and path.stem.startswith("vllm") else path.stem
+    assert (TESTS / path.relative_to(PACKAGE).parent / f"test_{name}.py").is_file()
 
 
 def test_vllm_is_imported_only_where_it_is_served():

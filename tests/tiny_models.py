@@ -33,7 +33,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from rgtg_hf import NextTokenRewardModel
+from rgtg_hf import NextTokenRewardModel, RewardGuidedGenerationMixin
 
 VOCAB_SIZE = 40
 PAD, BOS, EOS = 0, 1, 2
@@ -52,28 +52,28 @@ _GEMMA_LIKE = _LLAMA_LIKE | {"head_dim": 8, "sliding_window": 7, "query_pre_attn
 
 # Family: configuration class, sequence classifier class, settings, the scorer that a probe should find.
 FAMILIES = {
-    "llama": (LlamaConfig, LlamaForSequenceClassification, _LLAMA_LIKE, "tree"),
+    "llama": (LlamaConfig, LlamaForSequenceClassification, _LLAMA_LIKE, "siblings"),
     "gpt2": (
         GPT2Config,
         GPT2ForSequenceClassification,
         _SPECIAL | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.4},
-        "tree",
+        "siblings",
     ),
-    "qwen2": (Qwen2Config, Qwen2ForSequenceClassification, _LLAMA_LIKE, "tree"),
-    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification, _LLAMA_LIKE | {"head_dim": 8}, "tree"),
-    "mistral": (MistralConfig, MistralForSequenceClassification, _LLAMA_LIKE | {"sliding_window": 7}, "tree"),
-    "gemma2": (Gemma2Config, Gemma2ForSequenceClassification, _GEMMA_LIKE, "tree"),
+    "qwen2": (Qwen2Config, Qwen2ForSequenceClassification, _LLAMA_LIKE, "siblings"),
+    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification, _LLAMA_LIKE | {"head_dim": 8}, "siblings"),
+    "mistral": (MistralConfig, MistralForSequenceClassification, _LLAMA_LIKE | {"sliding_window": 7}, "siblings"),
+    "gemma2": (Gemma2Config, Gemma2ForSequenceClassification, _GEMMA_LIKE, "siblings"),
     "gemma3": (
         Gemma3TextConfig,
         Gemma3TextForSequenceClassification,
         _GEMMA_LIKE | {"layer_types": ["sliding_attention", "full_attention"]},
-        "tree",
+        "siblings",
     ),
     "gpt_neox": (
         GPTNeoXConfig,
         GPTNeoXForSequenceClassification,
         {key: value for key, value in _LLAMA_LIKE.items() if key != "num_key_value_heads"},
-        "tree",
+        "siblings",
     ),
     "opt": (
         OPTConfig,
@@ -88,7 +88,7 @@ FAMILIES = {
             "max_position_embeddings": 256,
             "init_std": 0.4,
         },
-        "tree",
+        "siblings",
     ),
     "gpt_neo": (
         GPTNeoConfig,
@@ -138,9 +138,13 @@ FAMILIES = {
 }
 
 
-def tiny_policy(seed=1, **overrides):
+class GuidedLlama(RewardGuidedGenerationMixin, LlamaForCausalLM):
+    pass
+
+
+def tiny_policy(seed=1, model_class=LlamaForCausalLM, **overrides):
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**_LLAMA_LIKE | overrides)).eval()
+    return model_class(LlamaConfig(**_LLAMA_LIKE | overrides)).eval()
 
 
 def tiny_reward_model(family="llama", seed=2, **overrides):

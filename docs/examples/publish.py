@@ -7,7 +7,7 @@ from rgtg_hf.decoding.hub import write_custom_generate
 
 folder, name = "reward_model", "owner/my-reward-model"
 
-write_custom_generate(folder, RewardGuidanceConfig(beta=2.0, top_k=10))
+write_custom_generate(folder, RewardGuidanceConfig(beta=2.0, top_k=10), repository=name)
 
 hub = HfApi()  # signed in by `hf auth login`
 hub.create_repo(name, private=True, exist_ok=True)

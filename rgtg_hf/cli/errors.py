@@ -1,4 +1,4 @@
-"""Mistakes of the user, which end a command with one line on stderr and exit code 2."""
+"""Errors that the user can correct. They end a command with one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["LineParser", "UserError", "blame_input"]
 
 
 class UserError(Exception):
-    """Something that the user can mend: what was found, what is required, how to fix it."""
+    """An error that the user can correct. The message says what was found, what is required and how to fix it."""
 
 
 class LineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all other errors of the command."""
+    """An argument parser with errors of one line, like all errors of the command."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises [`UserError`] where argparse would print its usage first."""
+        """Raises [`UserError`]. argparse would print its usage and exit."""
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -27,13 +27,13 @@ def blame_input(what: str, errors: tuple[type[Exception], ...] = (OSError, Value
     """Turns a library's errors about the user's input into [`UserError`].
 
     Args:
-        what: What was being done, to begin the message with.
-        errors: The exceptions that speak of bad input.
+        what: The beginning of the message: what failed.
+        errors: The exceptions that bad input can cause.
     """
     try:
         yield
     except errors as error:
-        # Some libraries say only in the cause what was wrong.
+        # Some libraries describe the fault only in the cause.
         reason = error.__cause__ or error
         lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
         raise UserError(f"{what}: {' '.join(lines) or type(reason).__name__}") from error

@@ -1,4 +1,4 @@
-"""Text files line by line: what cannot be read is told with the number of its line."""
+"""Text files, read line by line. Errors name the number of the line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def text_lines(option: str, file: Path) -> Iterator[tuple[int, str]]:
-    """Reads a file of UTF-8 text, which may be compressed (`.gz`, `.bz2`, `.xz`) and may begin with a byte order mark.
+    """Reads a file of UTF-8 text, which may be compressed (`.gz`, `.bz2`, `.xz`) and may start with a byte order mark.
 
     Args:
         option: The option that named the file, for the message.
         file: The file.
 
     Yields:
-        The number of each line, from 1, and the line without its end. Lines end with `\\n` or `\\r\\n` only: other
-        characters that break lines belong to the text.
+        The number of each line, from 1, and the line without its end. Lines end with `\\n` or `\\r\\n` only. Other
+        line-breaking characters belong to the text.
 
     Raises:
         UserError: If the file cannot be read, or a line is not UTF-8.
@@ -54,7 +54,7 @@ def json_rows(option: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Args:
         option: The option that named the file, for the message.
-        file: The file, compressed or not, as for [`text_lines`].
+        file: The file, which may be compressed, as for [`text_lines`].
 
     Yields:
         The number of each line and its row.
@@ -68,12 +68,10 @@ def json_rows(option: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
             if "\\ud" in line or "\\uD" in line:
-                json.dumps(row, ensure_ascii=False).encode()  # half of a pair of escapes is no text
+                json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
         except (ValueError, RecursionError) as error:
-            reason = "it holds half a character" if isinstance(error, UnicodeEncodeError) else error
+            reason = "it contains half a character" if isinstance(error, UnicodeEncodeError) else error
             raise UserError(f"{option}: line {number} of {file} is not JSON ({reason})") from error
         if not isinstance(row, dict):
-            raise UserError(
-                f'{option}: line {number} of {file} is no row; each is an object such as {{"prompt": "…"}}'
-            )
+            raise UserError(f'{option}: line {number} of {file} is not an object; write each row as {{"prompt": "…"}}')
         yield number, row

@@ -1,6 +1,6 @@
-"""The `rgtg-hf` command: finds the command that is asked for and turns its errors into one line.
+"""The `rgtg-hf` command: runs the command that was named and turns its errors into one line.
 
-Nothing heavy is imported here, so that `rgtg-hf --help` answers at once.
+Nothing heavy is imported here, so `rgtg-hf --help` answers at once.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.extras import check_extra
 from rgtg_hf.version import __version__
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-_COMMANDS = {
-    "train": "train a prefix reward model on preference pairs",
-    "generate": "generate text, steered by a reward model",
-    "evaluate": "compare steering with what else could be done, on your own prompts",
-    "push": "upload a reward model, ready to steer by its name",
-    "inspect": "write a page that shows what the reward did at every token",
-    "playground": "steer in the browser, with and without reward side by side",
-    "merge": "merge linear steering heads into a policy",
-    "demo": "train a small reward model and steer a real language model with it",
+# The module of each command, the extra that installs its packages, and its line in the help text.
+COMMANDS = {
+    "train": ("train.train_command", "train", "train a prefix reward model on preference pairs"),
+    "generate": ("generate.generate_command", None, "generate text that is guided by a reward model"),
+    "evaluate": ("evaluate.evaluate_command", "evaluate", "compare guidance with other methods on your own prompts"),
+    "push": ("push_command", None, "upload a reward model, so that others can use it by its name"),
+    "inspect": ("inspect_command", None, "write a page that shows the reward of every token"),
+    "playground": ("playground.playground_command", "playground", "guided and unguided text in the browser"),
+    "merge": ("merge_command", None, "merge linear steering heads into a policy"),
+    "demo": ("demo.demo_command", "demo", "train a small reward model and steer a real language model with it"),
 }
 
 _HELP = "\n".join(
     [
         "usage: rgtg-hf COMMAND [options]",
         "",
-        "Steer a language model at decoding time with a reward model trained on prefixes.",
+        "Steer a language model while it generates, with a reward model trained on prefixes.",
         "",
-        *(f"  {name:<10} {summary}" for name, summary in _COMMANDS.items()),
+        *(f"  {name:<10} {summary}" for name, (_, _, summary) in COMMANDS.items()),
         "",
-        "rgtg-hf COMMAND --help tells the options of a command, rgtg-hf --version the version.",
+        "rgtg-hf COMMAND --help lists the options of a command, rgtg-hf --version prints the version.",
     ]
 )
 
@@ -42,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: The command's name and its options. Defaults to those of the process.
+        arguments: The name of the command and its options. Defaults to those of the process.
 
     Returns:
-        The exit code: 0 when done, 2 for what the user can mend, such as a mistake in the
-        input or a full disk (one line on stderr says what), 130 when interrupted.
+        The exit code: 0 when done, 2 for an error that the user can correct, such as a mistake in the input or a full
+        disk (one line on stderr describes it), 130 when interrupted.
 
     Example:
         ```python
@@ -64,45 +66,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, *options = arguments
     try:
-        if name not in _COMMANDS:
-            raise UserError(f"there is no command {name!r}; choose one of: {', '.join(_COMMANDS)}")
-        import_module(f"rgtg_hf.cli.{name}").run(options)
+        _run(name, options)
     except UserError as error:
-        print(f"rgtg-hf: error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("rgtg_hf"):
-            raise
-        extra = name if name in ("train", "playground", "evaluate") else "demo"
-        print(
-            f"rgtg-hf: error: {error.name} is not installed, which `rgtg-hf {name}` needs: "
-            f'pip install "rgtg-hf[{extra}]"',
-            file=sys.stderr,
-        )
-        return 2
-    except ImportError as error:
-        if type(error.__cause__) is not ModuleNotFoundError:
-            raise
         print(f"rgtg-hf: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(f"rgtg-hf: interrupted{'; ' if interruption.args else ''}{interruption}", file=sys.stderr)
         return 130
     except Exception as error:
-        words = _words_of_the_machine(error)
-        if words is None:
+        message = _environment_message(error)
+        if message is None:
             raise
-        print(f"rgtg-hf: error: {' '.join(words.split())}", file=sys.stderr)
+        print(f"rgtg-hf: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     return 0
 
 
-def _words_of_the_machine(error: Exception) -> str | None:
-    """What to say where a disk, a folder's permissions or a connection failed; None where the program did.
+def _run(name: str, options: list[str]) -> None:
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}; choose one of: {', '.join(COMMANDS)}")
+    module, extra, _ = COMMANDS[name]
+    if extra is not None and not {"-h", "--help"} & set(options):
+        check_extra(name, extra)
+    try:
+        import_module(f"rgtg_hf.cli.{module}").run(options)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("rgtg_hf"):
+            raise
+        # Only some inputs need the package, such as a reward model that is a LoRA adapter.
+        raise UserError(
+            f'{error.name} is not installed, but this needs it: pip install "rgtg-hf[{extra or "train"}]"'
+        ) from error
 
-    safetensors and torch tell of disks by exceptions of their own, which are not imported here: see above.
+
+def _environment_message(error: Exception) -> str | None:
+    """The message of an error of the disk, a folder's permissions, the network or a missing package, else None.
+
+    safetensors and torch raise exceptions of their own for disk errors. They are recognised without importing them.
     """
-    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+    # An import error without a name is not Python's: it was raised on purpose, with its own message.
+    missing_package = isinstance(error, ImportError) and error.name is None
+    if isinstance(error, OSError) or missing_package or type(error).__name__ == "SafetensorError":
         return str(error)
     if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "iostream error" in str(error)):
         return f"a file cannot be written (is the disk full?): {error}"

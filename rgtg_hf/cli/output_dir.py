@@ -1,4 +1,4 @@
-"""Output folders: the commands write into new ones and into their own, never into anybody else's."""
+"""Output folders. A command writes only into a new folder or into one that `rgtg-hf` made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKER = "rgtg_hf.json"
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What an earlier run noted in `folder`; None if the folder is not one of ours."""
+    """The notes of an earlier run in `folder`; None if `rgtg-hf` did not make the folder."""
     try:
         noted = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -25,35 +25,35 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def write_marker(folder: Path, **notes: Any) -> None:
-    """Marks `folder` as ours, with notes for a later run."""
+    """Marks `folder` as made by `rgtg-hf`, with notes for a later run."""
     write_whole(folder / _MARKER, json.dumps({"rgtg_hf": __version__, **notes}, indent=2) + "\n")
 
 
-def check_output_dir(folder: Path) -> None:
+def check_output_dir(folder: Path, option: str = "--output_dir") -> None:
     """Checks that a run may write to `folder`: it does not exist, is empty, or was made by an earlier run.
 
     Raises:
-        UserError: If something else is there.
+        UserError: If the folder has other contents, or is a file.
     """
     if folder.is_dir():
         if read_marker(folder) is None and any(folder.iterdir()):
             raise UserError(
-                f"--output_dir: {folder} exists, is not empty and was not made by rgtg-hf; choose another folder, or "
+                f"{option}: {folder} exists, is not empty and was not made by rgtg-hf; choose another folder, or "
                 "move its contents away"
             )
     elif folder.exists():
-        raise UserError(f"--output_dir: {folder} is a file; choose a folder")
+        raise UserError(f"{option}: {folder} is a file; choose a folder")
 
 
 def claim_output_dir(folder: Path, **notes: Any) -> None:
-    """Creates `folder` and marks it as ours, after the check of [`check_output_dir`].
+    """Creates `folder` and marks it as made by `rgtg-hf`, after the check of [`check_output_dir`].
 
     Args:
         folder: The output folder.
-        notes: What to note in its marker.
+        notes: Notes for its marker.
 
     Raises:
-        UserError: If something else is there, or the folder cannot be made.
+        UserError: If the folder has other contents, or cannot be written.
     """
     check_output_dir(folder)
     try:

@@ -1,8 +1,8 @@
-"""Rows that are done so far, on disk, so that a run that was interrupted goes on where it stopped.
+"""The finished rows of a run, on disk, so that an interrupted run continues where it stopped.
 
-Finished rows go to `OUTPUT.partial` at once. Work is planned in batches from the input and the settings alone. Several
-processes (`accelerate launch`) take turns at the batches, each with a partial file of its own; what comes out does not
-depend on how many there are, nor on how many there were before an interruption.
+Finished rows are written to `OUTPUT.partial` at once. The batches are planned from the input and the settings alone.
+Several processes (`accelerate launch`) take turns at the batches, each with its own partial file. The result does not
+depend on the number of processes, which may change after an interruption.
 """
 
 from __future__ import annotations
@@ -31,31 +31,47 @@ _R = TypeVar("_R", bound=_Row)
 
 
 class PartialOutput:
-    """The rows that are done so far, on disk.
+    """The finished rows of a run, on disk.
+
+    Use it in a `with` block. At the end of the block the rows of all processes are put in order into one file. If the
+    block is interrupted, the partial file is kept.
 
     Args:
         output: The file that the finished run leaves.
-        header: What an interrupted run and its continuation must share: settings and prompts, as JSON has them.
-        process: Which of several processes this is. Each writes a file of its own and reads everybody's.
+        header: The settings and prompts, as JSON values. A continued run must have the same ones.
+        processes: This process and the number of all. Each process writes its own file and reads all files.
 
     Raises:
-        UserError: If `output` exists, cannot be written, or was begun with other prompts or settings.
+        UserError: If `output` exists, cannot be written, or was started with other prompts or settings.
     """
 
-    def __init__(self, output: Path, header: dict[str, Any], process: int = 0) -> None:
+    def __init__(self, output: Path, header: dict[str, Any], processes: Processes) -> None:
         self.output = output
-        self.path = output.with_name(f"{output.name}.partial" + (f"-{process}" if process else ""))
+        self.processes = processes
+        self.path = output.with_name(f"{output.name}.partial" + (f"-{processes.index}" if processes.index else ""))
         self.done: dict[int, dict[str, Any]] = {}
         self._header = {name: digest(value) for name, value in header.items()}
         try:
             self._read_others()
             kept = self._read(self.path) if self.path.exists() else 0
-            # With the same rows beside it, it is this run's own, which was killed before it could clean up.
+            # A finished file with exactly these rows is from this run, which was killed before it could clean up.
             if output.exists() and not (self.done and output.read_bytes() == self._ordered()):
                 raise UserError(f"--output: {output} exists; move it away or choose another name")
             self._open(kept)
         except OSError as error:
             raise UserError(f"--output: {self.path} cannot be written ({error.strerror})") from error
+
+    def __enter__(self) -> PartialOutput:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.close()
+        if kind is None:
+            self.processes.wait()
+            if self.processes.index == 0:
+                self.finish()
+        elif issubclass(kind, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"the finished rows are in {self.path}; the same command continues from them")
 
     def _read_others(self) -> None:
         for path in self._partial_files():
@@ -67,29 +83,30 @@ class PartialOutput:
         return [path for path in self.output.parent.iterdir() if name.fullmatch(path.name)]
 
     def _read(self, path: Path) -> int:
-        """Takes over the rows of a partial file; returns how many of its bytes are whole lines."""
-        # A kill may have left half a line at the end, a crash of the machine worse; another process may be writing.
+        """Reads the rows of a partial file. Returns how many of its bytes are complete lines."""
+        # A kill may leave half a line at the end, and a crash of the machine may leave any bytes. Another process may
+        # be writing at this moment.
         content = path.read_bytes()
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
         rows = [_parse(line) for line in lines]
         whole = next((number for number, row in enumerate(rows) if number and not _is_row(row)), len(rows))
         if rows[0] != self._header if rows else not _line(self._header).startswith(content):
             raise UserError(
-                f"--output: {path} was begun with other prompts or settings; give the same ones to go on, "
-                "or remove it to begin anew"
+                f"--output: {path} was started with other prompts or settings; give the same ones to continue, "
+                "or remove it to start over"
             )
         self.done |= {row["index"]: row for row in rows[1:whole]}
         return sum(map(len, lines[:whole]))
 
     def _open(self, kept: int) -> None:
-        # Not buffered: what a full disk refused must not be tried again when the file is closed.
+        # Not buffered: after a full disk has refused a line, closing the file must not write it again.
         self._file = self.path.open("ab", buffering=0)
         self._file.truncate(kept)
         if not kept:
             self._write(self._header)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Appends finished rows, each with its `index`; rows that are there already are left as they are."""
+        """Appends finished rows, each with its `index`. Rows that are already there stay as they are."""
         for row in rows:
             if row["index"] not in self.done:
                 self._write(row)
@@ -102,8 +119,8 @@ class PartialOutput:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise UserError(
-                f"--output: {self.path} cannot be written ({error.strerror}); the finished rows are kept there, and "
-                "the same command goes on from them"
+                f"--output: {self.path} cannot be written ({error.strerror}); it keeps the finished rows, and the "
+                "same command continues from them"
             ) from error
 
     def _ordered(self) -> bytes:
@@ -114,7 +131,7 @@ class PartialOutput:
         self._file.close()
 
     def finish(self) -> None:
-        """Puts the rows of all processes in order under the output's name and removes the partial files."""
+        """Writes the rows of all processes, in order, to the output file and removes the partial files."""
         self._file.close()
         self._read_others()
         try:
@@ -129,7 +146,7 @@ class PartialOutput:
 
 
 def digest(value: Any) -> str:
-    """What tells two values apart without holding them: settings may name somebody's folders."""
+    """A hash of a value. It shows whether two settings differ without keeping them, since they may name folders."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
@@ -152,22 +169,24 @@ def work_through(
     output: PartialOutput,
     batches: Sequence[list[_R]],
     make_rows: Callable[[int, list[_R]], list[dict[str, Any]]],
-    processes: Processes,
 ) -> None:
-    """Makes the rows that are not there yet, with a progress bar that shows tokens per second and the time left.
+    """Makes the rows that are missing, with a progress bar that shows tokens per second and the time left.
+
+    Process 0 shows the bar, for its own share of the work.
 
     Args:
-        output: Where the rows go.
-        batches: All batches, those that are done included; each of their rows has an `index`.
-        make_rows: Makes the rows of a batch, given its number too; each with the `index` and a number of `tokens`.
-        processes: This process among several. The bar is that of process 0 and tells of its own share.
+        output: Where the rows are written.
+        batches: All batches, finished ones included. Each of their rows has an `index`.
+        make_rows: Makes the rows of a batch from its number and the batch. Each row has the `index` and a number of
+            `tokens`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     start, tokens = time.perf_counter(), 0
-    # The bar goes to stderr, as all that is not output does.
+    processes = output.processes
+    # Only results are written to stdout, so the bar is on stderr.
     share = {row.index for batch in batches[processes.index :: processes.count] for row in batch}
     with Progress(*columns, console=Console(stderr=True), disable=processes.index > 0) as progress:
         task = progress.add_task("", total=len(share), completed=len(share & output.done.keys()), speed="")

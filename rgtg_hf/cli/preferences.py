@@ -20,15 +20,15 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
     Args:
         name: A data set's name on the hub, a file (json, jsonl, csv, parquet; the text formats also compressed as
             `.gz`, `.bz2`, `.xz`, `.zst`), or a folder of such files.
-        config: Which of the hub data set's configurations.
-        split: Which split. A single local file is its own `train` split.
-        streaming: Read rows as they are needed instead of all at once.
+        config: The configuration of a hub data set.
+        split: The split. A single local file is the `train` split.
+        streaming: Read rows when they are needed instead of all at once.
 
     Returns:
-        A `datasets.Dataset`, or an `IterableDataset` if streaming.
+        A `datasets.Dataset`, or an `IterableDataset` with `streaming`.
 
     Raises:
-        UserError: If there is no such data, it cannot be read, or it has no such split.
+        UserError: If the data do not exist, cannot be read, or have no such split.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -41,7 +41,7 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
         if path.is_file():
             try:
                 return load_dataset(_builder(path), data_files={"train": str(path)}, **options)
-            except StopIteration:  # what the JSON reader does with an empty file
+            except StopIteration:  # the JSON reader raises it for an empty file
                 raise UserError(f"--dataset_name: {name} has no rows") from None
         if not path.exists() and (name.startswith((".", "/", "~")) or _suffix(path) in _BUILDERS):
             raise UserError(f"--dataset_name: {name} does not exist")
@@ -49,7 +49,7 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
 
 
 def check_preferences(dataset: Any, name: str) -> None:
-    """Checks the first row for what every preference row needs.
+    """Checks that the first row has the columns of a preference pair.
 
     Args:
         dataset: A data set, streaming or not.
@@ -72,7 +72,7 @@ def check_preferences(dataset: Any, name: str) -> None:
 
 
 def _check_lines(file: Path) -> None:
-    """Finds the line that the readers of `datasets` would stumble over, or take over as it is, without naming it."""
+    """Finds broken lines, because the readers of `datasets` do not name the line, or accept it."""
     if file.name.startswith(".") or not file.is_file() or file.suffix == ".zst":
         return
     read: Any = {".jsonl": json_rows, ".csv": text_lines}.get(_suffix(file), lambda *arguments: ())
@@ -89,7 +89,7 @@ def _builder(path: Path) -> str:
     suffix = _suffix(path)
     if suffix not in _BUILDERS:
         raise UserError(
-            f"--dataset_name: {path} is not of a known format; give json, jsonl, csv or parquet "
+            f"--dataset_name: {path} has an unknown format; give json, jsonl, csv or parquet "
             f"(the text formats also with {', '.join(_COMPRESSIONS)})"
         )
     return _BUILDERS[suffix]

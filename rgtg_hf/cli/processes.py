@@ -12,12 +12,12 @@ __all__ = ["Processes", "join_processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share the work.
+    """This process and the number of processes that share the work.
 
     Attributes:
-        index: Which one this is, from 0. Process 0 speaks for all.
-        count: How many there are.
-        device: Where this one's models belong; None to leave the choice to others.
+        index: Number of this process, from 0. Process 0 writes the messages and the final files.
+        count: Number of processes.
+        device: Device of this process's models; None for the default.
         wait: Returns when all processes have called it.
     """
 
@@ -28,10 +28,10 @@ class Processes:
 
 
 def join_processes(device: str | None = None) -> Processes:
-    """Finds out what `accelerate launch` or `torchrun` started; a process by itself if nothing did.
+    """Joins the processes that `accelerate launch` or `torchrun` started. Without either, there is one process.
 
     Args:
-        device: The device that the user asked for; each process is given its own where none was.
+        device: The device that the user chose. If unset, each process gets its own GPU.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -42,6 +42,6 @@ def join_processes(device: str | None = None) -> Processes:
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if not distributed.is_initialized():
-        # Nothing but "all are here" is ever exchanged. Processes finish at different times: none may give up waiting.
+        # The processes only wait for each other. They may finish at very different times, so the limit is high.
         distributed.init_process_group("gloo", timeout=timedelta(days=30))
     return Processes(distributed.get_rank(), count, device, distributed.barrier)

@@ -1,41 +1,48 @@
 """The other two ways into `generate()`: a mixin for model classes, and a callable for `custom_generate=`.
 
-Both make a processor for the call and find out by themselves what a user would have to tell it: the padding, the
-source text of an encoder-decoder policy, and whether the reward models are steering heads, which need no pass of their
-own.
+Both make a processor for the call and find out what a user of the processor has to say: the padding, the source text
+of an encoder-decoder policy, and whether the reward models are steering heads, which need no pass of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import GenerationMode
-from transformers.generation import logits_process as processors
 
-from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.config import DEFAULTS, resolve_guidance
 from rgtg_hf.decoding.processor_choice import guidance_processor
+from rgtg_hf.decoding.processor_order import insert_guidance
+from rgtg_hf.decoding.search_call import search_with
+from rgtg_hf.private_names import BEAM_LOOP, SAMPLING_LOOP
+from rgtg_hf.rewards.source import source_of
 
-__all__ = ["RewardGuidedGenerationMixin", "reward_guided_generate"]
+__all__ = ["RewardGuidedGenerationMixin", "generate_guided", "reward_guided_generate"]
 
-# What a call of generate() may say of guidance, and hands on to the processor.
-_GUIDANCE_ARGUMENTS = (
-    "beta",
-    "top_k",
-    "weights",
-    "reward_prompts",
-    "policy_tokenizer",
-    "reward_tokenizer",
-    "guidance_config",
+# Settings that a call of generate() may give directly. `top_p` and `min_p` are its own: they belong to its sampling,
+# and filter candidates only in `guidance_config`.
+_SETTINGS = tuple(name for name in DEFAULTS if name not in ("top_p", "min_p"))
+_GUIDANCE_ARGUMENTS = (*_SETTINGS, "guidance_config", "weights", "reward_prompts", "reward_tokenizer")
+_LOOPS = {
+    GenerationMode.GREEDY_SEARCH: SAMPLING_LOOP,
+    GenerationMode.SAMPLE: SAMPLING_LOOP,
+    GenerationMode.BEAM_SEARCH: BEAM_LOOP,
+    GenerationMode.BEAM_SAMPLE: BEAM_LOOP,
+}
+_NO_SOURCE = (
+    "An encoder-decoder policy's source text is not among what {door} sees: pass it as `reward_prompts=` too, for the "
+    "reward model to read."
 )
-_WARPERS = tuple(
-    getattr(processors, name)
-    for name in dir(processors)
-    if name.endswith("LogitsWarper") and isinstance(getattr(processors, name), type)
+_KEPT_FROM_CALLABLES = (
+    "generate() keeps its own `tokenizer=` from a callable, so give it to the callable: "
+    "custom_generate=functools.partial(reward_guided_generate, tokenizer=tokenizer)."
 )
 
 
@@ -43,10 +50,12 @@ class RewardGuidedGenerationMixin:
     """Gives a model class a `generate()` that takes a reward model.
 
     Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it, these arguments
-    are understood besides all ordinary ones: `reward_model`, `beta`, `top_k` (the candidates; the ordinary `top_k` of
-    sampling then keeps its default), `weights`, `reward_prompts`, `policy_tokenizer`, `reward_tokenizer` and
-    `guidance_config`; see
-    [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor].
+    are understood besides all ordinary ones: `reward_model`; the settings `beta`, `top_k` (the candidates; the
+    `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`, `max_step_kl`, `search`, `num_rows`,
+    `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`, `reward_prompts` and
+    `reward_tokenizer`; see
+    [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor]. `tokenizer`, the
+    policy's, is also that of the ordinary `generate()`.
 
     Example:
         ```python
@@ -82,8 +91,16 @@ class RewardGuidedGenerationMixin:
             if given := sorted((set(_GUIDANCE_ARGUMENTS) - {"top_k"}) & set(kwargs)):
                 raise ValueError(f"{given} steer nothing without a reward model: pass `reward_model=` as well.")
             return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        with guidance(self, reward_model, inputs, generation_config, logits_processor, kwargs) as steered:
-            return super().generate(inputs, generation_config, steered, *args, **kwargs)  # type: ignore[misc]
+        return generate_guided(
+            super().generate,  # type: ignore[misc]
+            self,
+            reward_model,
+            inputs,
+            generation_config,
+            logits_processor,
+            *args,
+            **kwargs,
+        )
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; refused with a `reward_model`, since continuous batching takes no logits processors."""
@@ -92,27 +109,26 @@ class RewardGuidedGenerationMixin:
         return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
 
 
-@contextmanager
-def guidance(
+def generate_guided(
+    generate: Callable[..., Any],
     policy: Any,
     reward_model: Any,
     inputs: Tensor | None,
     generation_config: GenerationConfig | None,
     logits_processor: LogitsProcessorList | None,
-    kwargs: dict[str, Any],
-) -> Iterator[LogitsProcessorList]:
-    """Makes the processors for a call of `generate()` that is steered, for the length of a block.
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Calls an ordinary `generate()` so that it is guided.
 
     Args:
-        policy: The model whose `generate()` is called.
+        generate: The method to call.
+        policy: Its model.
         reward_model: The reward model.
-        inputs: As given to `generate()`, as the next two.
+        inputs: As given to `generate()`, as all that follow.
         generation_config: Settings of generation.
         logits_processor: The user's own processors.
-        kwargs: What else `generate()` was given. The arguments of guidance are taken out of it.
-
-    Yields:
-        The user's processors and after them the one that steers.
+        kwargs: All other arguments, and those of guidance.
 
     Raises:
         ValueError: If the mode cannot be steered, or a setting of guidance is wrong.
@@ -122,133 +138,166 @@ def guidance(
             'cache_implementation="paged" means continuous batching, which drops logits processors silently, so '
             "nothing would be steered: leave it out."
         )
-    settings = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
+    given = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
+    settings = {name: given[name] for name in _SETTINGS if name in given}
+    if resolve_guidance(settings, given.get("guidance_config"), source_of(reward_model)).config.search != "tokens":
+        kept = {"tokenizer": kwargs.get("tokenizer"), "streamer": kwargs.pop("streamer", None)}
+        kwargs["custom_generate"] = partial(reward_guided_generate, **kept)
+        return generate(
+            inputs, generation_config, logits_processor, *args, reward_model=reward_model, **given, **kwargs
+        )
     config: Any = generation_config or policy.generation_config
     mask = kwargs.get("attention_mask")
     if policy.config.is_encoder_decoder:
         source = kwargs.get("input_ids", inputs)
-        if source is not None:
-            source = {"input_ids": source, "attention_mask": torch.ones_like(source) if mask is None else mask}
-        settings.setdefault("reward_prompts", source)
+        if given.get("reward_prompts") is None:
+            if source is None:
+                raise ValueError(_NO_SOURCE.format(door="this call"))
+            source_mask = torch.ones_like(source) if mask is None else mask
+            given["reward_prompts"] = {"input_ids": source, "attention_mask": source_mask}
         mask = None
-    if "tokenizer" in kwargs:  # generate() has one for its stop strings, and it is the policy's
-        settings.setdefault("policy_tokenizer", kwargs["tokenizer"])
     drafters = ("prompt_lookup_num_tokens", "assistant_early_exit")
     with guidance_processor(
         policy,
         reward_model,
-        kwargs.get("pad_token_id", config.pad_token_id),
-        kwargs.get("eos_token_id", config.eos_token_id),
-        mask,
         drafted="assistant_model" in kwargs or any(kwargs.get(name, getattr(config, name)) for name in drafters),
-        **settings,
+        attention_mask=mask,
+        pad_token_id=kwargs.get("pad_token_id", config.pad_token_id),
+        eos_token_id=kwargs.get("eos_token_id", config.eos_token_id),
+        tokenizer=kwargs.get("tokenizer"),
+        **given,
     ) as processor:
-        yield LogitsProcessorList([*(logits_processor or []), processor])
+        processors = LogitsProcessorList([*(logits_processor or []), processor])
+        return generate(inputs, generation_config, processors, *args, **kwargs)
 
 
+def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Names the settings in a function's signature, by which `generate()` finds what to hand to a callable."""
+    signature = inspect.signature(function)
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _SETTINGS]
+    *others, rest = signature.parameters.values()
+    function.__signature__ = signature.replace(parameters=[*others, *named, rest])  # type: ignore[attr-defined]
+    return function
+
+
+@_with_settings
 def reward_guided_generate(
     model: PreTrainedModel,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: Any,
     generation_config: GenerationConfig,
+    *,
     reward_model: Any = None,
-    beta: float | None = None,
-    top_k: int | None = -1,
+    guidance_config: Any = None,
+    weights: Any = None,
     reward_prompts: Any = None,
-    guidance_config: RewardGuidanceConfig | None = None,
-    policy_tokenizer: Any = None,
+    tokenizer: Any = None,
     reward_tokenizer: Any = None,
-    weights: Sequence[float] | None = None,
-    guided_streamer: Any = None,
-    **model_kwargs: Any,
+    streamer: Any = None,
+    **arguments: Any,
 ) -> Any:
     """Decodes with a reward model: `policy.generate(..., custom_generate=reward_guided_generate, reward_model=rm)`.
 
     Called by `generate()` in place of its own decoding loop, with everything prepared. It adds the reward model to the
     logits processors, before temperature and the other warpers, and hands over to the loop of the mode at hand.
 
+    `generate()` keeps its own `tokenizer=` and `streamer=` from a callable. Give them to this function instead:
+    `custom_generate=functools.partial(reward_guided_generate, tokenizer=tokenizer, streamer=streamer)`.
+
     Args:
         model: The policy. As the four that follow, given by `generate()`.
         input_ids: Prompts, one row per beam, shape `[rows, length]`.
-        logits_processor: What is applied to the scores.
-        stopping_criteria: What ends a generation.
-        generation_config: The settings, complete.
+        logits_processor: The processors of this call.
+        stopping_criteria: The criteria that end a generation.
+        generation_config: The settings of generation, complete.
         reward_model: The reward model.
-        beta: Strength of steering. Defaults to that of `guidance_config`, or else 1.
-        top_k: Number of candidates, `None` for the whole vocabulary. Defaults to that of `guidance_config`, or 10.
-        reward_prompts: The reward model's own prompts.
-        guidance_config: More settings.
-        policy_tokenizer: The policy's tokenizer, for rewards through text and `reward_prompts` that are texts.
-        reward_tokenizer: The reward model's tokenizer, where it is not the policy's.
+        guidance_config: Settings of guidance as an object, `top_p` and `min_p` among them. Arguments win over it.
         weights: With a list of reward models, the weight of each.
-        guided_streamer: A streamer. `generate()` does not hand its own `streamer=` to a callable.
-        model_kwargs: Given by `generate()`: cache, attention mask and so on.
+        reward_prompts: The reward model's own prompts.
+        tokenizer: The policy's tokenizer, for rewards through text and for `reward_prompts` that are texts.
+        reward_tokenizer: The reward model's tokenizer, where it is not the policy's.
+        streamer: A streamer.
+        arguments: The settings `beta`, `top_k`, `min_entropy`, `max_increment`, `max_step_kl`, `search`, `num_rows`,
+            `block_size`, `max_rows`, `scorer`; and what `generate()` gives: cache, attention mask and so on.
 
     Returns:
-        What `generate()` returns.
+        The output of `generate()`. For a search with `return_dict_in_generate=True`, a
+        [`SearchOutput`][rgtg_hf.decoding.search.SearchOutput].
 
     Raises:
         ValueError: If there is no reward model, or the mode is assisted decoding, whose assistant `generate()` does
             not hand over.
+        TypeError: If an argument has another type.
     """
     if reward_model is None:
         raise ValueError("custom_generate=reward_guided_generate steers with a reward model: pass `reward_model=`.")
     mode = generation_config.get_generation_mode()
-    # The loops that a callable for `custom_generate` stands in for, and whose signature it has.
-    loops = {
-        GenerationMode.GREEDY_SEARCH: "_sample",
-        GenerationMode.SAMPLE: "_sample",
-        GenerationMode.BEAM_SEARCH: "_beam_search",
-        GenerationMode.BEAM_SAMPLE: "_beam_search",
-    }
-    if mode not in loops:
+    loop = _LOOPS.get(mode)
+    if loop is None:
         raise ValueError(
-            f"custom_generate=reward_guided_generate cannot run {mode.value.replace('_', ' ')}: generate() does not "
-            "hand over what that needs. Use logits_processor=[RewardGuidedLogitsProcessor(...)] instead."
+            f"custom_generate=reward_guided_generate cannot run {GenerationMode(mode).value.replace('_', ' ')}: "
+            "generate() does not hand over what that needs. Use logits_processor=[RewardGuidedLogitsProcessor(...)] "
+            "instead."
         )
+    settings = {name: arguments.pop(name) for name in _SETTINGS if name in arguments}
     if model.config.is_encoder_decoder:
         if reward_prompts is None:
-            raise ValueError(
-                "An encoder-decoder policy's source text is not handed to custom_generate=: pass it as "
-                "`reward_prompts=` too, for the reward model to read."
-            )
+            raise ValueError(_NO_SOURCE.format(door="custom_generate="))
         mask = None
     else:
         # Without a mask here, generate() found that nothing is padded.
-        mask = model_kwargs.get("attention_mask")
+        mask = arguments.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
-    if guided_streamer is not None and not (hasattr(guided_streamer, "put") and hasattr(guided_streamer, "end")):
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise TypeError(
-            f"`guided_streamer` is a {type(guided_streamer).__name__}, but a streamer is required, with `put` and "
-            "`end`."
+            f"`streamer` is a {type(streamer).__name__}, but a streamer is required, with `put` and `end`."
         )
-    settings: dict[str, Any] = {} if beta is None else {"beta": beta}
-    settings |= {} if top_k == -1 else {"top_k": top_k}
-    with guidance_processor(
-        model,
-        reward_model,
-        generation_config.pad_token_id,
-        generation_config.eos_token_id,
-        mask,
-        reward_prompts=reward_prompts,
-        guidance_config=guidance_config,
-        policy_tokenizer=policy_tokenizer,
-        reward_tokenizer=reward_tokenizer,
-        weights=weights,
-        **settings,
-    ) as processor:
-        warper = (i for i, other in enumerate(logits_processor) if isinstance(other, _WARPERS))
-        place = next(warper, len(logits_processor))
-        steered = LogitsProcessorList([*logits_processor[:place], processor, *logits_processor[place:]])
-        if guided_streamer is not None:
-            model_kwargs["streamer"] = guided_streamer
-            guided_streamer.put(input_ids.cpu())
-        return getattr(type(model), loops[mode])(
+    if resolve_guidance(settings, guidance_config, source_of(reward_model)).config.search != "tokens":
+        return search_with(
             model,
             input_ids,
-            logits_processor=steered,
+            reward_model,
+            logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
-            **model_kwargs,
+            guidance_config=guidance_config,
+            settings=settings,
+            weights=weights,
+            reward_prompts=reward_prompts,
+            tokenizer=tokenizer,
+            reward_tokenizer=reward_tokenizer,
+            streamer=streamer,
+            **arguments,
+        )
+    with ExitStack() as stack:
+        chosen = guidance_processor(
+            model,
+            reward_model,
+            attention_mask=mask,
+            reward_prompts=reward_prompts,
+            weights=weights,
+            guidance_config=guidance_config,
+            pad_token_id=generation_config.pad_token_id,
+            eos_token_id=generation_config.eos_token_id,
+            tokenizer=tokenizer,
+            reward_tokenizer=reward_tokenizer,
+            **settings,
+        )
+        try:
+            processor = stack.enter_context(chosen)
+        except ValueError as error:
+            if tokenizer is None and "`tokenizer=" in str(error):
+                raise ValueError(f"{error} {_KEPT_FROM_CALLABLES}") from None
+            raise
+        if streamer is not None:
+            arguments["streamer"] = streamer
+            streamer.put(input_ids.cpu())
+        return getattr(type(model), loop)(
+            model,
+            input_ids,
+            logits_processor=insert_guidance(logits_processor, processor),
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            **arguments,
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +16,32 @@ from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 __all__ = ["HiddenCapture", "capture_hidden"]
 
+_MOST_KEPT = 16  # forward passes between two steps: the chunks of a long prompt, and those of other processors
+
+
+class _Pass(NamedTuple):
+    """A forward pass: the ids it read, the cache it used, and the last column's hidden states."""
+
+    ids: Tensor | None
+    cache: int
+    hidden: Tensor
+
+    def ends(self, input_ids: Tensor) -> bool:
+        """Whether it read the end of these prefixes."""
+        if len(self.hidden) != len(input_ids):
+            return False
+        if self.ids is None:
+            return True
+        width = self.ids.shape[1]
+        return width <= input_ids.shape[1] and torch.equal(self.ids.to(input_ids.device), input_ids[:, -width:])
+
 
 class HiddenCapture:
-    """The last column's hidden states of the policy's latest forward pass, to be taken once.
+    """The last column's hidden states of the policy's pass over the current prefixes, to be taken once per step.
 
-    What one thread's forward pass computed only that thread sees, so generations that run at the same time with
-    different heads do not meet.
+    Other processors may run the policy as well, as classifier-free guidance does. `generate()` runs it first, so the
+    first pass that fits is its own; a long prompt may take it several, all with one cache. Each thread sees only its
+    own passes, so generations that run at the same time with different heads do not meet.
     """
 
     def __init__(self) -> None:
@@ -28,9 +49,10 @@ class HiddenCapture:
         self._of_thread = threading.local()
 
     def store(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        """The forward hook: keeps the last hidden states, and the ids that they stand behind."""
+        """The forward hook: keeps the last hidden states, and the ids and the cache that they belong to."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        self._of_thread.latest = (None if ids is None else ids[:, -1], output[0][:, -1])
+        one = _Pass(ids, id(kwargs.get("past_key_values")), output[0][:, -1])
+        self._of_thread.__dict__.setdefault("passes", deque(maxlen=_MOST_KEPT)).append(one)
 
     def take(self, input_ids: Tensor) -> Tensor:
         """The hidden states behind some prefixes, shape `[rows, hidden_size]`.
@@ -40,30 +62,30 @@ class HiddenCapture:
 
         Raises:
             RuntimeError: If the hook has been removed.
-            ValueError: If the policy's latest forward pass did not end with these prefixes.
+            ValueError: If none of the policy's forward passes since the last step ended with these prefixes.
         """
         if not self.active:
             raise RuntimeError(
                 "This processor's steering has ended. Call generate() inside its `with steering(...)` block."
             )
-        last, hidden = self._of_thread.__dict__.pop("latest", (None, None))
-        if (
-            hidden is None
-            or len(hidden) != len(input_ids)
-            or (last is not None and not torch.equal(last.to(input_ids.device), input_ids[:, -1]))
-        ):
+        passes = self._of_thread.__dict__.pop("passes", ())
+        found: _Pass | None = None
+        for one in passes:
+            if (found is None or one.cache == found.cache) and one.ends(input_ids):
+                found = one
+        if found is None:
             raise ValueError(
                 "The policy has not just read these prefixes, so there are no hidden states to steer by. A steering "
-                "head's free way needs one forward pass per step: greedy decoding, sampling and beam search of the "
+                "head needs one forward pass of the policy per step: greedy decoding, sampling and beam search of the "
                 "policy that `steering` was given. For assisted and prompt-lookup decoding use "
                 "RewardGuidedLogitsProcessor(head, ...), which runs the decoder once more."
             )
-        return hidden
+        return found.hidden
 
 
 @contextmanager
 def capture_hidden(policy: PreTrainedModel) -> Iterator[HiddenCapture]:
-    """Captures a policy's hidden states for the length of a block; the hook is removed at its end, come what may.
+    """Captures a policy's hidden states for the length of a block; the hook is removed at its end in any case.
 
     Args:
         policy: A causal LM.

@@ -1,23 +1,22 @@
-"""What a reward model on the hub carries, so that a policy is steered with it by its name alone.
+"""The files beside a reward model on the hub by which a policy is steered with it by its name.
 
     policy.generate(**inputs, custom_generate="owner/reward-model", trust_remote_code=True, beta=1.5)
 
-`custom_generate="repository or directory"` makes transformers run `custom_generate/generate.py` of that place. Ours
+`custom_generate="owner/reward-model"` makes transformers run `custom_generate/generate.py` of that repository. Ours
 is a few lines that anybody can read before trusting them: they call this package, which must be installed. The
 checkpoint stays an ordinary sequence classifier.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from rgtg_hf.decoding.generation import guidance
-from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.config import DEFAULTS, GUIDANCE_CONFIG_NAME, RewardGuidanceConfig
+from rgtg_hf.decoding.generation import generate_guided
 from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from rgtg_hf.version import __version__
 
@@ -28,16 +27,19 @@ TAG = "custom_generate"
 _GENERATE = '''\
 """Steers generate() with the reward model of this repository, by its guidance_config.json.
 
-    policy.generate(**inputs, custom_generate="<this repository>", trust_remote_code=True, beta=1.5)
+    policy.generate(**inputs, custom_generate="{repository}", trust_remote_code=True, beta=1.5)
 
-All that it does is in the package rgtg-hf. Nothing else is downloaded or run.
+The package rgtg-hf does all of it. Nothing else is downloaded or run. For a copy of these files in another place, pass
+its directory or name as `reward_model=` too.
 """
 
 from rgtg_hf.decoding.hub import generate_by_name
 
+REWARD_MODEL = {name!r}
 
-def generate(model, **arguments):
-    return generate_by_name(model, **arguments)
+
+def generate(model, reward_model=REWARD_MODEL, **arguments):
+    return generate_by_name(model, reward_model, **arguments)
 '''
 
 _CARD_SECTION = """\
@@ -60,17 +62,21 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 
 """
 
-# Reward models that were loaded for a policy; they live as long as it does.
-_loaded: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, str | None], PreTrainedModel]] = WeakKeyDictionary()
+# Reward models that were loaded for a policy, with their tokenizers once needed; they live as long as the policy does.
+_loaded: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, str | None], list[Any]]] = WeakKeyDictionary()
 
 
-def write_custom_generate(directory: str | Path, guidance_config: RewardGuidanceConfig | None = None) -> None:
-    """Puts beside a saved reward model what `custom_generate=` needs.
+def write_custom_generate(
+    directory: str | Path, guidance_config: RewardGuidanceConfig | None = None, repository: str | None = None
+) -> None:
+    """Writes the files that `custom_generate=` needs beside a saved reward model.
 
     Args:
         directory: The saved reward model. Upload it afterwards by `rgtg-hf push`, or as any other folder.
-        guidance_config: The settings to recommend. Where there is none, those in the directory stay, and where there
-            are none either, the defaults are written.
+        guidance_config: The settings to recommend, written to `guidance_config.json`. Without it, a file that is in
+            the directory stays as it is, and the default `beta` and `top_k` are written if there is none.
+        repository: The name that the reward model will have on the hub. Without it, as for a directory that stays
+            local, users pass `reward_model="my-reward-model"` beside `custom_generate="my-reward-model"`.
 
     Raises:
         FileNotFoundError: If the directory holds no saved model.
@@ -84,21 +90,20 @@ def write_custom_generate(directory: str | Path, guidance_config: RewardGuidance
         config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
                              num_attention_heads=2, num_labels=1)
         LlamaForSequenceClassification(config).save_pretrained("my-reward-model")
-        write_custom_generate("my-reward-model", RewardGuidanceConfig(beta=1.5))
+        write_custom_generate("my-reward-model", RewardGuidanceConfig(beta=1.5), "owner/my-reward-model")
         ```
     """
     directory = Path(directory)
     if not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise FileNotFoundError(f"{directory} has no config.json: save the reward model there first.")
-    if guidance_config is None:
-        try:
-            guidance_config = RewardGuidanceConfig.from_pretrained(directory)
-        except FileNotFoundError:
-            guidance_config = RewardGuidanceConfig()
-    guidance_config.save_pretrained(directory)
+    if guidance_config is None and not (directory / GUIDANCE_CONFIG_NAME).exists():
+        guidance_config = RewardGuidanceConfig(beta=DEFAULTS["beta"], top_k=DEFAULTS["top_k"])
+    if guidance_config is not None:
+        guidance_config.save_pretrained(directory)
     folder = directory / "custom_generate"
     folder.mkdir(exist_ok=True)
-    (folder / "generate.py").write_text(_GENERATE, encoding="utf-8")
+    code = _GENERATE.format(repository=repository or "my-reward-model", name=repository)
+    (folder / "generate.py").write_text(code, encoding="utf-8")
     # Read by transformers, which names what is missing before it runs anything, and knows plain versions only.
     released = __version__.replace(".", "").isdigit()
     requirement = f"rgtg-hf>={__version__}" if released else "rgtg-hf"
@@ -133,56 +138,41 @@ def generate_by_name(
     revision: str | None = None,
     **arguments: Any,
 ) -> Any:
-    """What `custom_generate/generate.py` calls: an ordinary `generate()`, steered by the repository's reward model.
+    """An ordinary `generate()`, steered by a reward model that is named; `custom_generate/generate.py` calls it.
+
+    The reward model is loaded once per policy, onto the policy's device and in its own precision.
 
     Args:
         model: The policy.
-        reward_model: The reward model, or its directory or name. Defaults to what `custom_generate=` names.
-        revision: Which branch, tag or commit of the hub's repository.
-        arguments: Everything else that `generate()` was given. Besides its own arguments those of guidance: `beta`,
-            `top_k` (the candidates), `reward_prompts` and `guidance_config`. They default to the repository's
-            `guidance_config.json`. With `tokenizer`, the policy's, a reward model with another one serves too.
+        reward_model: The reward model, or its directory or name. The file `custom_generate/generate.py` passes the
+            name of its repository.
+        revision: A branch, tag or commit of the hub's repository.
+        arguments: All other arguments of `generate()`, and those of guidance, as for
+            [`RewardGuidedGenerationMixin`][rgtg_hf.decoding.generation.RewardGuidedGenerationMixin]. Settings default
+            to the repository's `guidance_config.json`. With `tokenizer`, the policy's, a reward model with another
+            one can be used too.
 
     Returns:
-        What `generate()` returns.
+        The output of `generate()`.
 
     Raises:
         ValueError: If the reward model cannot be found or cannot steer this policy.
     """
-    name = reward_model if isinstance(reward_model, str) else None
     if reward_model is None:
-        name = _name_given_to_generate()
-    if name is not None:
-        reward_model = _load(model, name, revision)
-        if "guidance_config" not in arguments:
-            arguments["guidance_config"] = RewardGuidanceConfig.from_pretrained(name, revision)
-        if "tokenizer" in arguments:
-            arguments.setdefault("reward_tokenizer", load_tokenizer(name, revision=revision or "main"))
+        raise ValueError(
+            "These files do not know the name of their reward model: pass `reward_model=` with its directory or name."
+        )
+    if isinstance(reward_model, (str, Path)):
+        name = str(reward_model)
+        loaded = _loaded.setdefault(model, {}).setdefault((name, revision), [])
+        if not loaded:
+            loaded.append(load_reward_model(name, revision, dtype="auto"))
+        reward_model = loaded[0].to(model.device)
+        if arguments.get("tokenizer") is not None and "reward_tokenizer" not in arguments:
+            if len(loaded) == 1:
+                lacks_one = Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()
+                loaded.append(None if lacks_one else load_tokenizer(name, revision=revision or "main"))
+            arguments["reward_tokenizer"] = loaded[1]
     inputs, config = arguments.pop("inputs", None), arguments.pop("generation_config", None)
     processors = arguments.pop("logits_processor", None)
-    with guidance(model, reward_model, inputs, config, processors, arguments) as steered:
-        return model.generate(inputs, config, steered, **arguments)  # type: ignore[operator]
-
-
-def _name_given_to_generate() -> str:
-    """The value of `custom_generate=` in the call of `generate()` that is under way.
-
-    transformers does not hand it on. A name written into the repository would be wrong as soon as it is copied, moved
-    or renamed, so the argument is read where it stands: in the frame of the calling `generate()`.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_locals.get("custom_generate")
-        if frame.f_code.co_name == "generate" and isinstance(name, str):
-            return name
-        frame = frame.f_back  # type: ignore[assignment]
-    raise ValueError("Which reward model is meant cannot be told: pass `reward_model=` with its directory or name.")
-
-
-def _load(policy: PreTrainedModel, name: str, revision: str | None) -> PreTrainedModel:
-    """The reward model, loaded once per policy, on the policy's device and in its own precision."""
-    models = _loaded.setdefault(policy, {})
-    key = (name, revision)
-    if key not in models:
-        models[key] = load_reward_model(name, revision, dtype="auto")
-    return models[key].to(policy.device)  # type: ignore[arg-type]
+    return generate_guided(model.generate, model, reward_model, inputs, config, processors, **arguments)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from threading import Lock, Thread, current_thread
 from typing import Any
@@ -9,66 +10,72 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from rgtg_hf.arguments import check_switch
-from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
+from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
-from rgtg_hf.decoding.prompts import RewardPrompts
 from rgtg_hf.decoding.records import GuidanceStats, record_step
+from rgtg_hf.decoding.reward_prompts import RewardPrompts
+from rgtg_hf.decoding.special_tokens import special_tokens
+from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
 from rgtg_hf.decoding.tracking import GenerationTracker
+from rgtg_hf.rewards.source import source_of
 from rgtg_hf.scoring.make import RewardModel, make_scorer
-from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
+from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["RewardGuidedLogitsProcessor"]
+
+logger = logging.getLogger(__name__)
 
 
 class RewardGuidedLogitsProcessor(LogitsProcessor):
     """Steers `generate()` towards responses that a prefix reward model prefers.
 
-    At each step the policy's `top_k` likeliest tokens are scored as continuations of the prefix, and it becomes
+    At each step the policy's `top_k` most likely tokens are scored as continuations of the prefix, and it becomes
 
         pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp(beta · [r(x, y_<t v) - r(x, y_<t)])
 
     (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
-    of `generate()` calls; what it has read of a prompt is used again where a later call begins alike. Threads may
-    share one, and then take turns step by step; with one each they do not wait, and keep what they have read.
+    of `generate()` calls, and where a later call begins like an earlier one, it does not read that part again.
+    Threads may share one, and then take turns step by step; with one each they do not wait.
 
     The processors of the generation config run before, temperature and other warpers after: a temperature also divides
-    `beta`, and a `top_k` of `generate()` below the own one cuts the candidates once more.
+    `beta`, and a `top_k` of `generate()` below this one cuts the candidates once more.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
             trained on prefixes. It may be on another device than the policy. It is put into evaluation mode. Also,
             through text and more slowly: a causal model with another tokenizer, an encoder, or any function
             `(prompts, responses) -> rewards`; these need `tokenizer`. Or a list of such, added up by `weights`.
-        beta: Strength of steering, in nats per unit of reward. 0 does not steer.
-        top_k: Candidates per row and step, the policy's likeliest; `None` for the whole vocabulary.
-        attention_mask: The mask that goes to `generate()`, shape `[prompts, length]`. Needed only where padding on
-            the left cannot be told from the ids: where the pad token is also the bos token.
-        pad_token_id: The policy's pad token. Defaults to that of the reward model's configuration.
-        eos_token_id: The policy's end token or tokens. Defaults to those of the reward model's configuration. Used
-            only to leave rows that have ended in peace.
-        reward_prompts: Prompts that the reward model reads in place of the policy's, one per prompt of the next
-            `generate()`: another chat template's, or the source text of an encoder-decoder policy. Texts, lists of
-            ids, a tensor, or a tokenizer's output; see [`RewardPrompts`][rgtg_hf.decoding.prompts.RewardPrompts].
-        tokenizer: The policy's tokenizer, for rewards through text and for `reward_prompts` that are texts. Where it
-            is given, its pad, bos and eos tokens are the defaults.
+        beta: Strength of steering, in nats per unit of reward. 0 does not steer. Like every setting, it defaults to
+            that of the reward model's `guidance_config.json`, and else to that of
+            [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig], 1.
+        top_k: Candidates per row and step, the policy's most likely; 0 for the whole vocabulary. Defaults to 10.
+        attention_mask: The mask that goes to the next `generate()`, shape `[prompts, length]`; see `set_prompts`.
+        reward_prompts: Prompts that the reward model reads in place of the policy's; see `set_prompts`.
+        pad_token_id: The policy's pad token. Defaults to that of `tokenizer`, or of the reward model's configuration.
+        eos_token_id: The policy's end token or tokens. Defaults to those of `tokenizer`, or of the reward model's
+            configuration. They are used to leave rows alone that have ended.
+        tokenizer: The policy's tokenizer, for rewards through text and for `reward_prompts` that are texts.
         reward_tokenizer: The reward model's tokenizer, where it is not the policy's; a list for several models.
         weights: With a list of reward models, the weight of each; 1 by default, negative ones steer away.
-        guidance_config: All settings at once, in place of `beta` and `top_k`; more settings are there.
+        guidance_config: Settings as an object. Arguments win over it.
         collect_records: Keep a record of every step in `stats.records`.
+        settings: The other settings of `RewardGuidanceConfig`: `top_p`, `min_p`, `min_entropy`, `max_increment`,
+            `max_step_kl`, `scorer`.
 
     Attributes:
-        config: The settings, a `RewardGuidanceConfig`.
-        stats: What was done so far, a [`GuidanceStats`][rgtg_hf.decoding.records.GuidanceStats].
+        config: The resolved settings, a `RewardGuidanceConfig`.
+        sources: Where each setting came from: "argument", "guidance_config", the file or "default".
+        stats: Counts and records, a [`GuidanceStats`][rgtg_hf.decoding.records.GuidanceStats].
 
     Raises:
         ValueError: If the reward model cannot work or a setting is out of range. In `generate()`, if the policy's
             vocabulary is not the reward model's, or padding cannot be told.
         FloatingPointError: In `generate()`, if the reward model gives a reward that is not finite, the policy scores
             NaN, or `beta` is so large that its product with rewards is not finite.
-        TypeError: If an argument is of another type.
+        TypeError: If an argument has another type.
 
     Example:
         ```python
@@ -89,67 +96,78 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
     def __init__(
         self,
         reward_model: RewardModel | Sequence[RewardModel],
-        beta: float = 1.0,
-        top_k: int | None = 10,
+        beta: float | None = None,
+        top_k: int | None = None,
         *,
         attention_mask: Tensor | None = None,
+        reward_prompts: Any = None,
         pad_token_id: int | None = None,
         eos_token_id: int | list[int] | None = None,
-        reward_prompts: Any = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         reward_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
         weights: Sequence[float] | None = None,
         guidance_config: RewardGuidanceConfig | None = None,
         collect_records: bool = False,
+        **settings: Any,
     ):
         check_switch("collect_records", collect_records)
-        if not isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
-            raise TypeError(
-                f"`guidance_config` is a {type(guidance_config).__name__}, but a RewardGuidanceConfig is required."
+        settings |= {"beta": beta, "top_k": top_k}
+        self.config, self.sources = resolve_guidance(settings, guidance_config, source_of(reward_model))
+        if self.config.search != "tokens" and self.sources["search"] in ("argument", "guidance_config"):
+            raise ValueError(
+                f"`search` is {self.config.search!r}, which a logits processor cannot do: it selects among rows. "
+                "Use generate(..., custom_generate=reward_guided_generate, reward_model=...) or the mixin."
             )
-        if guidance_config is not None and (beta, top_k) != (1.0, 10):
-            raise ValueError("`beta` or `top_k` was given beside `guidance_config`: set them in the latter alone.")
-        self.config = guidance_config or RewardGuidanceConfig(beta=beta, top_k=top_k)
         self.tokenizer = tokenizer
-        self.pad_token_id, self.bos_token_id, eos_token_ids = _special_tokens(tokenizer, reward_model)
-        if pad_token_id is not None:
-            self.pad_token_id = _checked_id("pad_token_id", pad_token_id)
-        if eos_token_id is not None:
-            eos_token_ids = [_checked_id("eos_token_id", id_) for id_ in _as_list(eos_token_id)]
+        self._tokens = special_tokens(tokenizer, reward_model, pad_token_id, eos_token_id)
         self.scorer = make_scorer(
             reward_model,
-            self.config.scorer,
+            self.config.scorer,  # type: ignore[arg-type]
             tokenizer=tokenizer,
             reward_tokenizer=reward_tokenizer,
             weights=weights,
-            eos_token_ids=eos_token_ids,
+            eos_token_ids=self._tokens.eos,
         )
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
-        self._eos_token_ids = eos_token_ids
         self._lock = Lock()
         self._collect_records = collect_records
-        self.reset(attention_mask, reward_prompts)
+        self.set_prompts(attention_mask, reward_prompts)
+        self.reset()
 
-    def reset(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
-        """Forgets what was read and counted, and takes what there is to know about the prompts to come.
+    def set_prompts(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
+        """Says of the next `generate()` what a processor cannot see. It ends with that generation.
 
-        No call is needed between generations: a new one shows in the ids. (Except where a single prompt continues
-        what was just generated from another: for the generation before, it might be. This matters only to rewards
-        that tell prompt from response, which are those through text and with `reward_prompts`.) It frees the reward
-        model's cache, or tells the padding or the reward model's prompts of the next generation.
+        A later generation with the same prompts uses it again; one with other prompts does not. (The prompts of an
+        encoder-decoder policy are all alike to a processor: call this before each `generate()`, or use the mixin.)
 
         Args:
-            attention_mask: The mask that goes to the next `generate()`, where padding cannot be told from the ids.
-            reward_prompts: The reward model's own prompts for the next `generate()`.
+            attention_mask: The mask that goes to `generate()`, shape `[prompts, length]`. Needed only where padding
+                on the left cannot be told from the ids: where the pad token is also the bos token.
+            reward_prompts: Prompts that the reward model reads in place of the policy's, one per prompt: another chat
+                template's, or the source text of an encoder-decoder policy. Texts, lists of ids, a tensor, or a
+                tokenizer's output; see [`RewardPrompts`][rgtg_hf.decoding.reward_prompts.RewardPrompts].
+
+        Raises:
+            ValueError: If one of them cannot be used.
+            TypeError: If one of them has another type.
         """
         if attention_mask is not None:
             check_mask(attention_mask)
-        self._prompt_mask = attention_mask
-        self._reward_prompts = (
-            None
-            if reward_prompts is None
-            else RewardPrompts(reward_prompts, self.tokenizer, self.pad_token_id, self.scorer.vocabulary_size)
-        )
+        if reward_prompts is not None:
+            special = [self._tokens.bos, *self._tokens.eos]
+            size = self.scorer.vocabulary_size
+            reward_prompts = RewardPrompts(reward_prompts, self.tokenizer, self._tokens.pad, special, size)
+        self._prompt_mask: Tensor | None = attention_mask
+        self._reward_prompts: RewardPrompts | None = reward_prompts
+        self._told_of: Tensor | None = None  # the prompts that they belong to, once these are seen
+
+    def reset(self) -> None:
+        """Forgets everything that was read and counted, which frees the reward model's cache.
+
+        No call is needed between generations: a new one shows in the ids. (Except where a single prompt continues
+        the response to another. It might be the same generation, so it is taken for that. This matters only to
+        rewards that tell prompt from response: those through text and with `reward_prompts`.)
+        """
         self._generations: WeakKeyDictionary[Thread, GenerationTracker] = WeakKeyDictionary()
         self.scorer.reset()
         self.stats = GuidanceStats()
@@ -160,7 +178,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         """Guides one step.
 
         Args:
-            input_ids: Prompts and what was generated so far, shape `[rows, length]`.
+            input_ids: Prompts and the tokens generated so far, shape `[rows, length]`.
             scores: The policy's scores of the next token, shape `[rows, vocabulary]`. Not changed.
 
         Returns:
@@ -171,77 +189,54 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     def _guide(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check_step(input_ids, scores)
-        self._generation.follow(input_ids)
-        candidates = select_candidates(scores, self.config, self.scorer.vocabulary_size)
-        going_on = ~self._generation.ended()
-        steer = self._uncertain_enough(candidates) & going_on
-        # A candidate without rivals needs no reward, unless paths of several steps are compared by their scores.
-        needed = steer if self._generation.may_be_beams else steer & (candidates.valid.sum(-1) > 1)
-        wanted = candidates.valid & needed[:, None]
-        rewards = None
-        if self.config.beta != 0 and bool(needed.any()):
-            rewards = self._score(input_ids, candidates, wanted, going_on)
-            self._generation.steered()
-        elif not bool(steer.any()):
-            self._generation.steered()  # what is left to the policy adds no reward, now or later
-        if rewards is None or not bool(steer.all()):
-            guided = keep_candidates(scores, candidates)
-        if rewards is not None:
-            steered = guide(scores, candidates, *rewards, beta=self.config.beta)
-            guided = steered if bool(steer.all()) else torch.where(steer[:, None], steered, guided)
+        generation = self._generations.setdefault(
+            current_thread(), GenerationTracker(self._tokens.eos, self._tokens.pad)
+        )
+        if generation.follow(input_ids):
+            self._forget_what_was_told_of_others(input_ids)
 
-        # What goes unread in a skipped step is read in one pass with the next one that is not.
+        def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
+            return self.scorer.score(self._prefixes(input_ids, generation.prompt_length), candidate_ids, wanted)
+
+        step = guide_step(
+            scores,
+            self.config,
+            score,
+            vocabulary_size=self.scorer.vocabulary_size,
+            going_on=generation.going_on(),
+            compare_paths=generation.may_be_beams,
+        )
+        raise_if_not_finite(step, self.config.beta, input_ids.shape[1])
+        # A step that is not read is read in one pass with the next one that is.
         self.stats.steps += 1
-        self.stats.steps_skipped += rewards is None
+        self.stats.steps_skipped += step.increments is None
         self.stats.reward_model_tokens = self.scorer.tokens_computed - self._tokens_before
         if self._collect_records:
-            over = self._generation.past_end()
-            self.stats.records.append(record_step(input_ids.shape[1], candidates, guided, over, wanted, rewards))
-        return guided
+            self.stats.records.append(record_step(input_ids.shape[1], step, generation.past_end()))
+        return step.scores
 
-    def _score(self, input_ids: Tensor, candidates: Candidates, wanted: Tensor, rows: Tensor) -> CandidateRewards:
-        """Rewards of all rows' candidates, 0 for rows that are not scored.
-
-        Args:
-            input_ids: As in `__call__`.
-            candidates: The candidates of this step.
-            wanted: Which of their rewards are wanted, shape `[rows, k]`.
-            rows: Rows that go on. All of them go to the scorer, also those that this step does not steer, for what is
-                kept of them is needed again.
-        """
-        prefixes = self._prefixes(input_ids)._replace(wanted=wanted)
-        if bool(rows.all()):
-            scored = self.scorer.score(prefixes, candidates.ids)
-        else:
-            some = self.scorer.score(prefixes.select(rows), candidates.ids[rows])
-            scored = CandidateRewards(
-                some.candidates.new_zeros(wanted.shape).masked_scatter(rows[:, None], some.candidates),
-                some.base.new_zeros(len(rows)).masked_scatter(rows, some.base),
-            )
-        _check_finite(scored, candidates.ids, wanted, input_ids.shape[1], self.config.beta)
-        return scored
-
-    @property
-    def _generation(self) -> GenerationTracker:
-        """The generation of the thread that asks."""
-        return self._generations.setdefault(
-            current_thread(), GenerationTracker(self._eos_token_ids, self.pad_token_id)
-        )
-
-    def _prefixes(self, input_ids: Tensor) -> PrefixBatch:
-        prompt_length, base_length = self._generation.prompt_length, self._generation.base_length
+    def _prefixes(self, input_ids: Tensor, prompt_length: int) -> PrefixBatch:
         if self._reward_prompts is not None:
-            own = PrefixBatch(input_ids, torch.ones_like(input_ids), prompt_length, base_length)
-            return self._reward_prompts.replace(own)
-        mask = infer_attention_mask(input_ids, self._prompt_mask, self.pad_token_id, self.bos_token_id)
-        return PrefixBatch(input_ids, mask, prompt_length, base_length)
+            return self._reward_prompts.replace(PrefixBatch(input_ids, torch.ones_like(input_ids), prompt_length))
+        mask = infer_attention_mask(input_ids, self._prompt_mask, self._tokens.pad, self._tokens.bos)
+        return PrefixBatch(input_ids, mask, prompt_length)
 
-    def _uncertain_enough(self, candidates: Candidates) -> Tensor:
-        """Rows whose policy has at least the entropy above which to steer, shape `[rows]`."""
-        if self.config.min_entropy is None:
-            return torch.ones(len(candidates.ids), dtype=torch.bool, device=candidates.ids.device)
-        logits = candidates.scores.masked_fill(~candidates.valid, float("-inf"))
-        return torch.distributions.Categorical(logits=logits, validate_args=False).entropy() >= self.config.min_entropy
+    def _forget_what_was_told_of_others(self, input_ids: Tensor) -> None:
+        """A generation begins: `set_prompts` spoke of it only if no other has begun since, or of the same prompts."""
+        told = self._prompt_mask if self._prompt_mask is not None else self._reward_prompts
+        if told is None:
+            return
+        copies = len(input_ids) // len(told) if len(input_ids) % len(told) == 0 else 1
+        prompts = input_ids[:: max(1, copies)]  # beams and return sequences of a prompt stand together
+        if self._told_of is None:
+            self._told_of = prompts
+        elif not torch.equal(self._told_of, prompts):
+            if self._reward_prompts is not None:
+                logger.warning(
+                    "`reward_prompts` were given for other prompts, so the reward model now reads the policy's own. "
+                    "Call set_prompts(reward_prompts=...) before generate() to give those of this call."
+                )
+            self.set_prompts()
 
     def _check_step(self, input_ids: Tensor, scores: Tensor) -> None:
         if len(input_ids) != len(scores):
@@ -262,45 +257,3 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 "`tokenizer=` (the policy's) and `reward_tokenizer=`: equal ones are used as they are, different ones "
                 "go through text."
             )
-
-
-def _special_tokens(
-    tokenizer: PreTrainedTokenizerBase | None, reward_model: Any
-) -> tuple[int | None, int | None, list[int]]:
-    """Pad, bos and eos tokens of the policy: its tokenizer's, or else those of a reward model that reads its ids."""
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        return tokenizer.pad_token_id, tokenizer.bos_token_id, _as_list(tokenizer.eos_token_id)
-    first = reward_model[0] if isinstance(reward_model, (list, tuple)) and reward_model else reward_model
-    if not isinstance(getattr(first, "config", None), PreTrainedConfig):
-        return None, None, []
-    config = first.config.get_text_config()
-    return config.pad_token_id, config.bos_token_id, _as_list(config.eos_token_id)
-
-
-def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    return [] if token_ids is None else list(token_ids) if isinstance(token_ids, (list, tuple)) else [token_ids]  # type: ignore[list-item]
-
-
-def _checked_id(name: str, token_id: object) -> int:
-    if isinstance(token_id, bool) or not isinstance(token_id, int):
-        raise TypeError(f"`{name}` is or holds {token_id!r}, but a token's id is an integer.")
-    return token_id
-
-
-def _check_finite(rewards: CandidateRewards, candidate_ids: Tensor, wanted: Tensor, length: int, beta: float) -> None:
-    differences = rewards.candidates - rewards.base[:, None]
-    bad = wanted & ~torch.isfinite(beta * differences)
-    if not bool(bad.any()):
-        return
-    bad = wanted & ~(torch.isfinite(rewards.candidates) & torch.isfinite(rewards.base)[:, None])
-    if not bool(bad.any()):
-        raise FloatingPointError(
-            f"`beta` is {beta}: its product with the rewards' differences is not finite in float32. Rewards of "
-            "ordinary size need a beta of 1e6 at the very most, which follows the reward alone."
-        )
-    row = int(bad.any(-1).nonzero()[0])
-    raise FloatingPointError(
-        f"The reward model gave rewards that are not finite: row {row}, after {length} tokens, for the candidates "
-        f"{candidate_ids[row][bad[row]].tolist()} ({rewards.candidates[row][bad[row]].tolist()}). Load it in float32 "
-        "or bfloat16, and check its weights."
-    )

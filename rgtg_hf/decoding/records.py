@@ -1,4 +1,4 @@
-"""What steering did, step by step."""
+"""Counts and records of what guidance did, step by step."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rgtg_hf.decoding.guidance import Candidates, divergence
-from rgtg_hf.scoring.scorer import CandidateRewards
+from rgtg_hf.decoding.limits import divergence
+from rgtg_hf.decoding.step import GuidedStep
 
-__all__ = ["GuidanceStats", "StepRecord"]
+__all__ = ["GuidanceStats", "StepRecord", "record_step"]
 
 
 @dataclass
@@ -21,18 +21,16 @@ class StepRecord:
         length: Tokens before this step, prompt and padding included.
         candidate_ids: Shape `[rows, k]`.
         policy: Log-probabilities under the policy restricted to the candidates, shape `[rows, k]`.
-        guided: Log-probabilities under the guided policy, shape `[rows, k]`; equal to `policy` where not steered.
-        rewards: Rewards of the candidates, shape `[rows, k]`; NaN where none was computed.
-        base: Reward of the prefix, shape `[rows]`; NaN where none was computed.
-        over: Rows that held an end token already: whatever is chosen for them is not kept, shape `[rows]`.
+        guided: Log-probabilities under the guided policy, shape `[rows, k]`; equal to `policy` where not guided.
+        increments: r(x, y_<t v) - r(x, y_<t) of the candidates v, shape `[rows, k]`; NaN where none was computed.
+        over: Rows that held an end token already: their tokens are not kept, shape `[rows]`, boolean.
     """
 
     length: int
     candidate_ids: Tensor
     policy: Tensor
     guided: Tensor
-    rewards: Tensor
-    base: Tensor
+    increments: Tensor
     over: Tensor
 
     @property
@@ -62,45 +60,49 @@ class GuidanceStats:
         """Divergence from the policy summed over the steps of each response, in nats, shape `[rows]`.
 
         For greedy decoding and sampling, in one generation; in beam search rows are not the same from step to step.
+
+        Raises:
+            ValueError: If there are no records.
         """
+        self._require_records()
         return torch.stack([record.kl.masked_fill(record.over, 0.0) for record in self.records]).sum(0)
 
-    def rewards_of(self, sequences: Tensor) -> Tensor:
-        """Rewards of the tokens that were chosen, r(x, y_<=t), shape `[rows, steps]`; NaN where none was computed.
+    def increments_of(self, sequences: Tensor) -> Tensor:
+        """Increments of the tokens that were chosen, r(x, y_<=t) - r(x, y_<t); NaN where none was computed.
 
-        For greedy decoding and sampling, in one generation.
+        Their sum over the steps is the reward that the response gained, r(x, y) - r(x). For greedy decoding and
+        sampling, in one generation.
 
         Args:
             sequences: What `generate()` returned, shape `[rows, length]`.
+
+        Returns:
+            Shape `[rows, steps]`.
+
+        Raises:
+            ValueError: If there are no records.
         """
+        self._require_records()
         columns = []
         for record in self.records:
             chosen = record.candidate_ids == sequences[:, record.length, None].to(record.candidate_ids.device)
-            columns.append(record.rewards.masked_fill(~chosen, 0.0).sum(-1).masked_fill(~chosen.any(-1), float("nan")))
+            increment = record.increments.masked_fill(~chosen, 0.0).sum(-1)
+            columns.append(increment.masked_fill(~chosen.any(-1), float("nan")))
         return torch.stack(columns, dim=1)
 
+    def _require_records(self) -> None:
+        if not self.records:
+            raise ValueError(
+                "There are no records: make the processor with `collect_records=True`, and call generate() first."
+            )
 
-def record_step(
-    length: int,
-    candidates: Candidates,
-    guided_scores: Tensor,
-    over: Tensor,
-    wanted: Tensor,
-    rewards: CandidateRewards | None = None,
-) -> StepRecord:
-    """Makes the record of a step; `wanted` tells which of the `rewards` were asked for, shape `[rows, k]`."""
-    all_rewards = torch.full(candidates.ids.shape, float("nan"), device=candidates.ids.device)
-    base = all_rewards[:, 0].clone()
-    if rewards is not None:
-        all_rewards = torch.where(wanted, rewards.candidates, all_rewards)
-        base = torch.where(wanted.any(-1), rewards.base, base)
-    policy = candidates.scores.float().masked_fill(~candidates.valid, float("-inf"))
-    return StepRecord(
-        length,
-        candidates.ids,
-        policy.log_softmax(-1),
-        guided_scores.gather(1, candidates.ids).float().log_softmax(-1),
-        all_rewards,
-        base,
-        over,
-    )
+
+def record_step(length: int, step: GuidedStep, over: Tensor) -> StepRecord:
+    """Makes the record of a step; `length` and `over` are attributes of the record."""
+    ids = step.candidates.ids
+    increments = torch.full(ids.shape, float("nan"), device=ids.device)
+    if step.increments is not None:
+        increments = torch.where(step.wanted, step.increments, increments)
+    policy = step.candidates.scores.float().masked_fill(~step.candidates.valid, float("-inf"))
+    guided = step.scores.gather(1, ids).float().masked_fill(~step.candidates.valid, float("-inf"))
+    return StepRecord(length, ids, policy.log_softmax(-1), guided.log_softmax(-1), increments, over)

@@ -1,27 +1,30 @@
 """Steering heads inside `generate()`, on the hidden states that the policy computes anyway.
 
-    pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp( sum over heads i of beta_i · A_i(h, v) )    v among the candidates
+    pi(v | x, y_<t)  ∝  pi_LM(v | x, y_<t) · exp( sum over heads i of beta_i · [d_i(h) · e_v] )      v a candidate
 
-A head's advantages are d_i(h) · e_v, so any number of heads is one direction, the sum of beta_i · d_i(h), and k short
-dot products per row: next to a policy's step, nothing.
+A head's increments are d_i(h) · e_v, so any number of heads is one direction, the sum of beta_i · d_i(h), and k short
+dot products per row: very little next to a policy's step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from rgtg_hf.arguments import check_number
-from rgtg_hf.decoding.guards import limit_divergence, limit_increments
-from rgtg_hf.decoding.guidance import RewardGuidanceConfig, guide, keep_candidates, select_candidates
+from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.hidden_capture import HiddenCapture, capture_hidden
+from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
-from rgtg_hf.rewards.token_head import advantages_of
+from rgtg_hf.rewards.source import source_of
+from rgtg_hf.rewards.token_head import token_increments
 
 __all__ = ["SteeringProcessor", "steering"]
 
@@ -31,37 +34,34 @@ Beta = float | Tensor
 @contextmanager
 def steering(
     policy: PreTrainedModel,
-    heads: Sequence[tuple[NextTokenRewardModel, Beta]],
+    heads: Sequence[NextTokenRewardModel | tuple[NextTokenRewardModel, Beta | None]],
     *,
-    top_k: int | None = 10,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    max_increment: float | None = None,
-    max_step_kl: float | None = None,
+    guidance_config: RewardGuidanceConfig | None = None,
+    **settings: Any,
 ) -> Iterator[SteeringProcessor]:
     """Steers a policy with one or several heads, on the hidden states that `generate()` computes anyway.
 
-    Any number of `generate()` calls can be made in the block. Greedy decoding, sampling and beam search are served,
+    Any number of `generate()` calls can be made in the block. Greedy decoding, sampling and beam search work, with
     padded batches too; decoding with drafted tokens is refused.
 
     Args:
         policy: The policy. Its decoder has a forward hook for the length of the block.
-        heads: Steering heads and the strength of each, beta in nats per unit of reward: a number, or a tensor with one
-            value per prompt of the batch. Negative steers away. Heads are attached to the policy if they are not yet.
-        top_k: Candidates per row and step, the policy's likeliest; `None` for the whole vocabulary, which costs
-            another product with the output embedding.
-        top_p: As in [`RewardGuidanceConfig`][rgtg_hf.decoding.guidance.RewardGuidanceConfig]; also `min_p`.
-        max_increment: The most, in nats, that steering may add to a candidate's score or take from it. No limit by
-            default.
-        max_step_kl: The most divergence from the policy, in nats, that a step may have; where steering would move it
-            further, all betas are scaled down for this step and row. No limit by default.
+        heads: Steering heads, each alone or with its beta, in nats per unit of reward: a number, or a tensor with one
+            value per prompt of the batch. Negative steers away. A head without a beta uses `beta` of
+            `guidance_config`, or of its own `guidance_config.json`, or 1. Heads are attached to the policy if they
+            are not yet.
+        guidance_config: Settings as an object. Arguments win over it.
+        settings: Settings of [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig] besides `beta`: `top_k`,
+            `top_p`, `min_p`, `min_entropy`, `max_increment`, `max_step_kl`. What is unset comes from the
+            `guidance_config.json` of the head, if there is one head. `top_k=0`, the whole vocabulary, costs another
+            product with the output embedding.
 
     Yields:
         The processor for `generate(..., logits_processor=[processor])`. Its `betas` may be changed between calls.
 
     Raises:
-        TypeError: If the policy is no causal LM, `heads` holds something else than pairs of a head and its beta, or
-            a setting is of another type.
+        TypeError: If the policy is not a causal LM, `heads` holds something else than heads and pairs of a head and
+            its beta, or a setting has another type.
         ValueError: If there is no head, a head belongs to another policy, or a setting is out of range.
 
     Example:
@@ -78,10 +78,21 @@ def steering(
             policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=4)
         ```
     """
-    output_embedding(policy)  # which says so if this is no policy
+    output_embedding(policy)  # which says so if this is not a policy
+    if "beta" in settings:
+        raise TypeError("Give each head its own beta: steering(policy, [(head, beta), ...]).")
+    given: Any = heads
+    if isinstance(heads, Sequence):
+        given = [(head, None) if isinstance(head, NextTokenRewardModel) else head for head in heads]
+    check_heads(given)
+    pairs: list[tuple[NextTokenRewardModel, Beta]] = [
+        (head, resolve_guidance({}, guidance_config, source_of(head)).config.beta if beta is None else beta)  # type: ignore[misc]
+        for head, beta in given
+    ]
+    source = source_of(pairs[0][0]) if len(pairs) == 1 else None
+    config, _ = resolve_guidance(settings, guidance_config, source)
     with capture_hidden(policy) as capture:
-        config = RewardGuidanceConfig(top_k=top_k, top_p=top_p, min_p=min_p)
-        yield SteeringProcessor(policy, heads, capture, config, max_increment, max_step_kl)
+        yield SteeringProcessor(policy, pairs, capture, config)
 
 
 class SteeringProcessor(LogitsProcessor):
@@ -93,12 +104,11 @@ class SteeringProcessor(LogitsProcessor):
         policy: The policy.
         heads: Heads with their betas.
         capture: Where the policy's hidden states come from.
-        config: The filters of candidates.
-        max_increment: The most that a candidate's score may change, in nats.
-        max_step_kl: The most divergence of a step, in nats.
+        config: The resolved settings. The betas of the heads stand in place of its own.
 
     Attributes:
-        betas: The strength of each head, in the order given; assign to change it between calls.
+        config: The settings.
+        betas: The strength of each head, in the order given. Assign a list to change them between calls.
     """
 
     supports_continuous_batching = False
@@ -109,31 +119,32 @@ class SteeringProcessor(LogitsProcessor):
         heads: Sequence[tuple[NextTokenRewardModel, Beta]],
         capture: HiddenCapture,
         config: RewardGuidanceConfig,
-        max_increment: float | None = None,
-        max_step_kl: float | None = None,
     ) -> None:
         check_heads(heads)
-        for _, beta in heads:
-            _check_beta(beta)
-        for name, value in (("max_increment", max_increment), ("max_step_kl", max_step_kl)):
-            if value is not None:
-                check_number(name, value)
-                if value <= 0:
-                    raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required, or None.")
-        self.heads = [head.attach(policy).eval() for head, _ in heads]
-        self.betas: list[Beta] = [beta for _, beta in heads]
         self.config = config
-        self.max_increment = max_increment
-        self.max_step_kl = max_step_kl
+        self.betas = [beta for _, beta in heads]
+        self.heads = [head.attach(policy).eval() for head, _ in heads]
         self._embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self._capture = capture
+
+    @property
+    def betas(self) -> list[Beta]:
+        """The strength of each head."""
+        return list(self._betas)
+
+    @betas.setter
+    def betas(self, betas: Sequence[Beta]) -> None:
+        self._betas = tuple(_checked_beta(beta) for beta in betas)
+        # The betas go into the direction. The step only has to know whether there is any steering at all.
+        is_on = any(bool(beta.any()) if isinstance(beta, Tensor) else beta != 0 for beta in self._betas)
+        self._step_config = replace(self.config, beta=float(is_on))
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """Steers one step.
 
         Args:
-            input_ids: Prompts and what was generated so far, shape `[rows, length]`.
+            input_ids: Prompts and the tokens generated so far, shape `[rows, length]`.
             scores: The policy's scores of the next token, shape `[rows, vocabulary]`. Not changed.
 
         Returns:
@@ -144,48 +155,40 @@ class SteeringProcessor(LogitsProcessor):
             FloatingPointError: If a head gives a reward that is not finite.
         """
         hidden = self._capture.take(input_ids)
-        candidates = select_candidates(scores, self.config)
-        betas = [_per_row(beta, len(scores), hidden) for beta in self.betas]
-        if not any(bool(beta.any()) for beta in betas):
-            return keep_candidates(scores, candidates)
-        direction = sum(beta * head.score.directions(hidden) for head, beta in zip(self.heads, betas, strict=True))
-        increments = advantages_of(direction, candidates.ids.to(hidden.device), self._embeddings).to(scores.device)
-        if not bool(torch.isfinite(increments).all()):
-            raise FloatingPointError(
-                f"A steering head gave a reward that is not finite, or its `beta` makes it so, after "
-                f"{input_ids.shape[1]} tokens: check its weights, load the policy in float32 or bfloat16, and keep "
-                "betas of ordinary size."
-            )
-        if self.max_increment is not None:
-            increments = limit_increments(increments, self.max_increment)
-        if self.max_step_kl is not None:
-            increments = limit_divergence(
-                candidates.scores.masked_fill(~candidates.valid, float("-inf")), increments, self.max_step_kl
-            )
-        return guide(scores, candidates, increments, torch.zeros_like(increments[:, 0]), beta=1.0)
+        betas = [_per_row(beta, len(scores), hidden.device) for beta in self._betas]
+
+        def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
+            direction = sum(beta * head.score.directions(hidden) for head, beta in zip(self.heads, betas, strict=True))
+            ids = candidate_ids.to(hidden.device)
+            return token_increments(direction, ids, self._embeddings).to(scores.device)  # type: ignore[arg-type]
+
+        step = guide_step(scores, self._step_config, score, vocabulary_size=len(self._embeddings), compare_paths=True)
+        raise_if_not_finite(step, self.betas, input_ids.shape[1])
+        return step.scores
 
 
-def _check_beta(beta: Beta) -> None:
+def _checked_beta(beta: Any) -> Beta:
     if not isinstance(beta, Tensor):
-        return check_number("beta", beta)
+        check_number("beta", beta)
+        return beta
     if beta.is_complex() or beta.dtype == torch.bool:
         raise TypeError(f"`beta` is a tensor of {beta.dtype}, but real numbers are required.")
     if beta.dim() > 1 or not beta.numel():
         raise ValueError(
             f"`beta` has shape {tuple(beta.shape)}, but one value per prompt of the batch is required, or a number."
         )
-    return None
+    if not bool(torch.isfinite(beta).all()):
+        raise ValueError(f"`beta` is {beta}, but finite numbers are required.")
+    return beta.float().reshape(-1, 1)
 
 
-def _per_row(beta: Beta, rows: int, hidden: Tensor) -> Tensor:
-    """A column of betas, shape `[rows, 1]` (or `[1, 1]`). Rows that share a prompt stand together, as beams do."""
-    _check_beta(beta)  # they may be changed between calls
-    values = torch.as_tensor(beta, dtype=torch.float32, device=hidden.device).reshape(-1, 1)
-    if len(values) > 1 and rows % len(values):
+def _per_row(beta: Beta, rows: int, device: torch.device) -> Beta:
+    """A number, or a column of betas, shape `[rows, 1]`. Rows that share a prompt stand together, as beams do."""
+    if not isinstance(beta, Tensor) or len(beta) == 1:
+        return beta if not isinstance(beta, Tensor) else beta.to(device)
+    if rows % len(beta):
         raise ValueError(
-            f"`beta` has {len(values)} values, but generate() runs {rows} rows: give one number, or one value per "
+            f"`beta` has {len(beta)} values, but generate() runs {rows} rows: give one number, or one value per "
             "prompt of the batch."
         )
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"`beta` is {beta}, but finite numbers are required.")
-    return values if len(values) == 1 else values.repeat_interleave(rows // len(values), dim=0)
+    return beta.to(device).repeat_interleave(rows // len(beta), dim=0)

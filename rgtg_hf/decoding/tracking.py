@@ -30,26 +30,25 @@ class GenerationTracker:
     def __init__(self, eos_token_ids: Sequence[int] = (), pad_token_id: int | None = None):
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the current generation: the next call starts one."""
         self.prompt_length = 0
         self.may_be_beams = False
         self._seen: Tensor | None = None
-        self._steered_length: int | None = None
 
-    def follow(self, input_ids: Tensor) -> None:
+    def follow(self, input_ids: Tensor) -> bool:
         """Takes note of a call.
 
         Args:
             input_ids: Prompt and generated tokens, shape `[rows, length]`.
+
+        Returns:
+            Whether a new generation begins.
         """
-        if not self._continues(input_ids):
+        begins = not self._continues(input_ids)
+        if begins:
             self.prompt_length = input_ids.shape[1]
             self.may_be_beams = bool((input_ids[1:] == input_ids[:-1]).all(-1).any())
-            self._steered_length = None
         self._seen = input_ids
+        return begins
 
     def _continues(self, input_ids: Tensor) -> bool:
         if self._seen is None or len(input_ids) != len(self._seen):
@@ -69,38 +68,22 @@ class GenerationTracker:
         before = input_ids[:, :-1]
         return torch.equal(before, self._seen) or bool((before[:, None] == self._seen[None]).all(-1).any(1).all())
 
-    def steered(self) -> None:
-        """Takes note that the current call was steered, or left to the policy: its share of a score is known."""
-        assert self._seen is not None
-        self._steered_length = self._seen.shape[1]
-
-    @property
-    def base_length(self) -> int:
-        """The prefix whose reward the next increments are measured from.
-
-        It is the whole prefix, unless steps went by unsteered: then it ends with the token chosen at the last steered
-        step, so that the increments of a beam's path still telescope.
-        """
-        assert self._seen is not None
-        length = self._seen.shape[1]
-        return length if self._steered_length is None else min(length, self._steered_length + 1)
-
     def past_end(self) -> Tensor:
-        """Which rows hold an end token, shape `[rows]`, boolean."""
+        """Rows that hold an end token, shape `[rows]`, boolean."""
         return self._ends().any(-1)
 
-    def ended(self) -> Tensor:
-        """Which rows are certainly over, shape `[rows]`, boolean.
+    def going_on(self) -> Tensor:
+        """Rows that may still be going on, shape `[rows]`, boolean.
 
-        A row counts as over when an end token is followed by padding. One that ends with the end token itself may
-        still be going on, where `generate()` was told to ignore it; to take it for ended would leave it unsteered.
+        A row has ended when an end token is followed by padding. One that ends with the end token itself may be going
+        on, where `generate()` was told to ignore it, and is guided.
         """
         assert self._seen is not None
         response = self._seen[:, self.prompt_length :]
         if not self.eos_token_ids or self.pad_token_id is None or response.shape[1] < 2:
-            return torch.zeros(len(self._seen), dtype=torch.bool, device=self._seen.device)
+            return torch.ones(len(self._seen), dtype=torch.bool, device=self._seen.device)
         padded = (response == self.pad_token_id).long().flip(-1).cumprod(-1).flip(-1).bool()
-        return (self._ends()[:, :-1] & padded[:, 1:]).any(-1)
+        return ~(self._ends()[:, :-1] & padded[:, 1:]).any(-1)
 
     def _ends(self) -> Tensor:
         """Where the responses hold an end token, shape `[rows, response_length]`, boolean."""

@@ -1,1 +1,1 @@
-"""What steering does: gold reward, divergence, speed."""
+"""Measures the effect of guidance: gold reward, divergence from the policy and speed."""

@@ -1,4 +1,4 @@
-"""How often a reward model ranks held-out pairs right, by how much of the responses it has read."""
+"""The share of held-out pairs that a reward model ranks right, by the fraction of the responses it has read."""
 
 from __future__ import annotations
 
@@ -7,46 +7,59 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve, rewards_at_fraction, share_won
+from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.training.curve import CURVE_FRACTIONS, summarize
 
 __all__ = ["accuracy_by_fraction"]
 
 
 @torch.no_grad()
 def accuracy_by_fraction(
-    reward_model: Any,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
-    *,
-    max_gap: float = math.inf,
+    reward_model: Any, pairs: Sequence[dict[str, Any]], *, max_gap: float = math.inf
 ) -> dict[str, Any]:
-    """Accuracy at each tenth of the responses; each is read up to that fraction of its own length.
+    """Accuracy at each tenth of the responses, each read up to that fraction of its own length.
 
     Args:
         reward_model: A causal sequence classifier with one label.
-        pairs: Token ids of prompt, preferred response and rejected response.
+        pairs: Token ids as [`pair_ids`][rgtg_hf.rewards.pairs.pair_ids] gives them.
         max_gap: Only pairs whose responses differ in length by at most this share of the longer one. A small number
             controls for length: longer responses are preferred so often that a model may learn nothing else.
 
     Returns:
-        `fraction_read`, `accuracy` and `standard_error`, lists of one length, and `pairs`, their number.
+        `fraction_read`, `accuracy` and `standard_error`, lists of one length, and `pairs`, their number. They are the
+        figures that the trainer gives for these pairs.
 
     Raises:
         ValueError: If no pair is left.
     """
-    kept = [pair for pair in pairs if abs(len(pair[1]) - len(pair[2])) <= max_gap * max(len(pair[1]), len(pair[2]))]
+    kept = [pair for pair in pairs if _gap(pair) <= max_gap]
     if not kept:
-        raise ValueError(f"No pair of {len(pairs)} is left whose lengths differ by at most {max_gap:.0%}.")
+        raise ValueError(f"No pair of {len(pairs)} has lengths that differ by at most {max_gap:.0%}: raise max_gap.")
     wins: dict[float, list[float]] = {fraction: [] for fraction in CURVE_FRACTIONS}
-    for prompt, *responses in kept:
-        rewards = [_rewards(reward_model, prompt, response) for response in responses]
+    for pair in kept:
+        rewards, lengths = _response_rewards(reward_model, pair)
         for fraction in CURVE_FRACTIONS:
-            chosen, rejected = (of[max(1, math.ceil(fraction * len(of))) - 1] for of in rewards)
-            wins[fraction].append(0.5 + 0.5 * ((chosen > rejected) - (chosen < rejected)))
-    return summarize(wins)
+            chosen, rejected = rewards_at_fraction(rewards, lengths, fraction)
+            wins[fraction].append(share_won(chosen - rejected).item())
+    return accuracy_curve(wins)
 
 
-def _rewards(reward_model: Any, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-    ids = torch.tensor([[*prompt, *response]], device=next(reward_model.parameters()).device)
-    return prefix_rewards(reward_model, ids, use_cache=False)[0, len(prompt) :].float().tolist()
+def _gap(pair: dict[str, Any]) -> float:
+    shorter, longer = sorted(len(pair[column]) - pair["prompt_length"] for column in TOKENIZED)
+    return (longer - shorter) / longer
+
+
+def _response_rewards(reward_model: Any, pair: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Rewards of all prefixes of both responses, shape `[2, longest]`, float32, and their lengths, shape `[2]`.
+
+    Both are read in one batch, so that a prefix that they share has exactly the same reward in both: a tie.
+    """
+    sides = [torch.tensor(pair[column]) for column in TOKENIZED]
+    input_ids = pad_sequence(sides, batch_first=True).to(next(reward_model.parameters()).device)
+    mask = pad_sequence([torch.ones_like(side) for side in sides], batch_first=True).to(input_ids.device)
+    rewards = prefix_rewards(reward_model, input_ids, mask, use_cache=False)[:, pair["prompt_length"] :]
+    return rewards.float().cpu(), torch.tensor([len(side) - pair["prompt_length"] for side in sides])

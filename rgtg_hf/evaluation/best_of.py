@@ -1,11 +1,12 @@
-"""Best-of-n: the policy writes several responses, or blocks of one, and a reward model picks.
+"""Best-of-n: the policy writes several responses, or blocks of a response, and a reward model chooses the best.
 
-Nothing is steered inside a step, so the divergence from the policy is not known exactly. Known is a bound, for
-distinct rewards: KL <= log n - (n - 1) / n per choice (Beirami et al., arXiv:2401.01879).
+No step is guided, so the divergence from the policy is not known exactly. For distinct rewards it has a bound:
+KL <= log n - (n - 1) / n per choice (Beirami et al., arXiv:2401.01879).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,26 +14,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import set_seed
 
-from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
-from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from rgtg_hf.config import RewardGuidanceConfig
+from rgtg_hf.decoding.generation import generate_guided
+from rgtg_hf.evaluation.divergence import response_mask
+from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
 __all__ = [
     "best_of_n",
     "best_of_n_divergence_bound",
-    "blockwise_best_of_n",
-    "response_rewards",
-    "sample_best_of_n",
+    "search_responses",
     "unpadded",
 ]
 
 
 def best_of_n_divergence_bound(n: int, choices: int = 1) -> float:
-    """The most that best-of-n diverges from the policy, log n - (n - 1) / n nats for each choice among n.
+    """Upper bound of the divergence of best-of-n from the policy: log n - (n - 1) / n nats for each choice among n.
 
     Args:
-        n: Responses, or blocks, to choose from.
-        choices: How often is chosen: 1 for whole responses, the number of blocks for blocks.
+        n: Number of responses or blocks to choose from.
+        choices: Number of choices: 1 for whole responses, the number of blocks for blocks.
 
     Example:
         ```python
@@ -44,47 +47,18 @@ def best_of_n_divergence_bound(n: int, choices: int = 1) -> float:
     return choices * (math.log(n) - (n - 1) / n)
 
 
-@torch.no_grad()
-def response_rewards(
-    reward_model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], batch_size: int = 128
-) -> list[float]:
-    """The reward of each response as a whole, r(x, y): that of its last token.
-
-    Args:
-        reward_model: A causal sequence classifier with one label, with the policy's tokens.
-        prompts: Token ids of each response's prompt, without padding.
-        responses: Token ids of the responses, in the same order; none of them needs an end token.
-        batch_size: Sequences per forward pass.
-
-    Returns:
-        One reward per response.
-    """
-    device = next(reward_model.parameters()).device
-    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    # Sequences of like length together: little padding. It is on the right, where a causal model does not see it.
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    rewards = [0.0] * len(rows)
-    for start in range(0, len(rows), batch_size):
-        places = order[start : start + batch_size]
-        width = len(rows[places[-1]])
-        ids = torch.tensor([rows[place] + [0] * (width - len(rows[place])) for place in places], device=device)
-        lengths = torch.tensor([len(rows[place]) for place in places], device=device)
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
-        last = prefix_rewards(reward_model, ids, mask, use_cache=False).gather(1, lengths[:, None] - 1)
-        for place, reward in zip(places, last[:, 0].float().tolist(), strict=True):
-            rewards[place] = reward
-    return rewards
-
-
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
-    """The place of the best of each prompt's `n` responses.
+    """Finds the best of the `n` responses to each prompt.
 
     Args:
-        rewards: Rewards of all responses, those of a prompt next to each other.
+        rewards: Rewards of all responses, grouped by prompt.
         n: Responses per prompt.
 
     Returns:
-        One place in `rewards` per prompt; the first of equals.
+        One index into `rewards` per prompt; the first of equal rewards.
+
+    Raises:
+        ValueError: If the rewards cannot be divided into groups of `n`.
 
     Example:
         ```python
@@ -94,134 +68,83 @@ def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
         ```
     """
     if n < 1 or len(rewards) % n:
-        raise ValueError(f"{len(rewards)} rewards cannot be {n} for each prompt.")
+        raise ValueError(f"{len(rewards)} rewards cannot be divided into groups of {n}, one group per prompt.")
     return [max(range(start, start + n), key=lambda place: rewards[place]) for start in range(0, len(rewards), n)]
 
 
-def sample_best_of_n(
+def search_responses(
     policy: Any,
     tokenizer: Any,
     inputs: Mapping[str, Tensor],
     reward_model: Any,
     *,
+    search: str,
     n: int,
     top_k: int,
     max_new_tokens: int,
     seed: int,
+    block_size: int = 8,
 ) -> SampledResponses:
-    """Samples `n` whole responses to each prompt and keeps the one that the reward model likes best.
+    """Responses of a search among rows that are sampled from the policy's `top_k` most likely tokens.
 
     Args:
         policy: A causal language model.
         tokenizer: Its tokenizer.
         inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
-        reward_model: A reward model with the policy's tokens, trained on prefixes or on whole responses.
-        n: Responses to choose from.
-        top_k: Candidates per step of sampling.
-        max_new_tokens: Tokens per response at most.
-        seed: Of sampling.
-
-    Returns:
-        The responses that were kept. Their divergences are those of the bound.
-    """
-    start = time.perf_counter()
-    drawn = sample_responses(
-        policy, tokenizer, inputs, top_k=top_k, max_new_tokens=max_new_tokens, seed=seed, responses_per_prompt=n
-    )
-    prompts = [prompt for prompt in unpadded(inputs) for _ in range(n)]
-    best = best_of_n(response_rewards(reward_model, prompts, drawn.ids), n)
-    ids = [drawn.ids[place] for place in best]
-    return SampledResponses(
-        texts=[drawn.texts[place] for place in best],
-        divergences=[best_of_n_divergence_bound(n)] * len(best),
-        tokens=sum(map(len, ids)),
-        seconds=time.perf_counter() - start,
-        ids=ids,
-        log_likelihoods=[drawn.log_likelihoods[place] for place in best],
-        reward_model_tokens=sum(map(len, prompts)) + drawn.tokens,
-    )
-
-
-def blockwise_best_of_n(
-    policy: Any,
-    tokenizer: Any,
-    inputs: Mapping[str, Tensor],
-    reward_model: Any,
-    *,
-    n: int,
-    block_size: int,
-    top_k: int,
-    max_new_tokens: int,
-    seed: int,
-) -> SampledResponses:
-    """Continues each response by the best of `n` sampled blocks, again and again (Mudgal et al., arXiv:2310.17022).
-
-    Args:
-        policy: A causal language model.
-        tokenizer: Its tokenizer.
-        inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
-        reward_model: A prefix reward model with the policy's tokens: unfinished responses are judged.
-        n: Blocks to choose from.
+        reward_model: A reward model with the policy's tokens. Only for `"none"` it may be trained on whole responses.
+        search: `"none"` for best-of-n, `"best"` for block-wise best-of-n, `"halve"` for best-of-n with early stopping;
+            see [`search`][rgtg_hf.decoding.search].
+        n: Rows per prompt.
+        top_k: Number of candidates per sampling step.
+        max_new_tokens: Largest number of tokens per response.
+        seed: Seed of sampling.
         block_size: Tokens per block.
-        top_k: Candidates per step of sampling.
-        max_new_tokens: Tokens per response at most.
-        seed: Of sampling.
 
     Returns:
-        The responses. Their divergences are those of the bound, for as many blocks as each response has.
+        The best response to each prompt. Its divergence is the upper bound: log n nats for `"halve"`, whose choice is
+        not known to be that of the highest reward.
     """
+    config = copy.deepcopy(policy.generation_config)
+    # The search selects the candidates, so the top_k of generate() is switched off.
+    config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_new_tokens)
+    config.update(pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)
+    guidance = RewardGuidanceConfig(search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=1.0)
+    set_seed(seed)
     start = time.perf_counter()
-    ends = set(end_token_ids(policy))
-    device = inputs["input_ids"].device
-    prompts = [
-        ids[kept.bool()].tolist() for ids, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-    ]
-    responses: list[list[int]] = [[] for _ in prompts]
-    choices, likelihoods, reward_model_tokens = [0] * len(prompts), [0.0] * len(prompts), 0
-    for number in range(math.ceil(max_new_tokens / block_size)):
-        going = [row for row, ids in enumerate(responses) if not ends & set(ids[-1:])]
-        if not going:
-            break
-        batch = _left_padded([prompts[row] + responses[row] for row in going], tokenizer.pad_token_id, device)
-        size = min(block_size, max_new_tokens - number * block_size)
-        sampled = sample_responses(
-            policy,
-            tokenizer,
-            batch,
-            top_k=top_k,
-            max_new_tokens=size,
-            seed=seed + number,
-            responses_per_prompt=n,
+    with torch.inference_mode():
+        found = generate_guided(
+            policy.generate, policy, reward_model, None, config, None, guidance_config=guidance, **inputs
         )
-        before = [responses[row] for row in going for _ in range(n)]
-        tried = [first + block for first, block in zip(before, sampled.ids, strict=True)]
-        owners = [prompts[row] for row in going for _ in range(n)]
-        rewards = response_rewards(reward_model, owners, tried)
-        reward_model_tokens += sum(map(len, owners)) + sum(map(len, tried))
-        for row, place in zip(going, best_of_n(rewards, n), strict=True):
-            responses[row] = tried[place]
-            likelihoods[row] += sampled.log_likelihoods[place]
-            choices[row] += 1
+    seconds = time.perf_counter() - start
+    response_ids = found.sequences[:, inputs["input_ids"].shape[1] :]
+    mask = response_mask(response_ids, end_token_ids(policy))
+    ids = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
+    choices = [math.ceil(len(own) / block_size) if search == "best" else 1 for own in ids]
     return SampledResponses(
-        texts=tokenizer.batch_decode(responses, skip_special_tokens=True),
-        divergences=[best_of_n_divergence_bound(n, blocks) for blocks in choices],
-        tokens=sum(map(len, responses)),
-        seconds=time.perf_counter() - start,
-        ids=responses,
-        log_likelihoods=likelihoods,
-        reward_model_tokens=reward_model_tokens,
+        texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
+        divergences=[math.log(n) if search == "halve" else best_of_n_divergence_bound(n, one) for one in choices],
+        tokens=sum(map(len, ids)),
+        seconds=seconds,
+        ids=ids,
+        log_likelihoods=_log_likelihoods(policy, unpadded(inputs), ids),
+        reward_model_tokens=found.reward_model_tokens,
     )
+
+
+@torch.inference_mode()
+def _log_likelihoods(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+    """log pi_LM(y | x) of each response, in nats. Padding is on the right, where a causal model does not see it."""
+    rows = [torch.tensor(prompt + own) for prompt, own in zip(prompts, responses, strict=True)]
+    ids = pad_sequence(rows, batch_first=True).to(policy.device)
+    logits = policy(ids).logits[:, :-1].double().log_softmax(-1)
+    chosen = logits.gather(2, ids[:, 1:, None])[..., 0]
+    return [
+        float(row[len(prompt) - 1 : len(prompt) - 1 + len(own)].sum())
+        for row, prompt, own in zip(chosen, prompts, responses, strict=True)
+    ]
 
 
 def unpadded(inputs: Mapping[str, Tensor]) -> list[list[int]]:
     """The token ids of each prompt of a padded batch, without the padding."""
     pairs = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
     return [ids[kept].tolist() for ids, kept in pairs]
-
-
-def _left_padded(rows: list[list[int]], pad_token_id: int, device: Any) -> dict[str, Tensor]:
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows], device=device),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device),
-    }

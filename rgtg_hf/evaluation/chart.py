@@ -1,4 +1,4 @@
-"""The pictures of a report: gold reward against divergence, against speed, and what else makes lines."""
+"""Draws the charts of a report, such as gold reward over divergence or speed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rgtg_hf.evaluation.report import ReportRow
 __all__ = ["Series", "draw_reward_vs_kl", "draw_series"]
 
 _INK, _GRID = "#1f2933", "#d5dbe1"
-# Told apart by the colour-blind as well (Okabe and Ito), and by their markers in print.
+# Colours that colour-blind readers can distinguish (Okabe and Ito), and markers for print.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f"]
 _MARKERS = "osD^vPX*"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One method's points.
+    """The points of one method.
 
     Attributes:
-        name: For the legend.
-        x: Where they lie.
-        y: What was measured there.
-        error: Standard error of each; none by default.
-        labels: What to write beside each; nothing by default.
-        line: Whether the points are joined; not where nothing lies between them.
-        dashed: A broken line, as for a bound.
+        name: Name in the legend.
+        x: Horizontal positions.
+        y: Measured values.
+        error: Standard error of each value; none by default.
+        labels: Label of each point; none by default.
+        line: Whether to join the points. Set it to False where no values exist between them.
+        dashed: Whether the line is dashed, for example for a bound.
     """
 
     name: str
@@ -43,19 +43,20 @@ class Series:
 def draw_series(
     series: Sequence[Series], path: Path, *, title: str, x_name: str, y_name: str, log_x: bool = False
 ) -> None:
-    """Draws several methods into one picture.
+    """Draws several methods in one chart.
 
     Args:
-        series: At most eight.
+        series: At most eight methods.
         path: The PNG file to write.
-        title: What the picture shows, in a few words.
-        x_name: What lies along the horizontal axis, with its unit; also `y_name`.
+        title: Title of the chart.
+        x_name: Name of the horizontal axis, with its unit.
+        y_name: Name of the vertical axis, with its unit.
         log_x: Whether the horizontal axis is logarithmic.
 
     Raises:
         ImportError: If matplotlib is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
     """
-    figure, axes = _canvas(width=6.4 if len(series) == 1 else 8.6)  # with room for a legend
+    figure, axes = _canvas(width=6.4 if len(series) == 1 else 8.6)  # leaves room for a legend
     for place, one in enumerate(series):
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 8], "markersize": 5, "capsize": 2.5}
         joined = "none" if not one.line else "--" if one.dashed else "-"
@@ -77,23 +78,23 @@ def draw_series(
 
 
 def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, reward_name: str) -> None:
-    """Draws mean gold reward with its standard error over KL, one point per row, labelled with its beta.
+    """Draws the mean gold reward and its standard error over KL, one point per row, labelled with its beta.
 
     Args:
-        rows: The unsteered policy and the steered ones, in order of beta.
+        rows: The rows of the unguided and the guided policy, ordered by beta.
         path: The PNG file to write.
-        title: What the picture shows, in a few words.
-        reward_name: The gold reward's name, for the axis.
+        title: Title of the chart.
+        reward_name: Name of the gold reward, for the axis.
 
     Raises:
         ImportError: If matplotlib is not installed; it comes with `pip install "rgtg-hf[demo]"`.
     """
     line = Series(
-        "steered",
+        "guided",
         [row.kl for row in rows],
         [row.gold_mean for row in rows],
         [row.gold_se for row in rows],
-        ["unsteered" if row.beta == 0 else f"β = {row.beta:g}" for row in rows],
+        ["unguided" if row.beta == 0 else f"β = {row.beta:g}" for row in rows],
     )
     draw_series(
         [line],
@@ -106,7 +107,7 @@ def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, rewa
 
 def _canvas(width: float) -> tuple[Any, Any]:
     try:
-        # Figure instead of pyplot: no window system is looked for, and no global state is left behind.
+        # Figure instead of pyplot: it needs no window system and leaves no global state.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('matplotlib is missing. Install it with: pip install "rgtg-hf[demo]"') from error

@@ -1,14 +1,14 @@
-"""How far steering moves the policy: exact KL divergence, step by step, during generation.
+"""Records the exact KL divergence of the guided policy from the policy, step by step, during generation.
 
-At every step the steered distribution pi is known on all its candidates, so the divergence
+At every step the guided distribution pi is known on all its candidates, so the divergence
 
     KL_t = sum over candidates v of pi(v | x, y_<t) * log [ pi(v | x, y_<t) / pi_LM(v | x, y_<t) ]
 
 is computed exactly, not estimated from the sampled tokens. pi_LM is the policy restricted to the same candidates and
-renormalised there, which is the unsteered policy with the same `top_k`: divergence 0 means "what `top_k` alone does".
-A response's divergence is the sum over its own steps, up to and including its end-of-sequence token.
+renormalised, which is the unguided policy with the same `top_k`. So restricting to the candidates alone has divergence
+0. The divergence of a response is the sum over its steps, up to and including its end-of-sequence token.
 
-Greedy decoding is a policy too, one that puts everything on a single token v*, and so KL_t = -log pi_LM(v* | x, y_<t).
+Greedy decoding is a policy that puts all probability on one token v*, so its KL_t = -log pi_LM(v* | x, y_<t).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from rgtg_hf.decoding.guidance import divergence
+from rgtg_hf.decoding.limits import divergence
 
 __all__ = ["DivergenceRecorder", "candidate_divergence", "greedy_divergence", "response_mask"]
 
 
 def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
-    """KL(pi || pi_LM) in nats over the candidates, which are the tokens that `guided_scores` leaves possible.
+    """KL(pi || pi_LM) in nats over the candidates, the tokens with finite `guided_scores`.
 
     Args:
-        guided_scores: Logits of the steered policy, -inf outside the candidates, shape `[batch, vocabulary]`.
+        guided_scores: Logits of the guided policy, -inf outside the candidates, shape `[batch, vocabulary]`.
         policy_scores: Logits (or log-probabilities) of the policy, shape `[batch, vocabulary]`.
 
     Returns:
@@ -39,7 +39,7 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
 
         policy = torch.zeros(1, 3)
         guided = torch.tensor([[0.0, 0.0, -torch.inf]])
-        assert candidate_divergence(guided, policy) == 0.0  # the two candidates are as likely as before
+        assert candidate_divergence(guided, policy) == 0.0  # both candidates are as likely as before
         ```
     """
     log_guided, log_policy = _over_candidates(guided_scores, policy_scores)
@@ -47,10 +47,10 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
 
 
 def greedy_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
-    """KL in nats of taking the likeliest candidate of `guided_scores` from sampling the policy over the candidates.
+    """KL in nats of greedy decoding by `guided_scores` from sampling the policy over the candidates.
 
     Args:
-        guided_scores: Logits of the steered policy, -inf outside the candidates, shape `[batch, vocabulary]`.
+        guided_scores: Logits of the guided policy, -inf outside the candidates, shape `[batch, vocabulary]`.
         policy_scores: Logits (or log-probabilities) of the policy, shape `[batch, vocabulary]`.
 
     Returns:
@@ -63,7 +63,7 @@ def greedy_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
         from rgtg_hf.evaluation.divergence import greedy_divergence
 
         guided = torch.tensor([[1.0, 2.0, -torch.inf]])
-        assert abs(greedy_divergence(guided, torch.zeros(1, 3)).item() - math.log(2)) < 1e-12  # one of two, always
+        assert abs(greedy_divergence(guided, torch.zeros(1, 3)).item() - math.log(2)) < 1e-12  # always the same of two
         ```
     """
     _, log_policy = _over_candidates(guided_scores, policy_scores)
@@ -71,8 +71,8 @@ def greedy_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
 
 
 def _over_candidates(guided_scores: Tensor, policy_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of both over the candidates, the likeliest of the steered policy first, `[batch, most]`."""
-    # Only the candidates are looked at: a vocabulary is thousands of times larger.
+    """Log-probabilities of both over the candidates, the most likely of the guided policy first, `[batch, most]`."""
+    # Reads only the candidates: a vocabulary is thousands of times larger.
     most = int((guided_scores > -torch.inf).sum(dim=-1).max())
     guided, ids = guided_scores.topk(most, dim=-1)
     outside = guided == -torch.inf  # where a row has fewer candidates than another
@@ -108,12 +108,12 @@ def response_mask(response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
 class DivergenceRecorder(LogitsProcessor):
     """Runs a logits processor and records how far it moved the distribution, and how likely the policy finds the text.
 
-    The scores come out as the wrapped processor made them. Give the recorder to `generate()` in the processor's place,
-    for sampling or greedy decoding (beam search permutes rows between steps). Use a fresh one for each call.
+    The recorder returns the scores of the wrapped processor unchanged. Pass it to `generate()` in place of the
+    processor, for sampling or greedy decoding (beam search reorders rows between steps). Use a new one for each call.
 
     Args:
-        processor: The steering processor.
-        greedy: Whether decoding is greedy, which has a divergence of its own.
+        processor: The processor that guides.
+        greedy: Whether decoding is greedy, which has another divergence.
 
     Example:
         ```python
@@ -143,7 +143,7 @@ class DivergenceRecorder(LogitsProcessor):
         return guided
 
     def _read_likelihood(self, chosen: Tensor) -> None:
-        # Which token was chosen at a step shows at the next one.
+        # The token that was chosen at a step is known at the next step.
         if self._latest is not None:
             picked = self._latest.gather(1, chosen[:, None].to(self._latest.device))[:, 0]
             self._likelihoods.append(picked.double() - self._latest.logsumexp(-1).double())
@@ -153,29 +153,29 @@ class DivergenceRecorder(LogitsProcessor):
         """The divergence of each response, summed over its steps.
 
         Args:
-            response_ids: What was generated, without the prompt, shape `[batch, steps]`.
-            eos_token_ids: The ids that end a response; steps after the first of them do not count.
+            response_ids: Generated ids, without the prompt, shape `[batch, steps]`.
+            eos_token_ids: The ids that end a response. Steps after the first of them do not count.
 
         Returns:
             Nats per response, float64, shape `[batch]`.
 
         Raises:
-            ValueError: If the number of recorded steps is not that of the response.
+            ValueError: If the number of recorded steps differs from the length of the response.
         """
         return self._sum(self._steps, response_ids, eos_token_ids)
 
     def log_likelihoods(self, response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:
-        """log pi_LM(y | x) of each response under the unsteered policy, over its whole vocabulary, at temperature 1.
+        """log pi_LM(y | x) of each response under the unguided policy, over its whole vocabulary, at temperature 1.
 
         Args:
-            response_ids: As for [`divergences`][rgtg_hf.evaluation.divergence.DivergenceRecorder.divergences], as is
-                `eos_token_ids`.
+            response_ids: Generated ids, without the prompt, shape `[batch, steps]`.
+            eos_token_ids: The ids that end a response.
 
         Returns:
             Nats per response, float64, shape `[batch]`.
 
         Raises:
-            ValueError: If the number of recorded steps is not that of the response.
+            ValueError: If the number of recorded steps differs from the length of the response.
         """
         self._read_likelihood(response_ids[:, -1])
         return self._sum(self._likelihoods, response_ids, eos_token_ids)
@@ -186,5 +186,5 @@ class DivergenceRecorder(LogitsProcessor):
                 f"{len(steps)} steps were recorded for a response of {response_ids.shape[1]} tokens. Record "
                 "each generate() call with a recorder of its own, in sampling or greedy decoding."
             )
-        # What was recorded after a response's end is left out, not multiplied by 0: it may be infinite.
+        # Values after the end of a response are masked, not multiplied by 0, because they may be infinite.
         return torch.stack(steps, dim=-1).masked_fill(~response_mask(response_ids, eos_token_ids), 0.0).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""Methods at equal divergence from the policy: any reward can be had for enough of it."""
+"""Compares methods at equal divergence from the policy, because more divergence buys more reward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FrontierPoint", "at_divergence", "compare_at_divergence"]
 
 
 class FrontierPoint(NamedTuple):
-    """What one strength of steering reached on all prompts.
+    """The results of one strength of steering on all prompts.
 
     Attributes:
         divergence: Mean over the responses of KL(pi || pi_LM), in nats per response.
@@ -24,17 +24,17 @@ class FrontierPoint(NamedTuple):
 
 
 def at_divergence(points: Sequence[FrontierPoint], target: float) -> list[float] | None:
-    """Gold reward per prompt at a divergence, read off a line between the two nearest strengths.
+    """Gold reward per prompt at a divergence, interpolated between the two nearest strengths.
 
-    Because it is linear within each prompt, what it gives can be paired with another method's, prompt by prompt.
+    The interpolation is linear within each prompt, so the result can be paired with that of another method.
 
     Args:
-        points: Strengths of one trained model in any order, the unsteered policy (divergence 0) among them, all on the
+        points: Strengths of one trained model in any order, including the unguided policy (divergence 0), all on the
             same prompts.
-        target: Nats per response.
+        target: Divergence in nats per response.
 
     Returns:
-        One gold reward per prompt; `None` beyond the largest divergence: nothing is extrapolated.
+        One gold reward per prompt; `None` beyond the largest divergence, because nothing is extrapolated.
 
     Raises:
         ValueError: If there are no points, or none at or below the target.
@@ -51,7 +51,7 @@ def at_divergence(points: Sequence[FrontierPoint], target: float) -> list[float]
     ordered = sorted(points, key=lambda point: point.divergence)
     if not ordered or ordered[0].divergence > target:
         raise ValueError(
-            f"No point has a divergence of at most {target}: put the unsteered policy, at 0, among the points."
+            f"No point has a divergence of at most {target}: add the unguided policy, at divergence 0, to the points."
         )
     for before, after in pairwise(ordered):
         if after.divergence >= target:
@@ -64,16 +64,17 @@ def at_divergence(points: Sequence[FrontierPoint], target: float) -> list[float]
 def compare_at_divergence(
     curves: Mapping[str, Sequence[FrontierPoint]], targets: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Methods at equal divergence, and the first of them against each other one, prompt by prompt.
+    """Compares methods at equal divergence, and the first with each of the others, prompt by prompt.
 
     Args:
-        curves: The points of each method, the unsteered policy among them, all on the same prompts.
-        targets: Nats per response.
+        curves: The points of each method, including the unguided policy, all on the same prompts.
+        targets: Divergences in nats per response.
 
     Returns:
-        For each target that some method reaches a dictionary with `kl`; for each method that reaches it, under its
-        name, `gold` and `gold_se`; and for each but the first, where both reach it, `behind` (the first's gold above
-        its own), `behind_se` and `behind_low`, `behind_high`, the 95 % interval by paired bootstrap.
+        A dictionary for each target that a method reaches. It has `kl` and, under the name of each method that reaches
+        the target, `gold` and `gold_se`. If the first method reaches it too, each other method also has `behind` (the
+        gold reward of the first method minus its own), `behind_se`, and `behind_low` and `behind_high`, the 95 %
+        interval by paired bootstrap.
     """
     rows = []
     for target in targets:

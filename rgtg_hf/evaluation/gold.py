@@ -1,4 +1,4 @@
-"""Gold rewards: what steering is judged by, and what its reward models never see at evaluation."""
+"""Gold rewards, which judge responses. Reward models never see them at evaluation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["flesch_reading_ease", "vader_sentiment"]
 
 
 def vader_sentiment(texts: Sequence[str]) -> list[float]:
-    """Sentiment of texts by VADER's compound score (Hutto and Gilbert, 2014), a lexicon with rules.
+    """The sentiment of texts: VADER's compound score, from a lexicon and rules (Hutto and Gilbert, 2014).
 
-    It runs offline and is the same on every machine. It rewards cheerful words and nothing else, so it says how well
-    a policy was steered, not how good its text is.
+    It runs offline and gives the same values on every machine. It rewards only cheerful words, so it measures how well
+    a policy was steered and not how good its text is.
 
     Args:
         texts: Responses in English. An empty text scores 0.
@@ -39,21 +39,21 @@ def vader_sentiment(texts: Sequence[str]) -> list[float]:
 
 
 def flesch_reading_ease(texts: Sequence[str]) -> list[float]:
-    """How easily texts are read, by Flesch's formula (1948): short sentences of short words score high.
+    """The reading ease of texts by Flesch's formula (1948). Short sentences of short words score high.
 
         206.835 - 1.015 * words / sentences - 84.6 * syllables / words
 
-    Words and sentences are counted by textstat, syllables by Pyphen's hyphenation, which is textstat's way for words
-    that its pronouncing dictionary lacks; that dictionary would have to be downloaded, this runs offline. Like all
-    readability formulas it says nothing of sense.
+    textstat counts words and sentences, and Pyphen's hyphenation counts syllables. textstat itself uses Pyphen only
+    for words that are missing from a pronouncing dictionary, which must be downloaded. This function runs offline.
+    Like all readability formulas, it does not measure whether a text makes sense.
 
     Args:
         texts: Responses in English. A text without a word scores 0.
 
     Returns:
         One score per text, from 0 to 121.2: about 30 for a scientific article, 60 for plain prose, 90 for a children's
-        book. What the formula rates below 0 scores 0: a single word of a hundred letters, which a language model may
-        well write, would be rated -7,000 and outweigh all other texts in a mean.
+        book. Values below 0 are set to 0. Otherwise a word of a hundred letters, which a language model can write,
+        would score -7,000 and outweigh all other texts in a mean.
 
     Raises:
         ImportError: If `textstat` is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.

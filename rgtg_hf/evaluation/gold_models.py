@@ -1,4 +1,4 @@
-"""Any judge as the gold reward: a built-in measure, a reward model, or a function."""
+"""Loads a gold reward by name: a built-in measure, a reward model, or a function."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ BUILT_IN = {"vader": vader_sentiment, "flesch": flesch_reading_ease}
 
 
 def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False) -> Gold:
-    """Makes the gold reward: a function from prompts and responses, as texts, to one number each.
+    """Loads a gold reward as a function of prompts and responses, as texts, that returns one number each.
 
     Args:
-        name: `"vader"` (sentiment), `"flesch"` (reading ease); `"module:function"` for a function
-            `(prompts, responses) -> rewards` of two lists of strings; else a reward model with one label, as a folder
-            or a name on the hub. A reward model reads prompt and response through its own tokenizer, by its chat
-            template if it has one.
-        device: Where a reward model runs.
-        trust_remote_code: Whether code that comes with a reward model may run.
+        name: `"vader"` (sentiment) or `"flesch"` (reading ease); or `"module:function"` for a function
+            `(prompts, responses) -> rewards` of two lists of strings; or the folder or hub name of a reward model with
+            one label. A reward model reads prompt and response through its own tokenizer, with its chat template if it
+            has one.
+        device: Device of a reward model.
+        trust_remote_code: Whether to run code that comes with a reward model.
 
     Returns:
         The function.
 
     Raises:
         ImportError: If a module is missing.
-        OSError: If there is no such reward model.
-        ValueError: If a module has no such function, or a model has more than one label.
+        OSError: If the reward model does not exist.
+        ValueError: If the module does not have the function, or the model has more than one label.
 
     Example:
         ```python
@@ -45,7 +45,7 @@ def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False)
     """
     if name in BUILT_IN:
         built_in = BUILT_IN[name]
-        built_in([])  # a package that is missing is told now
+        built_in([])  # raises now if its package is missing
         return lambda prompts, responses: built_in(responses)
     module, colon, function = name.partition(":")
     if colon:
@@ -61,13 +61,13 @@ def _reward_model(name: str, device: Any, trust_remote_code: bool) -> Gold:
 
     model = load_reward_model(name, dtype="auto", trust_remote_code=trust_remote_code).to(device).eval()
     if model.config.num_labels != 1:
-        raise ValueError(f"It has {model.config.num_labels} labels, but a reward is one number: num_labels=1.")
+        raise ValueError(f"The gold reward has {model.config.num_labels} labels: use a model with num_labels=1.")
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> list[float]:
         rewards = []
-        # One by one: a classifier finds a text's end by its pad tokens, which may be missing or the end token itself.
+        # One by one: a classifier finds the end of a text by its pad token, which may be missing or be the end token.
         for prompt, response in zip(prompts, responses, strict=True):
             ids = torch.tensor([_read(tokenizer, prompt, response)], device=model.device)
             rewards.append(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]))

@@ -1,4 +1,4 @@
-"""The methods that are compared, by name: the policy, ways of steering it, and what is done instead."""
+"""The methods of a comparison, by name: the policy, ways of steering it, and alternatives to steering."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.steering import steering
-from rgtg_hf.evaluation.best_of import blockwise_best_of_n, response_rewards, sample_best_of_n, unpadded
+from rgtg_hf.evaluation.best_of import search_responses, unpadded
 from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
+from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 
 __all__ = ["METHODS", "Contestants", "Method"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What distinguishes a method.
+    """The properties of a method.
 
     Attributes:
-        name: For tables.
-        needs: Which model it needs besides the policy, an attribute of [`Contestants`]; None for no other.
-        strengths: Which setting makes it stronger: `"betas"`, `"args_betas"`, `"ns"`, `"offline_strengths"`; None
-            where there is none.
-        greedy: Whether it takes the likeliest candidate instead of sampling.
-        kl_is_bound: Whether its divergence is known as an upper bound only.
-        on_frontier: Whether its strengths make a line from the sampled policy on.
+        name: Name in tables.
+        needs: The model that it needs besides the policy, an attribute of [`Contestants`]; None for no model.
+        strengths: The setting of its strength: `"betas"`, `"args_betas"`, `"ns"` or `"offline_strengths"`; None for
+            no setting.
+        greedy: Whether it takes the most likely candidate instead of sampling.
+        kl_is_bound: Whether its divergence is only known as an upper bound.
+        on_frontier: Whether its strengths form a curve that starts at the sampled policy.
+        search: The selection, for a search; None for others.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Method:
     greedy: bool = False
     kl_is_bound: bool = False
     on_frontier: bool = False
+    search: str | None = None
 
 
 METHODS = {
@@ -47,9 +50,12 @@ METHODS = {
     "pargs_greedy": Method("PARGS-G", "reward_model", "betas", greedy=True),
     "args": Method("ARGS", "full_reward_model", "args_betas", on_frontier=True),
     "args_greedy": Method("ARGS, greedy", "full_reward_model", "args_betas", greedy=True),
-    "best_of_n": Method("best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True),
-    "best_of_n_full": Method("best-of-n, full-sequence RM", "full_reward_model", "ns", kl_is_bound=True),
-    "blockwise": Method("block-wise best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True),
+    "best_of_n": Method("best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True, search="none"),
+    "best_of_n_full": Method(
+        "best-of-n, full-sequence RM", "full_reward_model", "ns", kl_is_bound=True, search="none"
+    ),
+    "blockwise": Method("block-wise best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True, search="best"),
+    "halving": Method("best-of-n by halving, prefix RM", "reward_model", "ns", kl_is_bound=True, search="halve"),
     "head": Method("steering head", "head", "betas", on_frontier=True),
     "offline": Method("fine-tuned policy", "fine_tuned", "offline_strengths", on_frontier=True),
 }
@@ -57,17 +63,17 @@ METHODS = {
 
 @dataclass
 class Contestants:
-    """A policy, and what is to improve it. Only what the methods at hand need has to be there.
+    """A policy and the models that improve it. Only the models that the chosen methods need are required.
 
     Attributes:
         policy: The causal language model.
         tokenizer: Its tokenizer.
-        reward_model: A prefix reward model with the policy's tokens.
-        full_reward_model: One trained on whole responses.
+        reward_model: A prefix reward model with the policy's tokenizer.
+        full_reward_model: A reward model trained on whole responses.
         head: A steering head on the policy.
         fine_tuned: A fine-tuned version of the policy.
-        top_k: Candidates per step, for all methods alike.
-        max_new_tokens: Tokens per response at most.
+        top_k: Candidates per step, for all methods.
+        max_new_tokens: Largest number of tokens per response.
         block_size: Tokens per block of block-wise best-of-n.
     """
 
@@ -82,13 +88,13 @@ class Contestants:
     block_size: int = 8
 
     def respond(self, method: str, strength: float, inputs: Mapping[str, Tensor], seed: int) -> SampledResponses:
-        """One response per prompt.
+        """Generates one response per prompt.
 
         Args:
             method: A key of [`METHODS`].
-            strength: Its beta, n or strength; without meaning for the policy.
+            strength: The beta, n or strength of the method; unused for the policy.
             inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
-            seed: Of sampling.
+            seed: Seed of sampling.
 
         Returns:
             The responses.
@@ -97,11 +103,9 @@ class Contestants:
         model: Any = getattr(self, kind.needs) if kind.needs else None
         policy, tokenizer = self.policy, self.tokenizer
         settings: Any = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
-        if method == "blockwise":
-            settings |= {"n": int(strength), "block_size": self.block_size}
-            return blockwise_best_of_n(policy, tokenizer, inputs, model, **settings)
-        if kind.strengths == "ns":
-            return sample_best_of_n(policy, tokenizer, inputs, model, n=int(strength), **settings)
+        if kind.search is not None:
+            settings |= {"search": kind.search, "n": int(strength), "block_size": self.block_size}
+            return search_responses(policy, tokenizer, inputs, model, **settings)
         if method == "head":
             with steering(policy, [(model, strength)], top_k=self.top_k) as head:
                 return sample_responses(policy, tokenizer, inputs, processor=head, **settings)
@@ -122,13 +126,14 @@ class Contestants:
     def steering_rewards(
         self, method: str, inputs: Mapping[str, Tensor], sampled: SampledResponses
     ) -> list[float] | None:
-        """What the reward model that steered thinks of the responses as wholes; None where none did.
+        """The rewards of whole responses by the reward model that steered, or None if the method uses no reward model.
 
         Args:
             method: A key of [`METHODS`].
             inputs: The prompts.
-            sampled: What [`respond`][rgtg_hf.evaluation.methods.Contestants.respond] gave for them.
+            sampled: The result of [`respond`][rgtg_hf.evaluation.methods.Contestants.respond] for these prompts.
         """
         if METHODS[method].needs not in ("reward_model", "full_reward_model"):
             return None
-        return response_rewards(getattr(self, METHODS[method].needs), unpadded(inputs), sampled.ids)  # type: ignore[arg-type]
+        sequences = [prompt + own for prompt, own in zip(unpadded(inputs), sampled.ids, strict=True)]
+        return sequence_rewards(getattr(self, METHODS[method].needs), sequences)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One table of methods: gold reward with its error, divergence from the policy, speed."""
+"""Rows of a report, and the versions, hardware and commit that belong to it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["ReportRow", "describe_hardware", "describe_versions", "find_commit",
 
 @dataclass(frozen=True)
 class ReportRow:
-    """What one method reached on the evaluation prompts.
+    """The results of one method on the evaluation prompts.
 
     Attributes:
-        method: Its name.
-        beta: Strength of steering; 0 for the unsteered policy.
+        method: Name of the method.
+        beta: Strength of steering; 0 for the unguided policy.
         gold_mean: Mean gold reward over prompts.
-        gold_se: Its standard error.
-        paired_diff: Mean over prompts of the gold reward minus the unsteered policy's on the same prompt.
-        paired_se: The standard error of that difference.
+        gold_se: Standard error of `gold_mean`.
+        paired_diff: Mean over prompts of the gold reward minus the unguided policy's on the same prompt.
+        paired_se: Standard error of `paired_diff`.
         kl: Mean over responses of KL(pi || pi_LM), in nats per response.
         tokens_per_s: Generated tokens per second, all rows of the batch together.
     """
@@ -47,19 +47,19 @@ def report_row(
     method: str,
     beta: float,
     gold: Sequence[float],
-    unsteered_gold: Sequence[float],
+    unguided_gold: Sequence[float],
     divergences: Sequence[float],
     tokens_per_second: float,
 ) -> ReportRow:
-    """Sums up one method.
+    """Summarizes one method.
 
     Args:
-        method: Its name.
+        method: Name of the method.
         beta: Strength of steering.
         gold: Gold reward per prompt.
-        unsteered_gold: The unsteered policy's gold reward on the same prompts, in the same order.
-        divergences: Nats per response.
-        tokens_per_second: Throughput.
+        unguided_gold: The unguided policy's gold reward on the same prompts, in the same order.
+        divergences: KL(pi || pi_LM) of each response, in nats.
+        tokens_per_second: Generated tokens per second.
 
     Returns:
         The row.
@@ -68,36 +68,36 @@ def report_row(
         ```python
         from rgtg_hf.evaluation.report import report_row
 
-        row = report_row("steered", 1.0, [0.5, 0.7], [0.1, 0.3], [2.0, 4.0], 100.0)
+        row = report_row("guided", 1.0, [0.5, 0.7], [0.1, 0.3], [2.0, 4.0], 100.0)
         assert row.kl == 3.0 and abs(row.paired_diff - 0.4) < 1e-9
         ```
     """
     mean, error = mean_with_error(gold)
-    difference, difference_error = paired_difference(gold, unsteered_gold)
+    difference, difference_error = paired_difference(gold, unguided_gold)
     kl = mean_with_error(divergences).mean
     return ReportRow(method, beta, mean, error, difference, difference_error, kl, tokens_per_second)
 
 
 def write_json(path: Path, rows: Sequence[Any], **details: Any) -> None:
-    """Writes `{"rows": [...], **details}`. The file is there whole or not at all.
+    """Writes `{"rows": [...], **details}`, whole or not at all.
 
     Args:
-        path: The file; one that exists is replaced.
-        rows: The table, a list of dataclass instances.
-        details: What else belongs to the record: versions, commit, seed, settings.
+        path: The file, which is replaced if it exists.
+        rows: The rows of the table, dataclass instances.
+        details: Further entries: versions, commit, seed, settings.
     """
     text = json.dumps({"rows": [asdict(row) for row in rows], **details}, indent=2, ensure_ascii=False)
     write_whole(path, text + "\n")
 
 
 def describe_versions(packages: Sequence[str]) -> Mapping[str, str | None]:
-    """The Python version and those of installed packages; None for one that is not installed.
+    """The versions of Python and of packages.
 
     Args:
         packages: Distribution names as on PyPI.
 
     Returns:
-        Versions by name.
+        Versions by name, None for a package that is not installed.
     """
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in packages:
@@ -109,20 +109,27 @@ def describe_versions(packages: Sequence[str]) -> Mapping[str, str | None]:
 
 
 def describe_hardware() -> Mapping[str, Any]:
-    """What the figures were measured on: architecture, cores, and the accelerator if there is one."""
+    """The hardware of this machine: processor, cores, threads, and the accelerator if there is one."""
     import torch
 
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "machine": platform.machine(),
+        "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
     }
 
 
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def find_commit(folder: Path) -> str | None:
-    """The git commit that the files of `folder` belong to, with `-dirty` where tracked files were changed.
+    """The git commit of a folder, with `-dirty` if tracked files in the folder have uncommitted changes.
 
     Args:
         folder: A folder of tracked files.
@@ -131,18 +138,16 @@ def find_commit(folder: Path) -> str | None:
         The commit, or None outside a checkout (an installed package, or no git).
     """
     try:
-        # An installed package may lie inside someone else's repository, which does not track it.
-        tracked = subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--", "."], capture_output=True, text=True, check=True
-        ).stdout
-        if not tracked:
+        # An installed package may lie inside the repository of another project, which does not track it.
+        if not _git(folder, "ls-files", "--", "."):
             return None
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Responses of a policy, steered or not, with what the report says about them."""
+"""Samples responses of a policy, guided or unguided, with their divergence, likelihood and cost."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 
 __all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
 
-# generate() warns about settings of sampling where nothing is sampled.
+# generate() warns about sampling settings in greedy decoding.
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 def end_token_ids(policy: Any) -> list[int]:
-    """The ids at which the policy's `generate()` ends a response; may be empty."""
+    """The ids at which `generate()` ends a response of the policy; may be empty."""
     ending = policy.generation_config.eos_token_id
     return [] if ending is None else [ending] if isinstance(ending, int) else list(ending)
 
 
 @dataclass(frozen=True)
 class SampledResponses:
-    """What one method wrote for a batch of prompts.
+    """The responses of one method to a batch of prompts.
 
     Attributes:
-        texts: One response per prompt, or several per prompt, those of a prompt next to each other.
-        divergences: KL(pi || pi_LM) in nats, summed over each response's steps; zeros for the sampled policy.
-        tokens: How many tokens the responses have together, end-of-sequence tokens included.
+        texts: One or several responses per prompt, grouped by prompt.
+        divergences: KL(pi || pi_LM) in nats, summed over the steps of each response; zeros for the sampled policy.
+        tokens: Total number of tokens in the responses, including end-of-sequence tokens.
         seconds: Wall-clock seconds of the `generate()` call.
-        ids: The token ids of each response, its end-of-sequence token included if it has one.
-        log_likelihoods: log pi_LM(y | x) of each response under the unsteered policy, in nats.
-        reward_model_tokens: Tokens that the reward model computed, prompts and padding included.
+        ids: The token ids of each response, including its end-of-sequence token if it has one.
+        log_likelihoods: log pi_LM(y | x) of each response under the unguided policy, in nats.
+        reward_model_tokens: Tokens that the reward model computed, including prompts and padding.
     """
 
     texts: list[str]
@@ -49,7 +49,7 @@ class SampledResponses:
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput of the whole batch."""
+        """Generated tokens per second of the whole batch."""
         return self.tokens / self.seconds
 
 
@@ -69,18 +69,18 @@ def sample_responses(
 
     Args:
         policy: A causal language model.
-        tokenizer: Its tokenizer, for turning ids into text.
+        tokenizer: Its tokenizer.
         inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
-        top_k: The number of candidates. A steering processor must be built with the same number, so that steered and
-            unsteered responses are drawn from the same candidates.
-        max_new_tokens: Tokens per response at most.
-        seed: Set right before sampling; the same seed and no processor give the same responses.
-        processor: The steering processor; None for the unsteered policy.
-        greedy: Take the likeliest candidate instead of sampling.
-        responses_per_prompt: How many.
+        top_k: Number of candidates. Build the processor with the same number, so that guided and unguided responses
+            are drawn from the same candidates.
+        max_new_tokens: Largest number of tokens per response.
+        seed: Seed, set right before sampling.
+        processor: The processor that guides; None for the unguided policy.
+        greedy: Whether to take the most likely candidate instead of sampling.
+        responses_per_prompt: Number of responses to each prompt.
 
     Returns:
-        The responses with their divergences and the time they took.
+        The responses with their divergences and their time.
     """
     eos_token_ids = end_token_ids(policy)
     recorder = DivergenceRecorder(TopKLogitsWarper(top_k) if processor is None else processor, greedy=greedy)
@@ -110,5 +110,5 @@ def sample_responses(
 
 
 def _reward_model_tokens(processor: Any) -> int:
-    # A steering head computes none: it reads what the policy computes anyway.
+    # A steering head computes none: it reads hidden states of the policy.
     return getattr(getattr(processor, "stats", None), "reward_model_tokens", 0)

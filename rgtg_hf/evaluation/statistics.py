@@ -1,4 +1,4 @@
-"""Means with their standard errors. Every figure this project reports carries one."""
+"""Means with their standard errors, differences, win rates and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mean_with_error(values: Sequence[float]) -> Estimate:
         values: One value per independent unit, for example per prompt.
 
     Returns:
-        The estimate. The error of a single value is unknown and given as NaN.
+        The estimate. The error of a single value is NaN.
 
     Raises:
         ValueError: If there are no values.
@@ -51,17 +51,17 @@ def mean_with_error(values: Sequence[float]) -> Estimate:
 def paired_difference(treated: Sequence[float], control: Sequence[float]) -> Estimate:
     """The mean of `treated - control` over the same units, with the standard error of that difference.
 
-    Prompts differ far more from each other than methods do on one prompt. Pairing takes the prompts' part out.
+    Prompts differ far more from each other than methods do on one prompt. Pairing removes the variance of the prompts.
 
     Args:
         treated: One value per prompt under the method of interest.
-        control: The values of the same prompts, in the same order, under the method compared with.
+        control: The values of the same prompts in the same order under the other method.
 
     Returns:
         The estimate of the difference.
 
     Raises:
-        ValueError: If the lengths differ or nothing was given.
+        ValueError: If the lengths differ or there are no values.
 
     Example:
         ```python
@@ -72,7 +72,7 @@ def paired_difference(treated: Sequence[float], control: Sequence[float]) -> Est
     """
     if len(treated) != len(control):
         raise ValueError(
-            f"Paired values belong to the same prompts, but {len(treated)} and {len(control)} were given."
+            f"Paired values must be of the same prompts, but {len(treated)} and {len(control)} values were given."
         )
     return mean_with_error([a - b for a, b in zip(treated, control, strict=True)])
 
@@ -80,18 +80,18 @@ def paired_difference(treated: Sequence[float], control: Sequence[float]) -> Est
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of a mean (Efron, 1979), resampling the units.
+    """The percentile bootstrap interval of a mean (Efron, 1979), which resamples the units.
 
-    Give it the differences between two methods on the same prompts and it is a paired one.
+    For a paired interval, pass the differences between two methods on the same prompts.
 
     Args:
         values: One value per independent unit, for example per prompt.
-        level: How often such an interval covers the true mean.
-        resamples: How many.
-        seed: Of the resampling, so that a report comes out the same again.
+        level: Probability that such an interval covers the true mean.
+        resamples: Number of resamples.
+        seed: Seed of resampling, which makes a report reproducible.
 
     Returns:
-        Its lower and upper end.
+        The lower and the upper end.
 
     Raises:
         ValueError: If there are no values.
@@ -108,7 +108,7 @@ def bootstrap_interval(
         raise ValueError("No values were given: a mean needs at least one.")
     data = torch.tensor(values, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    # In portions: a thousand prompts, ten thousand times, would be much memory for little.
+    # In parts, because ten thousand resamples of a thousand prompts at once would need much memory.
     means = [
         data[torch.randint(len(data), (500, len(data)), generator=generator)].mean(1)
         for _ in range(math.ceil(resamples / 500))
@@ -119,17 +119,17 @@ def bootstrap_interval(
 
 
 def win_rate(treated: Sequence[float], control: Sequence[float]) -> Estimate:
-    """The share of units on which `treated` is above `control`; a tie counts half.
+    """The share of units on which `treated` is above `control`. A tie counts half.
 
     Args:
         treated: One value per prompt under the method of interest.
-        control: The values of the same prompts, in the same order, under the method compared with.
+        control: The values of the same prompts in the same order under the other method.
 
     Returns:
         The share with its standard error.
 
     Raises:
-        ValueError: If the lengths differ or nothing was given.
+        ValueError: If the lengths differ or there are no values.
 
     Example:
         ```python
@@ -140,6 +140,6 @@ def win_rate(treated: Sequence[float], control: Sequence[float]) -> Estimate:
     """
     if len(treated) != len(control):
         raise ValueError(
-            f"Paired values belong to the same prompts, but {len(treated)} and {len(control)} were given."
+            f"Paired values must be of the same prompts, but {len(treated)} and {len(control)} values were given."
         )
     return mean_with_error([0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(treated, control, strict=True)])

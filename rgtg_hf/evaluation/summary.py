@@ -1,4 +1,4 @@
-"""All measures of a method in one row, and rows as a table."""
+"""Summarizes all measures of a method in one row, and shows rows as a table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["MethodRun", "MethodSummary", "markdown_table", "summarize"]
 
 @dataclass(frozen=True)
 class MethodRun:
-    """What a method wrote, one response per prompt, and how it was judged.
+    """The responses of a method, one per prompt, and their rewards.
 
     Attributes:
         sampled: The responses.
         gold: Gold reward per prompt.
-        steering: What the reward model that steered thinks of the responses; None where none did.
+        steering: Rewards of the responses by the reward model that steered; None if the method uses no reward model.
     """
 
     sampled: SampledResponses
@@ -30,30 +30,34 @@ class MethodRun:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """What a method reached. Standard errors and intervals are over prompts, after the mean over runs.
+    """The results of a method. Standard errors and intervals are over prompts, after the mean over runs.
 
     Attributes:
-        method: Its name.
-        strength: Beta, or what takes its place: the number of responses of best-of-n.
-        runs: Seeds.
-        prompts: Prompts per run.
+        method: Name of the method.
+        strength: Beta, or the number of responses of best-of-n.
+        runs: Number of runs, one per seed.
+        prompts: Number of prompts per run.
         gold: Mean gold reward.
-        gold_se: Its standard error.
-        gain: Mean of the gold reward above the sampled policy's on the same prompt.
-        gain_se: Its standard error.
-        gain_low: Lower end of the gain's 95 % interval by paired bootstrap. Also `gain_high`.
-        win_rate: Share of prompts on which the gold reward is above the policy's; ties count half.
-        win_rate_se: Its standard error.
-        kl: Nats per response.
+        gold_se: Standard error of `gold`.
+        gain: Mean over prompts of the gold reward minus the sampled policy's on the same prompt.
+        gain_se: Standard error of `gain`.
+        gain_low: Lower end of the 95 % interval of `gain` by paired bootstrap.
+        gain_high: Upper end of that interval.
+        win_rate: Share of prompts on which the gold reward is above the policy's. Ties count half.
+        win_rate_se: Standard error of `win_rate`.
+        kl: Divergence from the policy in nats per response.
         kl_is_bound: Whether `kl` is an upper bound (best-of-n) instead of the exact sum over steps.
-        steering_reward: Mean reward by the model that steered; None where none did.
-        perplexity: Under the unsteered policy, per token; None where it was not measured.
-        distinct_1: Share of different words among all; also `distinct_2` and `distinct_3` for n-grams of words.
-        self_bleu: How alike the responses are, 0 to 100.
-        repetition: Share of 4-grams that a response has had before.
-        tokens: Mean length of a response, its end included.
-        tokens_per_s: Generated tokens per second, all prompts in one batch; None where it was not measured.
-        reward_model_tokens: Reward-model tokens per generated token, prompts and padding included; None as above.
+        steering_reward: Mean reward by the model that steered; None if the method uses no reward model.
+        perplexity: Perplexity per token under the unguided policy; None if it was not measured.
+        distinct_1: Share of different words among all words.
+        distinct_2: The same for pairs of words.
+        distinct_3: The same for triples of words.
+        self_bleu: Similarity of the responses to each other, from 0 to 100.
+        repetition: Share of 4-grams that repeat an earlier one in the same response.
+        tokens: Mean length of a response, including its end-of-sequence token.
+        tokens_per_s: Generated tokens per second, all prompts in one batch; None if it was not measured.
+        reward_model_tokens: Reward-model tokens per generated token, including prompts and padding; None if it was
+            not measured.
         gold_by_run: Mean gold reward of each run.
     """
 
@@ -88,17 +92,17 @@ def summarize(
     method: str,
     strength: float,
     runs: Sequence[MethodRun],
-    unsteered: Sequence[MethodRun],
+    unguided: Sequence[MethodRun],
     *,
     kl_is_bound: bool = False,
 ) -> MethodSummary:
-    """Sums up the runs of a method.
+    """Summarizes the runs of a method.
 
     Args:
-        method: Its name.
-        strength: How strongly it steers.
-        runs: One per seed, on the same prompts.
-        unsteered: The sampled policy's runs on these prompts.
+        method: Name of the method.
+        strength: Strength of steering.
+        runs: One run per seed, on the same prompts.
+        unguided: The runs of the sampled policy on these prompts.
         kl_is_bound: Whether the divergences are upper bounds.
 
     Returns:
@@ -107,11 +111,11 @@ def summarize(
     Raises:
         ValueError: If there are no runs, or fewer than two prompts.
     """
-    gold, plain = _per_prompt(runs), _per_prompt(unsteered)
+    gold, plain = _per_prompt(runs), _per_prompt(unguided)
     difference = paired_difference(gold, plain)
     low, high = bootstrap_interval([a - b for a, b in zip(gold, plain, strict=True)])
-    # Wins are counted response by response: means over seeds would all but never tie.
-    pairs = [(run, other) for run in runs for other in unsteered]
+    # Wins are counted for each pair of responses, because means over seeds almost never tie.
+    pairs = [(run, other) for run in runs for other in unguided]
     wins = [win_rate(run.gold, other.gold) for run, other in pairs]
     lengths = [[len(ids) for ids in run.sampled.ids] for run in runs]
     steering = [value for run in runs if run.steering is not None for value in run.steering]
@@ -182,13 +186,13 @@ _COLUMNS = {
 
 
 def markdown_table(rows: Sequence[MethodSummary]) -> str:
-    """The rows as a Markdown table.
+    """Formats rows as a Markdown table.
 
     Args:
-        rows: What [`summarize`] gave.
+        rows: Results of [`summarize`].
 
     Returns:
-        Lines that end with a line break. KL is in nats per response, "≤" where only a bound is known; "RM tokens" are
+        The lines of the table. KL is in nats per response, with "≤" if it is an upper bound. "RM tokens" are
         reward-model tokens per generated token.
     """
     lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *([show(row) for show in _COLUMNS.values()] for row in rows)]

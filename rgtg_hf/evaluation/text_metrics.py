@@ -1,4 +1,4 @@
-"""How varied texts are: among each other, and each in itself."""
+"""Measures the diversity, repetition and perplexity of texts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["distinct_n", "perplexity", "repetition", "self_bleu"]
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words among all n-grams of the texts together (Li et al., arXiv:1510.03055).
+    """The share of different n-grams among all n-grams of words in the texts (Li et al., arXiv:1510.03055).
 
-    It falls with the amount of text, so compare sets of about the same size only.
+    It falls with the amount of text, so compare only sets of about the same size.
 
     Args:
         texts: Responses.
         n: Words per n-gram.
 
     Returns:
-        A share from 0 to 1; 0 where no text has n words.
+        A share from 0 to 1; 0 if no text has n words.
 
     Example:
         ```python
@@ -32,14 +32,14 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
-    """The share of a text's n-grams that it has had before, averaged over texts (Welleck et al., arXiv:1908.04319).
+    """The share of n-grams that repeat an earlier one in the same text, as a mean (Welleck et al., arXiv:1908.04319).
 
     Args:
-        texts: Responses. Those of fewer than n words repeat nothing.
+        texts: Responses. A text of fewer than n words counts as 0.
         n: Words per n-gram.
 
     Returns:
-        A share from 0 (nothing twice) to nearly 1 (the same over and over).
+        A share from 0 (no repetition) to almost 1 (one n-gram throughout).
 
     Raises:
         ValueError: If there are no texts.
@@ -54,20 +54,20 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """How much each text is like the others: its BLEU with all of them as references, averaged (arXiv:1802.01886).
+    """The mean BLEU of each text with the other texts as references (arXiv:1802.01886).
 
     Args:
-        texts: Responses, at least two. Empty ones count as unlike all others.
+        texts: At least two responses. An empty one counts as 0.
 
     Returns:
-        From 0 (nothing shared) to 100 (all the same), by sacrebleu.
+        A value from 0 (nothing in common) to 100 (all the same), computed by sacrebleu.
 
     Raises:
         ImportError: If `sacrebleu` is not installed; it comes with `pip install "rgtg-hf[evaluate]"`.
         ValueError: If there are fewer than two texts.
     """
     if len(texts) < 2:
-        raise ValueError(f"self-BLEU compares texts with each other, but {len(texts)} was given: give at least two.")
+        raise ValueError(f"self-BLEU compares texts with each other, but got {len(texts)}: give at least two.")
     try:
         from sacrebleu.metrics import BLEU
     except ImportError as error:
@@ -86,14 +86,14 @@ def _grams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def perplexity(log_likelihoods: Sequence[float], tokens: Sequence[int]) -> float:
-    """Perplexity per token over all responses together, exp(-sum of log-likelihoods / number of tokens).
+    """Perplexity per token over all responses together: exp(-sum of log-likelihoods / number of tokens).
 
     Args:
-        log_likelihoods: log pi_LM(y | x) under the unsteered policy in nats, per response.
-        tokens: Tokens, per response.
+        log_likelihoods: log pi_LM(y | x) of each response under the unguided policy, in nats.
+        tokens: Number of tokens of each response.
 
     Returns:
-        1 for text that the policy is sure of; infinity where there are no tokens.
+        1 or more: 1 for text of probability 1, infinity if there are no tokens.
 
     Example:
         ```python

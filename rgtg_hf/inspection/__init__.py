@@ -1,1 +1,1 @@
-"""From a prompt to what the reward did with it, token by token, and to a page that shows it."""
+"""The rewards of a response, token by token, and a page that shows them."""

@@ -1,4 +1,4 @@
-"""Curves over the tokens of a response, as inline SVG whose colours the page decides."""
+"""Curves over the tokens of a response, as inline SVG. The page's style sheet sets the colours."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 10, 32
 
 
 def curves_svg(title: str, description: str, curves: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Draws curves that begin at 0 before the first token.
+    """Draws curves that start at 0 before the first token. Nothing is escaped, so all text must be trusted markup.
 
     Args:
-        title: What the picture shows. As `description` and the names, markup of our own: nothing is escaped.
-        description: What there is to see, in words, for those who cannot.
-        curves: Name, which is also the curve's class, and its values after each token.
+        title: Title of the picture.
+        description: The content in words, for screen readers.
+        curves: The name of each curve, which is also its CSS class, and its values after each token.
 
     Returns:
         An `svg` element.
@@ -48,7 +48,7 @@ def curves_svg(title: str, description: str, curves: Sequence[tuple[str, Sequenc
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers around the values, 0 among them."""
+    """Round numbers that cover the values and include 0, seven at most."""
     low, high = min(low, 0.0), max(high, 0.0)
     span = (high - low) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))

@@ -1,10 +1,10 @@
-"""`rgtg_hf.inspect`: one prompt with and without steering, and what the reward did at every token."""
+"""`rgtg_hf.inspect`: the responses to one prompt with and without guidance, with the reward of every token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from rgtg_hf.arguments import check_count, check_switch
-from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.files import write_whole
+from rgtg_hf.inspection.page import frame, page
 from rgtg_hf.inspection.trace import Trace, Tracer
 from rgtg_hf.rewards.policy_identity import output_embedding
+from rgtg_hf.rewards.source import source_of
 
 __all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response"]
 
@@ -25,17 +27,17 @@ Prompt = str | Sequence[dict[str, str]]
 
 @dataclass
 class Inspection:
-    """What [`inspect`][rgtg_hf.inspection.inspect.inspect] found. In a notebook it shows itself.
+    """The result of [`inspect`][rgtg_hf.inspection.inspect.inspect]. A notebook displays it as a page.
 
     Attributes:
-        prompt: The prompt as it was given, messages as `role: content`.
-        policy_name: The policy's name, without the folders it lies in.
-        reward_model_name: The reward model's name, likewise.
+        prompt: The prompt, with messages as `role: content`.
+        policy_name: The policy's name, without the path of its folder.
+        reward_model_name: The reward model's name, without the path of its folder.
         beta: Strength of steering.
         top_k: Candidates per step.
-        seed: The seed of both responses; `None` for greedy decoding.
-        steered: What was written with steering.
-        unsteered: What the policy wrote by itself, from the same candidates.
+        seed: Seed of both responses; `None` for greedy decoding.
+        guided: The response with guidance.
+        unguided: The response without guidance, from the same candidates.
     """
 
     prompt: str
@@ -44,23 +46,19 @@ class Inspection:
     beta: float
     top_k: int
     seed: int | None
-    steered: Trace
-    unsteered: Trace
+    guided: Trace
+    unguided: Trace
 
     def to_html(self) -> str:
-        """One page, complete in itself: it loads nothing."""
-        from rgtg_hf.inspection.page import page
-
-        return page(self)
+        """A complete HTML page that loads nothing."""
+        return page(**vars(self))
 
     def save(self, path: str | Path) -> None:
-        """Writes the page to a file, UTF-8; one that exists is replaced."""
+        """Writes the page to a UTF-8 file. An existing file is replaced."""
         write_whole(path, self.to_html())
 
     def _repr_html_(self) -> str:
-        from rgtg_hf.inspection.page import frame
-
-        return frame(self)
+        return frame(self.to_html())
 
 
 def inspect(
@@ -69,35 +67,38 @@ def inspect(
     reward_model: PreTrainedModel,
     prompt: Prompt,
     *,
-    beta: float = 1.0,
-    top_k: int = 10,
+    beta: float | None = None,
+    top_k: int | None = None,
+    guidance_config: RewardGuidanceConfig | None = None,
     max_new_tokens: int = 64,
     do_sample: bool = True,
     seed: int = 0,
     chat_template: bool = True,
 ) -> Inspection:
-    """Answers a prompt with and without steering, and notes what the reward did at every token.
+    """Answers a prompt with and without guidance, and records the reward of every token.
 
-    Both responses are drawn from the same candidates with the same seed, at temperature 1.
+    Both responses are sampled from the same candidates with the same seed, at temperature 1.
 
     Args:
         policy: The language model.
-        tokenizer: Its tokenizer.
+        tokenizer: The policy's tokenizer.
         reward_model: A prefix reward model with the policy's tokenizer.
         prompt: Text, or messages with `role` and `content`.
-        beta: Strength of steering, in nats per unit of reward.
-        top_k: Candidates per step, the policy's likeliest.
-        max_new_tokens: Tokens per response at most.
-        do_sample: Sample; otherwise take the likeliest candidate at each step.
-        seed: Of sampling. The global random state is left as it was.
-        chat_template: Render the prompt by the tokenizer's chat template, where it has one; text becomes the user's
-            message. Otherwise text is continued as it stands.
+        beta: Strength of steering, in nats per unit of reward. Like all settings, it defaults to that of the reward
+            model's `guidance_config.json`.
+        top_k: Candidates per step, the policy's most likely tokens.
+        guidance_config: Settings as an object. Arguments win over it. A search is left out: tokens are guided.
+        max_new_tokens: Largest number of tokens per response.
+        do_sample: Sample; otherwise choose the most likely candidate at each step.
+        seed: Seed of sampling. The global random state does not change.
+        chat_template: Render the prompt with the tokenizer's chat template, if it has one; a text becomes the user's
+            message. Otherwise the text is continued as it is.
 
     Returns:
-        Both responses with their rewards, divergence and candidates; `save("page.html")` writes the page.
+        Both responses with their rewards, divergence and candidates. `save("page.html")` writes the page.
 
     Raises:
-        TypeError: If an argument is of another type.
+        TypeError: If an argument has a wrong type.
         ValueError: If the prompt is empty, the models cannot be used together or a setting is out of range.
 
     Example:
@@ -107,25 +108,27 @@ def inspect(
         def look(policy, tokenizer, reward_model):
             found = rgtg_hf.inspect(policy, tokenizer, reward_model, "Tell me a story.", beta=2.0, max_new_tokens=8)
             found.save("inspect.html")
-            return found  # the last line of a notebook's cell shows it
+            return found  # a notebook displays it
         ```
     """
     _check_arguments(policy, tokenizer, reward_model, max_new_tokens, seed)
     for name, switch in (("do_sample", do_sample), ("chat_template", chat_template)):
         check_switch(name, switch)
-    RewardGuidanceConfig(beta=beta, top_k=top_k)  # which refuses what they cannot be
+    settings = {"beta": beta, "top_k": top_k, "search": "tokens"}
+    config: Any = resolve_guidance(settings, guidance_config, source_of(reward_model)).config
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
-    settings: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
+    writing: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []
-    for strength in (beta, 0.0):
+    for strength in (config.beta, 0.0):
         with _seeded(seed, policy.device):
-            traces.append(trace_response(policy, tokenizer, reward_model, ids, strength, top_k, **settings))
+            one = replace(config, beta=strength)
+            traces.append(trace_response(policy, tokenizer, reward_model, ids, one, **writing))
     return Inspection(
         prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt),
         display_name(policy.name_or_path or ""),
         display_name(reward_model.name_or_path or ""),
-        beta,
-        top_k,
+        config.beta,
+        config.top_k,
         seed if do_sample else None,
         *traces,
     )
@@ -136,27 +139,25 @@ def trace_response(
     tokenizer: Any,
     reward_model: PreTrainedModel,
     input_ids: torch.Tensor,
-    beta: float,
-    top_k: int,
+    guidance_config: RewardGuidanceConfig,
     *,
     do_sample: bool,
     max_new_tokens: int,
     on_step: Callable[[Trace], None] | None = None,
     stopping_criteria: Sequence[Any] = (),
 ) -> Trace:
-    """Generates one response and follows it.
+    """Generates one response and traces it.
 
     Args:
         policy: The language model, decoder-only.
-        tokenizer: Its tokenizer.
-        reward_model: The reward model; it is asked for rewards even where `beta` is 0.
+        tokenizer: The policy's tokenizer.
+        reward_model: The reward model. It computes rewards even if beta is 0.
         input_ids: The prompt, shape `[1, length]`.
-        beta: Strength of steering; 0 for the policy by itself.
-        top_k: Candidates per step.
-        do_sample: Sample at temperature 1; otherwise take the likeliest candidate.
-        max_new_tokens: Tokens at most.
+        guidance_config: The settings; with a beta of 0 for an unguided response.
+        do_sample: Sample at temperature 1; otherwise choose the most likely candidate.
+        max_new_tokens: Largest number of tokens.
         on_step: Called with the trace after every token.
-        stopping_criteria: What may end the response early, as in `generate()`.
+        stopping_criteria: Criteria that may end the response early, as in `generate()`.
 
     Returns:
         The trace.
@@ -170,15 +171,14 @@ def trace_response(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     processor = RewardGuidedLogitsProcessor(
         reward_model,
-        beta=beta,
-        top_k=top_k,
+        guidance_config=guidance_config,
         attention_mask=torch.ones_like(input_ids),  # one row: nothing is padded
         pad_token_id=pad,
         eos_token_id=ends,
         collect_records=True,
     )
     tracer = Tracer(processor, tokenizer, None if on_step is None else lambda: on_step(tracer.trace))
-    # The candidates are the processor's business, so generate()'s own top_k (50 by default) is out of play.
+    # The processor selects the candidates, so the top_k of generate() (50 by default) is switched off.
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} if do_sample else dict.fromkeys(_WARPING)
     policy.generate(
         inputs=input_ids.to(policy.device),
@@ -203,7 +203,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True)
 
     Raises:
         TypeError: If the prompt is neither text nor messages.
-        ValueError: If the prompt is empty, or there is no chat template for messages.
+        ValueError: If the prompt is empty, or is messages and the tokenizer has no chat template.
     """
     if not isinstance(prompt, (str, list, tuple)) or not all(
         isinstance(message, Mapping) and {"role", "content"} <= set(message)
@@ -211,14 +211,14 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True)
     ):
         raise TypeError("`prompt` is neither text nor a list of messages, each with `role` and `content`.")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        raise ValueError("The prompt is empty: write at least a word.")
+        raise ValueError("The prompt is empty: give it some text.")
     if chat_template and tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         return tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )["input_ids"]
     if not isinstance(prompt, str):
-        raise ValueError("The prompt is a list of messages, but there is no chat template to render it: give text.")
+        raise ValueError("The prompt is a list of messages, but the tokenizer has no chat template: give text.")
     return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
@@ -232,11 +232,11 @@ def _check_arguments(policy: Any, tokenizer: Any, reward_model: Any, max_new_tok
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"`seed` is {seed!r}, but an integer is required.")
     if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"`seed` is an integer of {seed.bit_length()} bits, but 64 bits must hold it.")
+        raise ValueError(f"`seed` is an integer of {seed.bit_length()} bits, but at most 64 bits are allowed.")
 
 
 def display_name(name: str) -> str:
-    """A model's name as it may be shown: `owner/name` as it is, the last folder of a path, without what is above.
+    """A model's name that is safe to show: a hub name `owner/name`, or the last part of a path.
 
     Example:
         ```python

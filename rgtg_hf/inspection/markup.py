@@ -1,6 +1,6 @@
-"""A trace as HTML: every token with its reward, and behind it the candidates.
+"""A trace as HTML: every token with its reward and its candidates.
 
-Whatever a model or a user wrote passes through [`escape`][rgtg_hf.inspection.markup.escape] on its way into a page.
+All text from a model or a user passes through [`escape`][rgtg_hf.inspection.markup.escape] before it enters a page.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import math
 import unicodedata
 from collections.abc import Iterable
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from rgtg_hf.inspection.trace import Candidate, Step, Trace
+if TYPE_CHECKING:  # page.py must not load torch
+    from rgtg_hf.inspection.trace import Candidate, Step, Trace
 
 __all__ = ["LEVELS", "asset", "escape", "reward_scale", "signed", "tokens_html"]
 
 LEVELS = 4
-_TURNS_TEXT_AROUND = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+_DIRECTION_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 
 
 def asset(name: str) -> str:
-    """A text file of this package: `tokens.css`, `page.css` or `page.js`."""
+    """A text file of this folder: `palette.css`, `tokens.css`, `page.css` or `page.js`."""
     return files("rgtg_hf.inspection").joinpath(name).read_text("utf-8")
 
 
 def escape(text: str) -> str:
-    """Text that is safe in HTML, in elements and quoted attributes. Characters that act unseen become visible ones.
+    """Makes text safe in HTML elements and quoted attributes. Invisible control characters become visible.
 
     Example:
         ```python
@@ -38,7 +40,7 @@ def escape(text: str) -> str:
 
 
 def signed(value: float) -> str:
-    """A reward with its sign and two decimals, with a true minus."""
+    """A reward with its sign and two decimals. The minus is the typographic one."""
     if not math.isfinite(value):
         return "?"
     text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
@@ -46,31 +48,31 @@ def signed(value: float) -> str:
 
 
 def reward_scale(traces: Iterable[Trace]) -> float:
-    """The reward increment that gets the strongest colour: the 90th percentile of their sizes, above 0."""
+    """The increment of the strongest colour: the 90th percentile of all absolute increments, or 1 if that is 0."""
     sizes = sorted(abs(step.reward) for trace in traces for step in trace.steps if math.isfinite(step.reward))
     return (sizes[int(0.9 * (len(sizes) - 1))] if sizes else 0.0) or 1.0
 
 
 def tokens_html(trace: Trace, scale: float, label: str, *, candidates: bool = True) -> str:
-    """The text of a trace: one element per token, with its candidates inside, which show on hovering and focusing.
+    """The text of a trace, one element per token. Its candidates appear when it is hovered or focused.
 
     Args:
-        trace: What to show.
-        scale: The reward increment of the strongest colour.
-        label: What this text is, for screen readers.
-        candidates: Whether to put the candidates in.
+        trace: The trace to show.
+        scale: The increment of the strongest colour.
+        label: A name of this text for screen readers.
+        candidates: Whether to include the candidates.
 
     Returns:
-        HTML that `tokens.css` gives its looks; without any style it can be read as well.
+        HTML for the style sheet `tokens.css`. It is readable without styles too.
     """
     tokens = "".join(_token(step, scale, candidates) for step in trace.steps)
     return f'<div class="rgtg-text" role="listbox" aria-label="{escape(label)}">{tokens}</div>'
 
 
 def _token(step: Step, scale: float, candidates: bool) -> str:
-    # A line break is shown as a sign, and then happens outside the token, so that the sign can be pointed at.
+    # A line break is shown as a sign inside the token, which can be pointed at. The break itself follows the token.
     text = step.text or "\N{DOTTED CIRCLE}"
-    # Spaces before a word stand outside too: at the end of a line they would look like a token of their own.
+    # Spaces before a word are outside the token, because at the end of a line they would look like another token.
     core = text.lstrip(" ") or text
     body = escape(core).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     breaks = "<br>" * text.count("\n")
@@ -110,7 +112,7 @@ def _level(reward: float, scale: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """A token on a line of its own, where spaces at its ends would not be seen."""
+    """A token on one line, with visible line breaks and visible spaces at its ends."""
     text = text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     core = text.strip(" ")
     start = len(text) - len(text.lstrip(" "))
@@ -126,6 +128,6 @@ def _visible(character: str) -> str:
         return "\N{RIGHTWARDS ARROW TO BAR}"
     if code < 0x20:
         return chr(0x2400 + code)  # control pictures
-    if code in _TURNS_TEXT_AROUND or unicodedata.category(character) == "Cc":
+    if code in _DIRECTION_CONTROLS or unicodedata.category(character) == "Cc":
         return f"[U+{code:04X}]"
     return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) == "Cs" else character

@@ -1,34 +1,53 @@
-"""The page of an inspection: one HTML file that needs nothing else, and its frame for notebooks."""
+"""The page of an inspection: one HTML file that loads nothing, and its frame for notebooks.
+
+Nothing heavy is imported here, so that the command line can recognise a page before it loads any library.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import html
+from typing import TYPE_CHECKING
 
 from rgtg_hf.inspection.curves import curves_svg
-from rgtg_hf.inspection.generator import GENERATOR
-from rgtg_hf.inspection.inspect import Inspection
 from rgtg_hf.inspection.markup import LEVELS, asset, escape, reward_scale, signed, tokens_html
-from rgtg_hf.inspection.trace import Trace
 from rgtg_hf.version import __version__
 
-__all__ = ["SWITCH", "frame", "key_html", "page", "styles", "summary"]
+if TYPE_CHECKING:
+    from rgtg_hf.inspection.trace import Trace
+
+__all__ = ["GENERATOR", "SWITCH", "frame", "key_html", "page", "styles", "summary"]
+
+GENERATOR = '<meta name="generator" content="rgtg_hf '  # marks a page as made here
+SWITCH = '<label class="rgtg-switch"><input type="checkbox" class="rgtg-show-numbers"> show numbers</label>'
 
 
 def styles(scope: str = ":root") -> str:
-    """The colours, set on `scope`, and the looks of tokens."""
+    """The style sheet of tokens, with its colours defined on `scope`."""
     return asset("palette.css").replace("SCOPE", scope) + asset("tokens.css")
 
 
-def page(inspection: Inspection) -> str:
-    """A complete HTML document. It loads nothing, and its policy lets it load nothing."""
-    found = inspection
-    scale = reward_scale([found.steered, found.unsteered])
+def page(
+    *,
+    prompt: str,
+    policy_name: str,
+    reward_model_name: str,
+    beta: float,
+    top_k: int,
+    seed: int | None,
+    guided: Trace,
+    unguided: Trace,
+) -> str:
+    """A complete HTML document. It loads nothing, and its security policy forbids it to load anything.
+
+    The arguments are the attributes of [`Inspection`][rgtg_hf.inspection.inspect.Inspection].
+    """
+    scale = reward_scale([guided, unguided])
     script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    drawn = "greedy decoding" if found.seed is None else f"sampled with seed {found.seed}"
-    settings = f"beta {found.beta:g} · {found.top_k} candidates per step · {drawn}"
+    drawn = "greedy decoding" if seed is None else f"sampled with seed {seed}"
+    settings = f"beta {beta:g} · {top_k or 'all'} candidates per step · {drawn}"
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -36,49 +55,47 @@ def page(inspection: Inspection) -> str:
 script-src 'sha256-{digest}'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 {GENERATOR}{__version__}">
-<title>What the reward did</title>
+<title>Rewards token by token</title>
 <style>{styles()}{asset("page.css")}</style>
 <body>
 <header>
-<h1>What the reward did</h1>
-<div class="prompt" dir="auto">{escape(found.prompt)}</div>
-<p class="quiet">Policy <bdi>{escape(found.policy_name or "unnamed")}</bdi> · reward model \
-<bdi>{escape(found.reward_model_name or "unnamed")}</bdi> · {settings}</p>
+<h1>Rewards token by token</h1>
+<div class="prompt" dir="auto">{escape(prompt)}</div>
+<p class="quiet">Policy <bdi>{escape(policy_name or "unnamed")}</bdi> · reward model \
+<bdi>{escape(reward_model_name or "unnamed")}</bdi> · {settings}</p>
 {key_html(scale)}
 {SWITCH}
 </header>
 <main>
 <div class="sides">
-{_side("Steered", found.steered, scale)}
-{_side("Unsteered", found.unsteered, scale)}
+{_side("Guided", guided, scale)}
+{_side("Unguided", unguided, scale)}
 </div>
-{_curves(found)}
-<p class="quiet">A token's reward is how much it raised what the reward model thinks of the text so far. Point at a \
-token, or reach it with Tab and the arrow keys, to see what else was possible: the candidates with their probability \
-under the policy, their reward, and their probability when guided. Probabilities are among the candidates.</p>
+{_curves(guided, unguided)}
+<p class="quiet">The reward of a token is its increment: the reward of the text with the token minus that of the \
+text before it. Point at a token, or reach it with Tab and the arrow keys, to see the other candidates: their \
+probability under the policy, their reward, and their probability under guidance. Probabilities are among the \
+candidates.</p>
 </main>
 <script>{script}</script>
 </html>
 """
 
 
-def frame(inspection: Inspection, height: int = 760) -> str:
-    """The page in a frame of its own, for notebooks, whose styles it then neither takes nor changes."""
+def frame(document: str, height: int = 760) -> str:
+    """A page in an `iframe`, for notebooks, so that neither changes the styles of the other."""
     return (
-        f'<iframe title="What the reward did" sandbox="allow-scripts" srcdoc="{html.escape(page(inspection))}" '
+        f'<iframe title="Rewards token by token" sandbox="allow-scripts" srcdoc="{html.escape(document)}" '
         f'style="width:100%;height:{height}px;border:1px solid #8888;border-radius:4px"></iframe>'
     )
 
 
 def key_html(scale: float) -> str:
-    """What colours and lines mean: the text of each sample says it in words."""
+    """The key of the colours. The text of each sample gives its meaning in words."""
     words = [("down", LEVELS, f"{signed(-scale)} or less"), ("down", 2, "loss")]
     words += [("up", 2, "gain"), ("up", LEVELS, f"{signed(scale)} or more")]
     samples = "".join(f'<span class="rgtg-tok rgtg-{sign}{level}">{text}</span>' for sign, level, text in words)
     return f'<div class="rgtg-key"><span>Reward of a token:</span>{samples}</div>'
-
-
-SWITCH = '<label class="rgtg-switch"><input type="checkbox" class="rgtg-show-numbers"> show numbers</label>'
 
 
 def _side(name: str, trace: Trace, scale: float) -> str:
@@ -99,16 +116,16 @@ def summary(trace: Trace) -> str:
     )
 
 
-def _curves(found: Inspection) -> str:
-    rewards = [("steered", found.steered.rewards), ("unsteered", found.unsteered.rewards)]
+def _curves(guided: Trace, unguided: Trace) -> str:
+    rewards = [("guided", guided.rewards), ("unguided", unguided.rewards)]
     ends = ", ".join(f"{name} {signed(values[-1] if values else 0.0)}" for name, values in rewards)
-    divergence = found.steered.divergences
+    divergence = guided.divergences
     total = divergence[-1] if divergence else 0.0
     reward_curves = curves_svg("Cumulative reward", f"At the end: {ends}.", rewards)
-    kl_curve = curves_svg("Cumulative KL", f"At the end: {total:.2f} nats.", [("steered", divergence)])
+    kl_curve = curves_svg("Cumulative KL", f"At the end: {total:.2f} nats.", [("guided", divergence)])
     return f"""<div class="curves">
-<figure><figcaption><strong>Cumulative reward</strong>: steered (solid line), unsteered (dashed)</figcaption>
+<figure><figcaption><strong>Cumulative reward</strong>: guided (solid line), unguided (dashed)</figcaption>
 {reward_curves}</figure>
-<figure><figcaption><strong>Cumulative KL</strong> of steered from the policy, nats</figcaption>
+<figure><figcaption><strong>Cumulative KL</strong> of guided to the policy, nats</figcaption>
 {kl_curve}</figure>
 </div>"""

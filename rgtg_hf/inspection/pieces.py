@@ -1,4 +1,4 @@
-"""The text of single tokens, which only their neighbours decide."""
+"""The text of single tokens, which depends on the tokens around them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 __all__ = ["TextPieces"]
 
-_CONTEXT = 4  # tokens before: enough for tokenizers that drop the space of a text's first token
+_CONTEXT = 4  # earlier tokens, for tokenizers that drop the space before the first token of a text
 _LONGEST = 4  # bytes of a character, each of which may be a token
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextPieces:
-    """Cuts a text into the pieces that its tokens contribute. Pieces of consecutive tokens make up the text.
+    """Cuts a text into one piece per token. The pieces of consecutive tokens join to the text.
 
-    A character may be made of several tokens: the last of them carries it, and the others are empty.
+    If several tokens make up one character, the piece of the last one has it, and the others are empty.
 
     Args:
-        tokenizer: What decodes ids.
+        tokenizer: The tokenizer that decodes ids.
     """
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
         self._whole: list[int] = []  # tokens whose characters are complete
-        self._open: list[int] = []  # tokens since then
+        self._open: list[int] = []  # the tokens after them
 
     def begin(self, ids: Sequence[int]) -> None:
-        """Takes a text that pieces are to follow."""
+        """Starts after the tokens of a text."""
         self._whole, self._open = list(ids[-_CONTEXT:]), []
 
     def after(self, token: int) -> str:
-        """What `token` would show if it came next."""
+        """The text of `token` if it came next."""
         return self._decode([*self._open, token])
 
     def add(self, token: int) -> str:
-        """Puts `token` next, and gives its piece."""
+        """Appends `token` and returns its piece."""
         self._open.append(token)
         text = self._decode(self._open)
         if text.endswith(_UNFINISHED) and len(self._open) < _LONGEST:
@@ -44,7 +44,7 @@ class TextPieces:
         return text
 
     def rest(self) -> str:
-        """What was held back for a character that is not complete."""
+        """The text of the last tokens, if their character was never completed."""
         text = self._decode(self._open) if self._open else ""
         self._close()
         return text

@@ -1,15 +1,17 @@
-"""Two responses to one prompt, steered and not, written at the same time."""
+"""A guided and an unguided response to one prompt, written at the same time."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
 
+from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.inspection.inspect import trace_response
 from rgtg_hf.inspection.trace import Trace
 
@@ -28,7 +30,7 @@ class _StopWhenSet(StoppingCriteria):
 class _Turns:
     """Lets two threads take turns, token by token, until one of them ends.
 
-    They never compute at the same time: so each one's speed is its own, not what the other left of the machine.
+    They never compute at the same time, so that neither slows the other and both speeds can be compared.
     """
 
     def __init__(self) -> None:
@@ -53,33 +55,31 @@ def stream_side_by_side(
     tokenizer: Any,
     reward_model: Any,
     input_ids: torch.Tensor,
-    beta: float,
-    top_k: int,
+    guidance_config: RewardGuidanceConfig,
     *,
     do_sample: bool,
     max_new_tokens: int,
     stop: threading.Event,
     interval: float = 0.25,
 ) -> Iterator[tuple[Trace, Trace]]:
-    """Writes both responses, a token of one and then of the other, and gives what there is while they grow.
+    """Writes both responses in turn, one token at a time, and yields them while they grow.
 
     Args:
         policy: The language model.
-        tokenizer: Its tokenizer.
+        tokenizer: The policy's tokenizer.
         reward_model: The reward model.
         input_ids: The prompt, shape `[1, length]`.
-        beta: Strength of steering of the first response; the second is not steered.
-        top_k: Candidates per step.
-        do_sample: Sample; otherwise take the likeliest candidate.
-        max_new_tokens: Tokens per response at most.
+        guidance_config: The settings of the first response. The second has a beta of 0 and is unguided.
+        do_sample: Sample; otherwise choose the most likely candidate.
+        max_new_tokens: Largest number of tokens per response.
         stop: Ends both responses at their next token when it is set. They also end when the iterator is closed.
-        interval: Seconds between two looks at most, if there is something new.
+        interval: Seconds to wait before new tokens are yielded.
 
     Yields:
-        The steered and the unsteered trace. Both grow; at the end both are complete.
+        The guided and the unguided trace. The last pair is complete.
 
     Raises:
-        Exception: Whatever `generate()` raised in a thread, after the other one has ended.
+        Exception: The error of `generate()` in a thread, after both threads have ended.
     """
     closed = threading.Event()
     news: queue.Queue[None] = queue.Queue()
@@ -87,9 +87,9 @@ def stream_side_by_side(
     errors: list[BaseException] = []
     turns = _Turns()
 
-    def write(index: int, strength: float) -> None:
+    def write(index: int, config: RewardGuidanceConfig) -> None:
         def on_step(trace: Trace) -> None:
-            # A copy: the reader walks through it while the writer goes on.
+            # A copy, because the reader iterates over it while new tokens are added.
             traces[index] = Trace(list(trace.steps), trace.seconds)
             news.put(None)
             turns.pass_on(index)
@@ -102,8 +102,7 @@ def stream_side_by_side(
                 tokenizer,
                 reward_model,
                 input_ids,
-                strength,
-                top_k,
+                config,
                 do_sample=do_sample,
                 max_new_tokens=max_new_tokens,
                 on_step=on_step,
@@ -116,7 +115,8 @@ def stream_side_by_side(
             turns.pass_on(index, ends=True)
             news.put(None)
 
-    threads = [threading.Thread(target=write, args=(i, s), daemon=True) for i, s in enumerate((beta, 0.0))]
+    configs = (guidance_config, replace(guidance_config, beta=0.0))
+    threads = [threading.Thread(target=write, args=one, daemon=True) for one in enumerate(configs)]
     for thread in threads:
         thread.start()
     try:
@@ -125,7 +125,7 @@ def stream_side_by_side(
                 news.get(timeout=interval)
             except queue.Empty:
                 continue
-            stop.wait(interval)  # several tokens at a time; at once where there is a stop
+            stop.wait(interval)  # collects several tokens; a stop ends the wait at once
             while not news.empty():
                 news.get_nowait()
             yield traces[0], traces[1]

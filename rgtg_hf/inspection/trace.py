@@ -133,7 +133,6 @@ class Tracer(BaseStreamer):
         self._on_step = on_step
         self._ids: list[int] = []
         self._prompt_length = 0
-        self._reward: float | None = None  # of what has been written so far
         self._started = 0.0
 
     def put(self, value: torch.Tensor) -> None:
@@ -166,32 +165,29 @@ class Tracer(BaseStreamer):
             raise ValueError("The processor keeps no records: make it with `collect_records=True`.")
         record = records[len(self.trace.steps)]
         ids = record.candidate_ids[0].tolist()
-        rewards, base = self._rewards(record, record.candidate_ids)
-        before = base if self._reward is None else self._reward
+        increments = self._increments(record)
         candidates = tuple(
-            Candidate(self._pieces.after(candidate), policy, reward - before, guided, candidate == token)
-            for candidate, policy, reward, guided in zip(
-                ids, record.policy[0].exp().tolist(), rewards, record.guided[0].exp().tolist(), strict=True
+            Candidate(self._pieces.after(candidate), policy, increment, guided, candidate == token)
+            for candidate, policy, increment, guided in zip(
+                ids, record.policy[0].exp().tolist(), increments, record.guided[0].exp().tolist(), strict=True
             )
             if policy > 0  # rows may have fewer candidates than columns
         )
         if token in ids:
-            reward = rewards[ids.index(token)]
+            increment = increments[ids.index(token)]
         else:  # one that ties with the least likely candidate
-            reward = self._score(torch.tensor([[token]], device=record.candidate_ids.device))[0][0]
-        step = Step(self._pieces.add(token), token in self._special_ids, reward - before, record.kl.item(), candidates)
+            increment = self._score(torch.tensor([[token]], device=record.candidate_ids.device))[0]
+        step = Step(self._pieces.add(token), token in self._special_ids, increment, record.kl.item(), candidates)
         self.trace.steps.append(step)
         self._ids.append(token)
-        self._reward = reward
 
-    def _rewards(self, record: StepRecord, candidate_ids: torch.Tensor) -> tuple[list[float], float]:
-        if bool(record.base.isnan().any()):
-            return self._score(candidate_ids)
-        return record.rewards[0].tolist(), record.base.item()
+    def _increments(self, record: StepRecord) -> list[float]:
+        if bool(record.increments.isnan().any()):
+            return self._score(record.candidate_ids)
+        return record.increments[0].tolist()
 
-    def _score(self, candidate_ids: torch.Tensor) -> tuple[list[float], float]:
-        # Scorers go by the ids they are shown, so to ask once more disturbs nothing.
+    def _score(self, candidate_ids: torch.Tensor) -> list[float]:
+        # Scorers find what they kept by the ids, so to ask once more disturbs nothing.
         ids = torch.tensor([self._ids], device=candidate_ids.device)
-        prefix = PrefixBatch(ids, torch.ones_like(ids), self._prompt_length, ids.shape[1])
-        rewards, base = self._processor.scorer.score(prefix, candidate_ids)
-        return rewards[0].tolist(), base.item()
+        prefix = PrefixBatch(ids, torch.ones_like(ids), self._prompt_length)
+        return self._processor.scorer.score(prefix, candidate_ids)[0].tolist()

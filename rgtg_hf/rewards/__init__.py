@@ -1,1 +1,1 @@
-"""What a reward model is: a causal sequence classifier whose score is read at every prefix."""
+"""Reward models: causal sequence classifiers whose score is read at every prefix."""

@@ -1,26 +1,33 @@
-"""Reward models from a folder or from the hub, whole or as adapters; and checkpoints of any kind, without surprises.
+"""Loads reward models, whole or as adapters, and other checkpoints, from a folder or from the hub.
 
-`from_pretrained` gives weights that a file lacks random values and goes on, reads pickles where there are no
-safetensors, and asks on the terminal whether to run a model's own code. What is loaded here is refused instead.
+`from_pretrained` fills weights that a file lacks with random values, reads pickles where there are no safetensors, and
+asks on the terminal whether to run a model's own code. The functions here refuse such files instead.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
-__all__ = ["HEADS", "load_model", "load_reward_model", "load_tokenizer", "reading"]
+import rgtg_hf.rewards.next_token  # noqa: F401  makes `Auto...` classes know its checkpoints
+from rgtg_hf.rewards.source import remember_source
+
+__all__ = ["BASE_CONFIG", "HEADS", "has_trained_head", "load_model", "load_reward_model", "load_tokenizer", "reading"]
 
 HEADS = ("score", "classifier")
+# The folder in an adapter's with the configuration of the model beneath it. It has a folder of its own, because
+# transformers takes a local folder with a config.json for a whole model.
+BASE_CONFIG = "base_config"
 
 
 def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> Any:
@@ -35,7 +42,7 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
         A sequence classifier with one label, or a `PeftModel` of one.
 
     Raises:
-        TypeError: If `name` is no text or path.
+        TypeError: If `name` is neither text nor a path.
         OSError: If there is no such model, or it has no weights as safetensors.
         ValueError: If its files are damaged or incomplete, or need code of their own that was not allowed.
 
@@ -53,35 +60,55 @@ def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> 
     where: dict[str, Any] = {"revision": revision or "main"}
     adapter = find_adapter_config_file(name, **where)
     if adapter is None:
-        return load_model(AutoModelForSequenceClassification, name, **where, **kwargs)
+        model = load_model(AutoModelForSequenceClassification, name, **where, **kwargs)
+    else:
+        model = _load_adapter(name, adapter, where, kwargs)
+    remember_source(model, name, revision)
+    return model
+
+
+def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[str, Any]) -> Any:
     from peft import PeftModel
 
     with reading(name):
         base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        # The base is a language model, which does not know of one label and perhaps of fewer layers; `rgtg-hf train`
-        # saves the configuration that does. Other adapters are of their base's depth.
         trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
-        if (Path(adapter).parent / "config.json").is_file():
-            config = AutoConfig.from_pretrained(name, num_labels=1, **where, **trust)
-        else:
-            config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
+        base_config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
+        # The base is a language model, which does not know of one label and perhaps of fewer layers. Training saves
+        # the configuration that does beside the adapter. Other adapters have their base's depth.
+        saved = None
+        with suppress(OSError):
+            saved = cached_file(name, "config.json", subfolder=BASE_CONFIG, **where)
+        config = base_config
+        if saved is not None:
+            config = AutoConfig.from_pretrained(name, subfolder=BASE_CONFIG, num_labels=1, **where, **trust)
         weights = cached_file(name, "adapter_model.safetensors", **where)  # raises if there is a pickle only
         with safe_open(weights, framework="pt") as file:
-            learned = {part for key in file.keys() for part in key.split(".")}  # noqa: SIM118  no dictionary
-    if not learned & set(HEADS):
+            keys = list(file.keys())
+    # A head that was trained whole is in the adapter. Otherwise it is the base's, with LoRA on it or without.
+    brings_head = any(set(HEADS) & set(key.split(".")) and "lora_" not in key for key in keys)
+    if not brings_head and not has_trained_head(base_config):
         raise ValueError(
             f"The adapter {name} lacks the weights of its score head, so its rewards would be random. Train it with "
             'task_type="SEQ_CLS", or with the head in modules_to_save.'
         )
-    model = load_model(AutoModelForSequenceClassification, base, fresh=HEADS, config=config, **kwargs)
-    with reading(name):
+    fresh = HEADS if brings_head else ()
+    model = load_model(AutoModelForSequenceClassification, base, fresh=fresh, config=config, **kwargs)
+    with reading(name), warnings.catch_warnings():
+        # PEFT would go on with random weights.
+        warnings.filterwarnings("error", message=".*missing adapter keys")
         model = PeftModel.from_pretrained(model, name, **where)
     _check_finite(model, name)
     return model
 
 
+def has_trained_head(config: PretrainedConfig) -> bool:
+    """Whether the checkpoint of this configuration is a sequence classifier, whose score head is in its file."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
 def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` for safetensors alone, which refuses what it would mend with random numbers.
+    """Calls `auto_class.from_pretrained` for safetensors alone, and refuses files that lack weights.
 
     Args:
         auto_class: `AutoModelForCausalLM`, `AutoModelForSequenceClassification` or a model class.
@@ -98,7 +125,7 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
     """
     kwargs = {"use_safetensors": True, "trust_remote_code": False} | kwargs
     verbosity = logging.get_verbosity()
-    # Its report of missing weights would precede the error, and that of surplus ones is about what was asked for.
+    # Missing weights are an error below, and surplus ones are expected here: neither needs a report.
     logging.set_verbosity_error()
     try:
         with reading(name):
@@ -129,7 +156,7 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turns the many exceptions that damaged files lead to, some of them bare, into one documented type."""
+    """Turns the many exceptions of damaged files into one documented type."""
     try:
         yield
     except (OSError, ValueError, ImportError, MemoryError, torch.OutOfMemoryError):
@@ -140,7 +167,7 @@ def reading(name: str) -> Iterator[None]:
 
 def _check_finite(model: nn.Module, name: str) -> None:
     for key, weight in model.named_parameters():
-        # Formats of one byte have no such test, and weights that are not in memory cannot be looked at.
+        # Formats of one byte cannot be tested, nor can weights that are not in memory.
         testable = weight.is_floating_point() and weight.element_size() > 1 and not weight.is_meta
         if testable and not torch.isfinite(weight).all():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Linear steering heads merged into the policy's output embedding: an ordinary checkpoint, steered for good.
+"""Merges linear steering heads into the policy's output embedding: an ordinary checkpoint that is always steered.
 
 The logits of a policy are E h. A head without nonlinearity has the advantages A(h, v) = e_v · Pᵀ W h, so that
 
@@ -27,8 +27,8 @@ __all__ = ["merge_heads"]
 def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardModel, float]]) -> PreTrainedModel:
     """Makes a copy of a policy that is steered over its whole vocabulary.
 
-    The copy's output embedding is its own, no longer tied to the input's. It has no candidates: where generation is to
-    keep to the policy's likeliest tokens, `top_k` of `generate()` keeps to the copy's.
+    The copy's output embedding is its own, no longer tied to the input's. It does not know candidates: `top_k` of
+    `generate()` keeps the copy's most likely tokens, not the policy's.
 
     Args:
         policy: The policy. It is left as it is.
@@ -38,10 +38,10 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         The copy, of the policy's class and dtype. Save it with `save_pretrained`.
 
     Raises:
-        TypeError: If the policy is no causal LM, or `heads` holds something else than pairs of a head and a number.
-        ValueError: If there is no head, a head is not linear or belongs to another policy, a beta is not finite or so
-            large that the weights are not, or if the policy does more to its last hidden state than a linear map
-            (soft-capped logits, for example).
+        TypeError: If the policy is not a causal LM, or `heads` is not a list of pairs of a head and a number.
+        ValueError: If there is no head, a head is not linear or belongs to another policy, a beta or the weights that
+            it makes are not finite, or if the policy does more to its last hidden state than a linear map (soft-capped
+            logits, for example).
 
     Example:
         ```python
@@ -61,7 +61,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         check_number("beta", beta)
         if head.config.nonlinear:
             raise ValueError(
-                "One of `heads` has a nonlinearity, so it is no change of the output embedding. Train one with "
+                "One of `heads` has a nonlinearity, so it cannot be merged into the output embedding. Train one with "
                 "`NextTokenRewardModel.from_policy(policy)`, without `nonlinear=True`."
             )
         head.attach(policy)
@@ -81,7 +81,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
 
 
 def _check_linear(policy: PreTrainedModel, merged: PreTrainedModel, change: Tensor) -> None:
-    """Compares the merged logits with what they should be, on a few tokens."""
+    """Compares the merged logits with the expected ones on a few tokens."""
     ids = torch.arange(3, 9, device=policy.device)[None] % len(change)
     before = policy(ids, output_hidden_states=True)
     expected = before.logits.float() + before.hidden_states[-1].float() @ change.T

@@ -1,4 +1,4 @@
-"""Reward models that rate the whole vocabulary in one call: with a backbone of their own, or on the policy's."""
+"""Reward models that score the whole vocabulary in one call, with their own backbone or on the policy's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from rgtg_hf.arguments import check_count, check_number
 from rgtg_hf.rewards.policy_identity import check_policy, describe_policy
 from rgtg_hf.rewards.prefix_rewards import find_backbone
-from rgtg_hf.rewards.token_head import TokenHead
+from rgtg_hf.rewards.token_head import TokenHead, token_increments
 
 __all__ = ["NextTokenRewardConfig", "NextTokenRewardModel", "check_heads"]
 
@@ -33,16 +33,15 @@ class NextTokenRewardConfig(PreTrainedConfig):
         policy: For a steering head, which policy it belongs to; see
             [`describe_policy`][rgtg_hf.rewards.policy_identity.describe_policy].
         hidden_size: Size of the hidden states that the head reads.
-        embedding_size: Size of the token embeddings that it rates.
+        embedding_size: Size of the token embeddings that it scores.
         vocab_size: Number of tokens.
         rank: Dimensions in which hidden state and token meet.
         nonlinear: Whether the head has a nonlinearity. Without one it can be merged into the policy.
         dropout: Share of the head's inner activations that training drops (TRL switches all dropout off unless
             `disable_dropout=False`).
-        context_scale: How fast the head learns what is peculiar to a context, relative to how it rates a token in
-            every context. Small values keep a head on a frozen backbone from spending its divergence on what hidden
-            states give away about the training pairs; 1 suits a backbone that is trained. 0 rates tokens alike in all
-            contexts.
+        context_scale: How fast the head learns a token's reward in one context, relative to its reward in every
+            context. Small values keep a head on a frozen backbone from learning the training pairs by heart, which
+            costs divergence; 1 suits a backbone that is trained. With 0, a token has the same reward in all contexts.
     """
 
     model_type = "next_token_reward"
@@ -88,21 +87,21 @@ class NextTokenRewardConfig(PreTrainedConfig):
 
 
 class NextTokenRewardModel(PreTrainedModel):
-    """A reward model that, having read a prefix, rates every next token at once.
+    """A reward model that reads a prefix and scores every next token at once.
 
     There are two kinds. [`from_backbone`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_backbone] makes one
-    with a decoder of its own: one reward-model token per decoding step, however many candidates.
+    with its own decoder, which reads one token per decoding step, whatever the number of candidates.
     [`from_policy`][rgtg_hf.rewards.next_token.NextTokenRewardModel.from_policy] makes a *steering head*, which reads
     the hidden states that the frozen policy computes anyway. Its checkpoint holds the head alone, a fraction of a
-    megabyte, and is put back on its policy with `attach`.
+    megabyte; `attach` puts it back on its policy.
 
     As with every prefix reward model, the head's output at each position is the reward of the prefix that ends there
     (see [`TokenHead`][rgtg_hf.rewards.token_head.TokenHead] for the equation). The sum starts at 0 with the first
-    token it reads, so the rewards of a prompt's continuations are comparable with each other, and only they.
+    token, so only rewards of continuations of one prompt can be compared with each other.
 
     Args:
         config: The configuration.
-        backbone: The decoder, for a model with its own. By default a new one is made from the configuration.
+        backbone: The decoder of a model that has its own. By default a new one is made from the configuration.
 
     Example:
         ```python
@@ -155,7 +154,7 @@ class NextTokenRewardModel(PreTrainedModel):
         dropout: float = 0.0,
         context_scale: float = 1.0,
     ) -> NextTokenRewardModel:
-        """Makes a reward model around a decoder of its own, which is used as it is and not copied.
+        """Makes a reward model around a decoder, which is used as it is and not copied.
 
         Args:
             backbone: A decoder such as `AutoModel.from_pretrained(name)`, or a causal LM or reward model around one.
@@ -165,7 +164,7 @@ class NextTokenRewardModel(PreTrainedModel):
             The model, with a fresh head.
 
         Raises:
-            TypeError: If `backbone` is no pretrained model.
+            TypeError: If `backbone` is not a pretrained model.
         """
         if not isinstance(backbone, PreTrainedModel):
             raise TypeError(
@@ -203,17 +202,17 @@ class NextTokenRewardModel(PreTrainedModel):
         """Makes a steering head on a policy.
 
         Args:
-            policy: The causal LM to be steered. It is never changed, nor part of the head's checkpoint.
+            policy: The causal LM to be steered. It is never changed, and is not part of the head's checkpoint.
             rank: See [`NextTokenRewardConfig`]. Also `dropout`.
-            nonlinear: Whether the head has a nonlinearity. Without one, the default, it steers no worse, as far as was
-                measured, and can be merged into the policy.
+            nonlinear: Whether the head has a nonlinearity. Without one, the default, it steered equally well wherever
+                it was measured, and it can be merged into the policy.
             context_scale: See [`NextTokenRewardConfig`]. Train a head with a learning rate of about 3e-3.
 
         Returns:
             The head, fresh and attached.
 
         Raises:
-            TypeError: If `policy` is no causal LM, or `rank` or `dropout` no number.
+            TypeError: If `policy` is not a causal LM, or `rank` or `dropout` is not a number.
             ValueError: If `rank` or `dropout` is out of range.
         """
         description = describe_policy(policy)
@@ -242,48 +241,48 @@ class NextTokenRewardModel(PreTrainedModel):
             The head itself.
 
         Raises:
-            ValueError: If this is another policy, or the model has a backbone of its own.
+            ValueError: If this is another policy, or the model has its own backbone.
         """
         if self.config.policy is None:
             raise ValueError(
-                "This reward model has a backbone of its own and reads no policy's hidden states: use it as it is, "
-                "not among the `heads` of a policy."
+                "This reward model has a backbone of its own and does not read a policy's hidden states: use it as it "
+                "is, not among the `heads` of a policy."
             )
         check_policy(policy, self.config.policy)
         self._hold(policy)
         return self.to(policy.device)  # type: ignore[arg-type]
 
     def _hold(self, policy: PreTrainedModel) -> None:
-        # Set past nn.Module's registration: the policy is no part of the head, to be saved, moved or trained with it.
+        # Not registered as a submodule: the policy must not be saved, moved or trained with the head.
         object.__setattr__(self, "backbone", find_backbone(policy))
         object.__setattr__(self, "_embeddings", policy.get_output_embeddings())
 
     @property
     def is_frozen(self) -> bool:
-        """Whether training leaves the backbone as it is, so that its hidden states can be computed once."""
+        """Whether training leaves the backbone as it is, so that its hidden states need computing only once."""
         if self.config.policy is not None:
             return True
         return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     @property
     def token_embeddings(self) -> Tensor:
-        """The embeddings that tokens are rated by, shape `[vocabulary, embedding_size]`."""
+        """The embeddings through which tokens are scored, shape `[vocabulary, embedding_size]`."""
         return self.get_input_embeddings().weight.detach()  # type: ignore[union-attr, operator, return-value]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that holds the token embeddings: for a steering head the policy's output embedding."""
+        """Returns the module that holds the token embeddings: for a steering head the policy's output embedding."""
         if self._embeddings is not None:
             return self._embeddings
         self._require_backbone()
         return self.backbone.get_input_embeddings()
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, for a backbone of its own; a steering head has nothing to checkpoint."""
+        """Turns on checkpointing in its own backbone; a steering head has nothing to checkpoint."""
         if self.config.policy is None:
             super().activation_checkpointing_enable(*args, **kwargs)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None, **backbone_kwargs: Any) -> Tensor:
-        """The backbone's last hidden states, shape `[batch, length, hidden_size]`, without gradient if frozen."""
+        """Computes the last hidden states, shape `[batch, length, hidden_size]`, without gradient if frozen."""
         self._require_backbone()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             return self.backbone(
@@ -297,13 +296,13 @@ class NextTokenRewardModel(PreTrainedModel):
         hidden_states: Tensor | None = None,
         **backbone_kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Rates sequences that are known. The rewards of all positions are what the module `score` returns.
+        """Scores given sequences. The module `score` returns the rewards of all positions.
 
         Args:
             input_ids: Tokens, shape `[batch, length]`.
             attention_mask: 1 for tokens, 0 for padding, shape `[batch, length]`. Defaults to no padding.
-            hidden_states: The backbone's hidden states where they are known, shape `[batch, length, hidden_size]`;
-                the backbone is not run then.
+            hidden_states: The backbone's hidden states if they are known, shape `[batch, length, hidden_size]`; the
+                backbone is not run then.
             backbone_kwargs: Passed on to the backbone.
 
         Returns:
@@ -313,12 +312,12 @@ class NextTokenRewardModel(PreTrainedModel):
         if hidden_states is None:
             hidden_states = self.hidden_states(input_ids, attention_mask, **backbone_kwargs)
         rewards = self.score(hidden_states, input_ids, mask, self.token_embeddings)
-        # Padding adds nothing to the sum, so after right padding too the last column is the whole sequence's.
+        # Padding adds nothing to the sum, so the last column is the whole sequence's reward after right padding too.
         return SequenceClassifierOutput(logits=rewards[:, -1])
 
     @torch.no_grad()
     def next_token_rewards(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """r(x, y_<t v) - r(x, y_<t) for every token v of the vocabulary, from one call.
+        """Computes the increment r(x, y_<t v) - r(x, y_<t) of every token v of the vocabulary in one call.
 
         Args:
             input_ids: Prefixes x, y_<t, left-padded if of different lengths, shape `[batch, length]`.
@@ -330,8 +329,7 @@ class NextTokenRewardModel(PreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         hidden = self.hidden_states(input_ids, mask, position_ids=positions)[:, -1]
-        embeddings = self.token_embeddings
-        return (self.score.directions(hidden).to(embeddings) @ embeddings.T).float()
+        return token_increments(self.score.directions(hidden), None, self.token_embeddings)
 
     def _require_backbone(self) -> None:
         if not hasattr(self, "backbone"):
@@ -343,10 +341,10 @@ class NextTokenRewardModel(PreTrainedModel):
 
 
 def check_heads(heads: Any) -> None:
-    """Refuses what is no list of steering heads, each with its beta.
+    """Refuses anything but a list of steering heads, each with its beta.
 
     Raises:
-        TypeError: If it is no list, or holds something else than pairs of a `NextTokenRewardModel` and a beta.
+        TypeError: If it is not a list of pairs of a `NextTokenRewardModel` and a beta.
         ValueError: If it is empty.
     """
     if not isinstance(heads, (list, tuple)):

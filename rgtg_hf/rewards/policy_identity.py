@@ -1,4 +1,4 @@
-"""Which policy a steering head belongs to, and how another one is told from it."""
+"""Describes the policy of a steering head, and refuses other policies."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SAMPLED_PER_TENSOR = 32
 
 
 def fingerprint(backbone: nn.Module) -> str:
-    """A short hash of a model's weights that costs next to nothing.
+    """Computes a short hash of a model's weights, at next to no cost.
 
     It reads a few evenly spaced entries of every parameter, so a fine-tuned model or a merged adapter has another
-    one. Entries are rounded to bfloat16 first: the same checkpoint has one fingerprint, loaded in float32 or bfloat16.
+    fingerprint. Entries are rounded to bfloat16 first, so a checkpoint has the same one in float32 and in bfloat16.
 
     Args:
         backbone: The decoder without its output embedding.
@@ -43,7 +43,7 @@ def fingerprint(backbone: nn.Module) -> str:
 
 
 def tensor_fingerprint(name: str, parameter: Tensor) -> bytes:
-    """One parameter's share of a model's fingerprint; `name` is that within the decoder."""
+    """Returns one parameter's share of a model's fingerprint; `name` is its name within the decoder."""
     flat = parameter.detach().reshape(-1)
     places = torch.linspace(0, len(flat) - 1, min(_SAMPLED_PER_TENSOR, len(flat)), dtype=torch.float64)
     sample = flat[places.round().long().to(flat.device)].to(torch.bfloat16).float().cpu()
@@ -51,7 +51,7 @@ def tensor_fingerprint(name: str, parameter: Tensor) -> bytes:
 
 
 def combined_fingerprint(tensors: Mapping[str, bytes]) -> str:
-    """The fingerprint of a model whose parameters have these shares, by name."""
+    """Combines the shares of all parameters, by name, into a model's fingerprint."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name])
@@ -59,7 +59,7 @@ def combined_fingerprint(tensors: Mapping[str, bytes]) -> str:
 
 
 def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
-    """What a head's checkpoint says about its policy.
+    """Describes a policy for its head's checkpoint.
 
     Args:
         policy: A causal LM.
@@ -69,7 +69,7 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
         `fingerprint`.
 
     Raises:
-        TypeError: If `policy` has no output embedding, as a reward model or a bare decoder has none.
+        TypeError: If `policy` has no output embedding, like a reward model or a bare decoder.
     """
     output = output_embedding(policy)
     name = policy.config.name_or_path or ""
@@ -84,7 +84,7 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
 
 
 def output_embedding(policy: PreTrainedModel) -> nn.Module:
-    """The output embedding, which is what makes a causal LM of a decoder.
+    """Returns the output embedding, which a causal LM has and a bare decoder lacks.
 
     Raises:
         TypeError: If `policy` has none.
@@ -92,18 +92,19 @@ def output_embedding(policy: PreTrainedModel) -> nn.Module:
     output = policy.get_output_embeddings() if isinstance(policy, PreTrainedModel) else None
     if output is None:
         raise TypeError(
-            f"`policy` is a {type(policy).__name__}, which has no output embedding, so it is no policy. Load one with "
+            f"`policy` is a {type(policy).__name__}, which has no output embedding, so it cannot be a policy. Load "
+            "one with "
             "`AutoModelForCausalLM.from_pretrained(name)`."
         )
     return output
 
 
 def check_policy(policy: PreTrainedModel, expected: dict[str, Any]) -> None:
-    """Refuses every policy but the one a head was trained on.
+    """Refuses every policy but the one that a head was trained on.
 
     Args:
-        policy: The policy at hand.
-        expected: What [`describe_policy`] said of the head's own.
+        policy: The policy.
+        expected: The description of the head's own policy, see [`describe_policy`].
 
     Raises:
         ValueError: If model type, hidden size, vocabulary or weights differ.

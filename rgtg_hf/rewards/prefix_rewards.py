@@ -1,8 +1,8 @@
-"""Every prefix's reward from one forward pass.
+"""Computes every prefix's reward in one forward pass.
 
 A causal sequence classifier computes its score head at every position and then keeps a single one of them
-("pooling"). The positions it throws away are what this package is about: the score at position i has read the
-tokens up to i and nothing else, so it is the reward of that prefix.
+("pooling"). This package uses the positions that it throws away: the score at position i has read the tokens up to i
+and nothing else, so it is the reward of that prefix.
 
 The scores are taken by a forward hook on the head, from inside the model's own forward call. That keeps wrappers
 that act on that call (DistributedDataParallel, FSDP2, gradient checkpointing, PEFT) in charge of everything.
@@ -24,8 +24,8 @@ __all__ = ["capture_position_rewards", "find_backbone", "find_score_head", "pref
 def find_score_head(model: nn.Module) -> nn.Module:
     """Finds the linear head that turns hidden states into rewards.
 
-    Wrappers are looked through (DDP's `module`, PEFT's `base_model.model`), and with PEFT's `modules_to_save` the
-    trained copy is found by hooking its wrapper.
+    It is found inside wrappers too (DDP's `module`, PEFT's `base_model.model`). With PEFT's `modules_to_save` the
+    result is the wrapper of the trained copy.
 
     Args:
         model: A causal `*ForSequenceClassification` model, wrapped or not.
@@ -34,8 +34,8 @@ def find_score_head(model: nn.Module) -> nn.Module:
         The module whose output has one value per position, shape `[batch, length, 1]`.
 
     Raises:
-        ValueError: If no module of the model is called `score`, which is what causal sequence classifiers call
-            their head. Encoders such as BERT call it `classifier` and read the whole text at once.
+        ValueError: If no module of the model is called `score`, as the head of a causal sequence classifier is.
+            Encoders such as BERT call it `classifier` and read the whole text at once.
     """
     heads = [module for name, module in model.named_modules() if name == "score" or name.endswith(".score")]
     if not heads:
@@ -62,7 +62,7 @@ def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
     thread = threading.get_ident()
 
     def capture(_module: nn.Module, _arguments: object, output: Tensor) -> None:
-        # A hook hears the calls of all threads, and another one may be reading something else.
+        # A hook runs for the calls of all threads, and another thread may be reading another text.
         if threading.get_ident() == thread:
             captured.append(output[..., 0])
 
@@ -76,7 +76,7 @@ def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
 def prefix_rewards(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **model_kwargs: object
 ) -> Tensor:
-    """Rewards of all prefixes of a batch of sequences, r(x, y_<=i) for every i, from one forward pass.
+    """Computes the rewards of all prefixes of a batch of sequences, r(x, y_<=i) for every i, in one forward pass.
 
     Args:
         model: A causal `*ForSequenceClassification` model with `num_labels=1`, wrapped or not.
@@ -90,9 +90,9 @@ def prefix_rewards(
         tokens of row `b`. Entries at padded positions mean nothing.
 
     Raises:
-        TypeError: If `model` is no model, or the ids or the mask are no tensors, the ids of integers.
-        ValueError: If the ids have not two dimensions of at least 1, or are not all in the model's vocabulary; if the
-            mask has another shape; or if the model has no score head.
+        TypeError: If `model` is not a model, or if the ids or the mask are not tensors, the ids of integers.
+        ValueError: If the ids do not have two dimensions of at least 1, or are not all in the model's vocabulary; if
+            the mask has another shape; or if the model has no score head.
 
     Example:
         ```python

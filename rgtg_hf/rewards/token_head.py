@@ -1,19 +1,19 @@
-r"""The head that rates every next token at once, from one hidden state.
+r"""Scores every next token at once, from one hidden state.
 
-The reward of a prefix is a sum of advantages, one per token of the response, and each is read before its token is:
+The reward of a prefix is a sum of increments, one per token of the response, and each is read before its token is:
 
     r(x, y_<=i) = sum over j <= i of A(h_{j-1}, y_j)          A(h, v) = u(h) · P e_v = d(h) · e_v,   d(h) = Pᵀ u(h)
 
 h_{j-1} is the backbone's hidden state after y_<j, e_v the frozen embedding of token v, u a small network into `rank`
-dimensions and P a projection into the same. Every function of prefixes is such a sum, so nothing is lost; what is won
-is that A(h, v) is what decoding needs, r(x, y_<t v) - r(x, y_<t), for every v, after one multiplication. Tokens that
-training never showed are rated through their embedding.
+dimensions and P a projection into the same. Every function of prefixes is such a sum, so nothing is lost, and one
+multiplication gives the increment r(x, y_<t v) - r(x, y_<t) = A(h, v), which decoding needs, for every v. Tokens that
+training never showed are scored through their embedding.
 
     u(h) = b + s · q(h)
 
-b rates a token as it is rated in every context, q adds what is peculiar to this one, and s sets how fast q is learned
-next to b. Hidden states tell training pairs apart by much that has nothing to do with the choice of a token (what the
-response has been like so far, for one), so with s = 1 a head on frozen hidden states spends its divergence on that.
+b scores a token in the same way in every context, q adds a part for this context, and s sets how fast q is learned
+next to b. Hidden states distinguish training pairs by many things that do not depend on the choice of a token (how the
+response has begun, for one), so with s = 1 a head on frozen hidden states spends its divergence on those.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TokenHead", "advantages_of"]
+__all__ = ["TokenHead", "token_increments"]
+
+_TOKENS_AT_ONCE = 4096  # embeddings that are in float32 at one time
 
 
 class TokenHead(nn.Module):
-    """Advantages of next tokens, low-rank in hidden state and embedding.
+    """Increments of next tokens, low-rank in hidden state and embedding.
 
     Args:
         hidden_size: Size of the hidden states.
@@ -35,7 +37,7 @@ class TokenHead(nn.Module):
         nonlinear: Whether q is a network with one hidden layer. If not, q is linear, and so is all of u: the head is a
             low-rank change of the output embedding.
         dropout: Share of the network's inner activations that training drops.
-        context_scale: s, how fast what is peculiar to a context is learned, relative to what holds in every one.
+        context_scale: s, how fast the part for one context is learned, relative to the part for every context.
     """
 
     mean: Tensor
@@ -70,7 +72,7 @@ class TokenHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts at zero advantage for every token: an untrained head steers nowhere."""
+        """Sets every increment to zero: an untrained head steers nowhere."""
         for module in self.query.modules():
             if isinstance(module, (nn.LayerNorm, nn.Linear)):
                 module.reset_parameters()
@@ -89,11 +91,11 @@ class TokenHead(nn.Module):
 
     @torch.no_grad()
     def center(self, hidden: Tensor) -> None:
-        """Tells a fresh linear head what hidden states are like, before it is trained; any other head is left alone.
+        """Sets the mean and the spread of hidden states in a fresh linear head; any other head is left as it is.
 
-        A linear u has no constant b. Hidden states have much in common, though, and how much of their mean m is in
-        one, c(h) = m · h / m · m, is nearly 1 everywhere. So b is multiplied by c(h), q reads what is left of h, and
-        all of it is linear:
+        A linear u has no constant b. But the share of the mean m of hidden states in one of them,
+        c(h) = m · h / m · m, is nearly 1 everywhere. So b is multiplied by c(h), q reads the rest of h, and all of it
+        is linear:
 
             u(h) = c(h) b + s · q((h - c(h) m) / spread)
 
@@ -105,7 +107,7 @@ class TokenHead(nn.Module):
             self.spread.copy_(hidden.float().std(0, correction=0).mean().clamp(min=1e-6))
 
     def linear_map(self) -> Tensor:
-        """The matrix of a linear u, shape `[rank, hidden_size]`."""
+        """Returns the matrix of a linear u, shape `[rank, hidden_size]`."""
         return self._queries(torch.eye(len(self.mean)).to(self.mean)).T
 
     def _queries(self, hidden: Tensor) -> Tensor:
@@ -113,24 +115,24 @@ class TokenHead(nn.Module):
         hidden = hidden.to(self.key.weight.dtype)
         if not self.is_linear:
             return self.bias + self.context_scale * self.query(hidden)
-        # Without `center`, the mean is 0, so is c(h), and b counts for nothing.
+        # Without `center` the mean is 0, so c(h) is 0 and b has no effect.
         squared = (self.mean @ self.mean).clamp(min=torch.finfo(self.mean.dtype).tiny)
         common = (hidden @ self.mean / squared)[..., None]
         return common * self.bias + self.context_scale * self.query((hidden - common * self.mean) / self.spread)
 
     def directions(self, hidden: Tensor) -> Tensor:
-        """d(h) = Pᵀ u(h): where in the space of token embeddings a hidden state's advantages point.
+        """d(h) = Pᵀ u(h): the direction of a hidden state's increments in the space of token embeddings.
 
         Args:
             hidden: Hidden states, shape `[..., hidden_size]`.
 
         Returns:
-            Directions of shape `[..., embedding_size]`, in the head's dtype.
+            Directions in float32, shape `[..., embedding_size]`.
         """
-        return self._queries(hidden) @ self.key.weight
+        return self._queries(hidden).float() @ self.key.weight.float()
 
     def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
-        """Rewards of all prefixes of sequences that are known.
+        """Computes the rewards of all prefixes of given sequences.
 
         Args:
             hidden: Hidden states, shape `[batch, length, hidden_size]`.
@@ -139,27 +141,29 @@ class TokenHead(nn.Module):
             embeddings: Frozen token embeddings, shape `[vocabulary, embedding_size]`.
 
         Returns:
-            Rewards in float32, shape `[batch, length, 1]`; 0 at the first token, which nothing was read before.
+            Rewards in float32, shape `[batch, length, 1]`; 0 at the first token, which has no hidden state before it.
         """
-        queries = self._queries(hidden[:, :-1])
-        keys = self.key(F.embedding(input_ids[:, 1:], embeddings.detach()).to(self.key.weight.dtype))
-        advantages = (queries * keys).sum(-1).float()
-        advantages = advantages * (attention_mask[:, 1:] * attention_mask[:, :-1])
-        return F.pad(advantages.cumsum(1), (1, 0))[..., None]
+        # In float32 whatever the dtype of the head: the rounding of each increment would stay in every later reward.
+        queries = self._queries(hidden[:, :-1]).float()
+        keys = F.linear(F.embedding(input_ids[:, 1:], embeddings.detach()).float(), self.key.weight.float()).float()
+        increments = (queries * keys).sum(-1) * (attention_mask[:, 1:] * attention_mask[:, :-1])
+        return F.pad(increments.cumsum(1), (1, 0))[..., None]
 
 
-def advantages_of(directions: Tensor, candidate_ids: Tensor, embeddings: Tensor) -> Tensor:
-    """d · e_v for some tokens v of each row.
+def token_increments(directions: Tensor, candidate_ids: Tensor | None, embeddings: Tensor) -> Tensor:
+    """d · e_v for some tokens v of each row, computed in float32 whatever the dtype of the embeddings.
 
     Args:
         directions: One direction per row, shape `[rows, embedding_size]`.
-        candidate_ids: Tokens, shape `[rows, k]`.
+        candidate_ids: Tokens, shape `[rows, k]`; `None` for the whole vocabulary.
         embeddings: Token embeddings, shape `[vocabulary, embedding_size]`.
 
     Returns:
-        Advantages in float32, shape `[rows, k]`.
+        Increments in float32, shape `[rows, k]`.
     """
-    directions = directions.to(embeddings)
-    if candidate_ids.shape[1] > len(embeddings) // 8:  # one product is cheaper than copies of most embeddings
-        return (directions @ embeddings.T).gather(1, candidate_ids).float()
-    return torch.einsum("re,rke->rk", directions.float(), embeddings[candidate_ids].float())
+    directions = directions.float()
+    if candidate_ids is not None and candidate_ids.shape[1] <= len(embeddings) // 8:
+        return torch.einsum("re,rke->rk", directions, embeddings[candidate_ids].float())
+    # One product is cheaper than copies of most embeddings. In parts, so that there is no float32 copy of them all.
+    every = torch.cat([directions @ part.float().T for part in embeddings.split(_TOKENS_AT_ONCE)], dim=1)
+    return every if candidate_ids is None else every.gather(1, candidate_ids)

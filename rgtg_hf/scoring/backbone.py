@@ -1,4 +1,4 @@
-"""A reward model's decoder, as scorers call it: new tokens on top of a cache, each with its position."""
+"""A reward model's decoder, as scorers call it: new tokens on top of a cache, each at its position."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Backbone:
     Attributes:
         config: The decoder's configuration.
         device: Where the reward model is.
-        dtype: In which precision.
-        is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cut back.
+        dtype: Its precision.
+        is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cropped.
         tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
@@ -45,7 +45,7 @@ class Backbone:
             attention_mask: Whatever the decoder takes: a 2-D mask over all columns, a 4-D additive mask, a dictionary
                 of such by layer type, or nothing.
             positions: Position of each new token, shape `[rows, new]`.
-            cache: What was read before; the new tokens are added to it.
+            cache: The tokens read before; the new ones are added to it.
 
         Returns:
             Hidden states, shape `[rows, new, hidden]`.

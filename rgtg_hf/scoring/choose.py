@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.checks import vocabulary_size
+from rgtg_hf.private_names import attention_kind
+from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.scoring.expand import ExpandScorer
-from rgtg_hf.scoring.next_token import NextTokenScorer
+from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
-from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
-from rgtg_hf.scoring.sequences import BranchReader, SequenceReader, SharedPrefixReader, WholeReader
-from rgtg_hf.scoring.tree import TreeScorer
+from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
+from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, WholeReader
+from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.scoring.siblings import SiblingScorer
 
-__all__ = ["SCORERS", "choose_reader", "choose_scorer", "probe", "probe_reader"]
+__all__ = ["READERS", "SCORERS", "Verdict", "choose_reader", "choose_scorer", "probe", "probe_reader"]
+
+logger = logging.getLogger(__name__)
 
 SCORERS: dict[str, Callable[[Any], Scorer]] = {
-    "tree": TreeScorer,
+    "siblings": SiblingScorer,
     "expand": ExpandScorer,
     "next_token": NextTokenScorer,
     "reference": ReferenceScorer,
 }
+READERS: dict[str, Callable[[Any], SequenceReader]] = {
+    "siblings": SiblingReader,
+    "shared_prefix": SharedPrefixReader,
+    "reference": WholeReader,
+}
+_COSTS = {
+    "expand": "copies the reward model's cache once per candidate at each step",
+    "shared_prefix": "copies the reward model's cache once per candidate at each step",
+    "reference": "reads the whole sequence again for every candidate at each step",
+}
 _LONGEST_WINDOW_PROBED = 64
-_chosen: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
-_readers: WeakKeyDictionary[PreTrainedModel, Callable[[PreTrainedModel], SequenceReader]] = WeakKeyDictionary()
-# Whatever an architecture does when it is fed masks or caches that it does not know.
+
+# The errors that architectures raise when they are given masks or caches that they do not know.
 _REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# The errors of a device, which say nothing about the architecture. AcceleratorError is new in torch 2.8.
+_DEVICE_ERRORS = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", MemoryError))
+_DEVICE_MESSAGES = ("out of memory", "can't allocate memory", "CUDA error", "HIP error", "_ALLOC_FAILED")
+
+
+class Verdict(NamedTuple):
+    """The result of a probe.
+
+    Attributes:
+        right: Whether every increment is that of the reference, to within rounding.
+        reason: If not, why, to go on with after the name of the scorer.
+        final: Whether this holds for good. A probe that could not be run, for want of memory for example, is not.
+    """
+
+    right: bool
+    reason: str = ""
+    final: bool = True
+
+
+# For each model the verdicts by what was probed: the class, and the settings of the model that matter.
+_verdicts: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], Verdict]] = WeakKeyDictionary()
+_warned: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
 
 def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     """Makes the fastest scorer that is right for a reward model.
 
-    Whether an architecture's candidates can be read as siblings cannot be told from its name: some fail loudly, some
-    silently. So each scorer is compared with whole sequences on a few tokens, once per model.
+    The name of an architecture does not tell whether its candidates can be read as siblings: some fail with an error,
+    some give wrong rewards. So each scorer is compared with whole sequences on a few tokens, once per model. If a
+    slower one has to be used, a warning is logged.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label, or a `NextTokenRewardModel`.
-        name: `"auto"`, or one of `"tree"` (siblings in one pass), `"expand"` (a row per candidate), `"next_token"`
-            (all candidates from one token), `"reference"` (whole sequences) to have just that one, unprobed.
+        name: `"auto"`, or one of `"siblings"` (all candidates in one pass), `"expand"` (a row per candidate),
+            `"next_token"` (all candidates from one token), `"reference"` (whole sequences) to use that one without a
+            probe.
 
     Returns:
         A new scorer with nothing kept.
@@ -51,43 +90,18 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     Raises:
         ValueError: If `name` is none of these, or does not serve the reward model.
     """
+    scores_first = isinstance(reward_model, NextTokenRewardModel)
     if name == "auto":
-        if reward_model not in _chosen:
-            kinds = ("next_token",) if isinstance(reward_model, NextTokenRewardModel) else ("tree", "expand")
-            _chosen[reward_model] = next((kind for kind in kinds if probe(reward_model, kind)), "reference")
-        name = _chosen[reward_model]
-    elif name not in SCORERS:
+        names = ("next_token", "reference") if scores_first else ("siblings", "expand", "reference")
+        return SCORERS[_fastest(reward_model, names, probe)](reward_model)
+    if name not in SCORERS:
         raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
-    elif isinstance(reward_model, NextTokenRewardModel) and name in ("tree", "expand"):
+    if scores_first and name in ("siblings", "expand"):
         raise ValueError(
-            f"The scorer {name!r} reads candidates, which a {type(reward_model).__name__} rates before they are read: "
-            "choose one of ['auto', 'next_token', 'reference']."
+            f"The scorer {name!r} reads candidates, but a {type(reward_model).__name__} scores them before they are "
+            "read: choose one of ['auto', 'next_token', 'reference']."
         )
     return SCORERS[name](reward_model)
-
-
-def probe(reward_model: PreTrainedModel, name: str) -> bool:
-    """Whether a scorer gives a reward model's true rewards.
-
-    The probe is a small generation: a left-padded batch of two, some steps, a swap of rows, a dropped token. Where
-    the model has a short sliding window, it goes past it.
-
-    Args:
-        reward_model: The model, in evaluation mode.
-        name: The scorer's name.
-
-    Returns:
-        True if every reward is that of the whole sequence, to within rounding; False if not, or if the model refuses.
-    """
-    try:
-        scorer = SCORERS[name](reward_model)
-        reference = ReferenceScorer(reward_model)
-        return all(
-            _agree(_steered(scorer.score(*step)), _steered(reference.score(*step)), reward_model.dtype)  # type: ignore[arg-type]
-            for step in _probe_steps(reward_model)
-        )
-    except _REFUSALS:
-        return False
 
 
 def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> SequenceReader:
@@ -105,33 +119,106 @@ def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> Sequence
     """
     if name not in ("auto", "reference"):
         raise ValueError(f"The scorer {name!r} does not read text: choose one of ['auto', 'reference'].")
-    if name == "reference":
-        return WholeReader(reward_model)
-    if reward_model not in _readers:
-        kinds = (BranchReader, SharedPrefixReader)
-        _readers[reward_model] = next((kind for kind in kinds if probe_reader(reward_model, kind)), WholeReader)
-    return _readers[reward_model](reward_model)
+    if name == "auto":
+        name = _fastest(reward_model, tuple(READERS), probe_reader)
+    return READERS[name](reward_model)
 
 
-def probe_reader(reward_model: PreTrainedModel, kind: Callable[[PreTrainedModel], SequenceReader]) -> bool:
-    """Whether a reader gives a model's true rewards to sequences that share a beginning and differ in length."""
-    length = _probe_length(reward_model)
-    size = vocabulary_size(reward_model)
+def _fastest(
+    reward_model: PreTrainedModel, names: Sequence[str], probe_one: Callable[[PreTrainedModel, str], Verdict]
+) -> str:
+    """The first name that is right, or the last one, which needs no probe. A warning says why others are not used."""
+    failed: dict[str, Verdict] = {}
+    for name in names[:-1]:
+        verdict = probe_one(reward_model, name)
+        if verdict.right:
+            break
+        failed[name] = verdict
+    else:
+        name = names[-1]
+    if failed:
+        reasons = "; ".join(f"{other!r} {verdict.reason}" for other, verdict in failed.items())
+        message = f"{type(reward_model).__name__} uses the slower scorer {name!r}, which {_COSTS[name]}: {reasons}."
+        passing = [other for other, verdict in failed.items() if not verdict.final]
+        if passing:
+            message += f" The next processor will try {passing} again."
+        warned = _warned.setdefault(reward_model, set())
+        if passing or message not in warned:
+            logger.warning(message)
+        warned.add(message)
+    return name
+
+
+def probe(reward_model: PreTrainedModel, name: str) -> Verdict:
+    """Tries whether a scorer gives a reward model's true increments, once per model, dtype and kind of attention.
+
+    The probe is a small generation: a left-padded batch of two, some steps, a row that lies behind, a swap of rows, a
+    dropped token. Where the model has a short sliding window, it goes past it.
+
+    Args:
+        reward_model: The model, in evaluation mode.
+        name: The scorer's name.
+    """
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        scorer, reference = SCORERS[name](reward_model), ReferenceScorer(reward_model)
+        for step in _probe_steps(reward_model):
+            yield scorer.score(*step), reference.score(*step)
+
+    return _tried(reward_model, SCORERS[name], pairs())
+
+
+def probe_reader(reward_model: PreTrainedModel, name: str) -> Verdict:
+    """Does the same for a reader, with sequences that share a beginning and differ in length."""
+    length, size = _probe_length(reward_model), vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)
     long, short = (torch.randint(size, (length + n,), generator=generator).tolist() for n in (4, 2))
     other = [(token + 7) % size for token in long]
-    try:
-        reader, whole = kind(reward_model), WholeReader(reward_model)
-        for rows in (
-            [[long[:length], long[: length + 1]], [short[: length - 3], short[: length - 3] + other[:2]]],
-            [[long[: length + 2], long[: length + 3]], [short[: length - 2], short[: length - 2] + other[:3]]],
-            [[short[:length], short[: length - 1] + other[:1]], [long[:length] + other[:1], long[: length + 2]]],
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        readers = READERS[name](reward_model), WholeReader(reward_model)
+        for prefixes, continuations in (
+            ([long[:length], short[: length - 3]], [[[], long[length : length + 1]], [[], other[:2]]]),
+            ([long[: length + 2], short[: length - 3]], [[[], long[length + 2 : length + 3]], []]),
+            ([long[: length + 2], short[: length - 2]], [[[], other[:1]], [[], other[:3]]]),
+            ([short[: length - 1], long[:length]], [[short[length - 1 : length], other[:1]], [other[:1], long[-4:]]]),
         ):
-            if not _agree(reader.read(rows), whole.read(rows), reward_model.dtype):  # type: ignore[arg-type]
-                return False
-        return True
-    except _REFUSALS:
-        return False
+            found, expected = (list(chain(*reader.read(prefixes, continuations))) for reader in readers)
+            yield torch.tensor(found), torch.tensor(expected)
+
+    return _tried(reward_model, READERS[name], pairs())
+
+
+def _tried(reward_model: PreTrainedModel, kind: object, pairs: Iterator[tuple[Tensor, Tensor]]) -> Verdict:
+    """The verdict on pairs of found and expected values, remembered if it is final."""
+    #
+    key = (kind, reward_model.dtype, attention_kind(reward_model))
+    known = _verdicts.setdefault(reward_model, {})
+    if key in known:
+        return known[key]
+    try:
+        verdicts = (_compared(found, expected, reward_model) for found, expected in pairs)
+        verdict = next((one for one in verdicts if not one.right), Verdict(True))
+    except (*_REFUSALS, *_DEVICE_ERRORS) as error:
+        shown = f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        if isinstance(error, _DEVICE_ERRORS) or any(text in str(error) for text in _DEVICE_MESSAGES):
+            verdict = Verdict(False, f"could not be tried {shown}", final=False)
+        else:
+            verdict = Verdict(False, f"is refused by the model {shown}")
+    if verdict.final:
+        known[key] = verdict
+    return verdict
+
+
+def _compared(found: Tensor, expected: Tensor, reward_model: PreTrainedModel) -> Verdict:
+    if not bool(torch.isfinite(expected).all()):
+        return Verdict(False, "could not be tried (the model's own rewards are not finite)", final=False)
+    # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
+    tolerance = 1e-3 if torch.finfo(reward_model.dtype).eps < 1e-4 else 5e-2  # type: ignore[arg-type]
+    scale, difference = max(1.0, float(expected.abs().max())), float((found - expected).abs().max())
+    if difference <= tolerance * scale:
+        return Verdict(True)
+    return Verdict(False, f"is not right (differs by {difference:.2g} from whole sequences, of size {scale:.2g})")
 
 
 def _probe_length(reward_model: PreTrainedModel) -> int:
@@ -141,7 +228,7 @@ def _probe_length(reward_model: PreTrainedModel) -> int:
     return 6 + (window if window <= _LONGEST_WINDOW_PROBED else 0)
 
 
-def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor]]:
+def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tensor, Tensor]]:
     length = _probe_length(reward_model)
     size = vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)
@@ -150,25 +237,15 @@ def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tenso
     mask[1, :3] = 0
     candidates = ids[:, :3] + torch.arange(3, device=ids.device) * 7
 
-    def step(columns: int, order: list[int], base_length: int | None = None) -> tuple[PrefixBatch, Tensor]:
-        prefixes = PrefixBatch(ids[order, :columns], mask[order, :columns], length, base_length or columns)
-        return prefixes, candidates[order] % size
+    def step(columns: int, order: list[int], wanted_rows: list[int]) -> tuple[PrefixBatch, Tensor, Tensor]:
+        wanted = torch.zeros_like(candidates, dtype=torch.bool)
+        wanted[wanted_rows] = True
+        return PrefixBatch(ids[order, :columns], mask[order, :columns], length), candidates[order] % size, wanted
 
     return [
-        step(length, [0, 1]),
-        step(length + 1, [0, 1]),
-        step(length + 3, [1, 0], base_length=length + 2),
-        step(length + 2, [1, 0]),
-        step(length + 3, [1, 1]),
+        step(length, [0, 1], [0, 1]),
+        step(length + 1, [0, 1], [1]),
+        step(length + 3, [1, 0], [0, 1]),
+        step(length + 2, [1, 0], [0, 1]),
+        step(length + 3, [1, 1], [0, 1]),
     ]
-
-
-def _steered(rewards: CandidateRewards) -> Tensor:
-    """What decoding uses: the differences. Where their zero lies is the scorer's own business."""
-    return rewards.candidates - rewards.base[:, None]
-
-
-def _agree(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
-    # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
-    tolerance = 1e-3 if torch.finfo(dtype).eps < 1e-4 else 5e-2
-    return torch.allclose(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0.0)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from rgtg_hf.arguments import is_finite, shown
-from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch, Scorer
+from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
 
 __all__ = ["CombinedScorer"]
 
 
 class CombinedScorer:
-    """The weighted sum of other scorers' rewards, candidates and base alike: r(x, y) = sum_i w_i r_i(x, y).
+    """The weighted sum of other scorers' increments, so that r(x, y) = sum_i w_i r_i(x, y).
 
-    Rewards are used in the units of their models. A negative weight steers away from what its model prefers.
+    Rewards are used in the units of their models. A negative weight steers away from the text that its model prefers.
 
     Args:
         scorers: The scorers, at least one.
@@ -32,7 +32,7 @@ class CombinedScorer:
         from rgtg_hf.scoring.combined import CombinedScorer
 
         scorer = CombinedScorer([choose_scorer(helpful), choose_scorer(toxic)], weights=[1.0, -0.5])
-        rewards = scorer.score(prefixes, candidate_ids)
+        increments = scorer.score(prefixes, candidate_ids)
         ```
     """
 
@@ -51,14 +51,21 @@ class CombinedScorer:
         sizes = [scorer.vocabulary_size for scorer in self.scorers]
         return min((size for size in sizes if size is not None), default=None)
 
-    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
-        """Scores candidates; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
-        rewards = [scorer.score(prefixes, candidate_ids) for scorer in self.scorers]
+    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Computes increments; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
         weighted = [
-            CandidateRewards(weight * one.candidates, weight * one.base)
-            for weight, one in zip(self.weights, rewards, strict=True)
+            weight * scorer.score(prefixes, candidate_ids, wanted)
+            for weight, scorer in zip(self.weights, self.scorers, strict=True)
         ]
-        return CandidateRewards(*(torch.stack(parts).sum(0) for parts in zip(*weighted, strict=True)))
+        return torch.stack(weighted).sum(0)
+
+    def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
+        parts = [scorer.rewards(prompts, responses) for scorer in self.scorers]
+        return [
+            sum(weight * reward for weight, reward in zip(self.weights, own, strict=True))
+            for own in zip(*parts, strict=True)
+        ]
 
     def reset(self) -> None:
         """Resets all scorers."""
@@ -67,7 +74,7 @@ class CombinedScorer:
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The weights of `count` reward models, 1 each by default, or an error that says what is wrong with them."""
+    """The weights of `count` reward models, 1 each by default. Raises an error that says which one is wrong."""
     if count == 0:
         raise ValueError("`reward_model` is an empty list, but at least one reward model is required.")
     if weights is None:

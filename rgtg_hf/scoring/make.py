@@ -1,4 +1,4 @@
-"""From whatever serves as a reward model to the scorer for it."""
+"""Makes the scorer for a reward model, an encoder, a function of texts, or several of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TypeAlias, cast
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rgtg_hf.rewards.checks import check_reward_model
+from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.prefix_rewards import find_score_head
-from rgtg_hf.scoring.callable import CallableScorer, RewardFunction
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer, check_weights
-from rgtg_hf.scoring.encoder import EncoderScorer
+from rgtg_hf.scoring.encoder_scorer import EncoderScorer
+from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.scorer import Scorer
-from rgtg_hf.scoring.text import TextScorer
+from rgtg_hf.scoring.whole_texts import CallableScorer, RewardFunction
 
 __all__ = ["RewardModel", "make_scorer"]
 
@@ -37,16 +37,16 @@ def make_scorer(
     | reward model | scorer |
     | --- | --- |
     | causal, with the policy's vocabulary | [`choose_scorer`][rgtg_hf.scoring.choose.choose_scorer] |
-    | causal, with another vocabulary | [`TextScorer`][rgtg_hf.scoring.text.TextScorer] |
-    | an encoder | [`EncoderScorer`][rgtg_hf.scoring.encoder.EncoderScorer] |
-    | a function of texts | [`CallableScorer`][rgtg_hf.scoring.callable.CallableScorer] |
+    | causal, with another vocabulary | [`RetokenizedScorer`][rgtg_hf.scoring.retokenized.RetokenizedScorer] |
+    | an encoder | [`EncoderScorer`][rgtg_hf.scoring.encoder_scorer.EncoderScorer] |
+    | a function of texts | [`CallableScorer`][rgtg_hf.scoring.whole_texts.CallableScorer] |
     | a list of such | [`CombinedScorer`][rgtg_hf.scoring.combined.CombinedScorer] |
 
     Args:
         reward_model: A `*ForSequenceClassification` model with `num_labels=1`; or a function
             `(prompts, responses) -> rewards` of two lists of strings; or a list of such. Models are put into
             evaluation mode.
-        scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"tree"` and
+        scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"siblings"` and
             `"expand"` for causal models with the policy's vocabulary, `"next_token"` for a `NextTokenRewardModel`.
         tokenizer: The policy's tokenizer. Needed wherever rewards go through text.
         reward_tokenizer: The reward model's tokenizer. `None` means that it reads the policy's token ids, as does a
@@ -58,7 +58,7 @@ def make_scorer(
         A new scorer with nothing kept.
 
     Raises:
-        TypeError: If a reward model is neither a model nor a function, a tokenizer is none, or a weight is not a
+        TypeError: If a reward model is neither a model nor a function, a tokenizer is not one, or a weight is not a
             number.
         ValueError: If a reward model cannot work, a tokenizer is missing, `scorer` is unknown or does not serve the
             reward model, or the numbers of models, weights and tokenizers differ.
@@ -115,13 +115,13 @@ def _make_one(
         _check_name(scorer, f"the reward function {name}, which reads whole texts")
         return CallableScorer(reward_model, tokenizer, eos_token_ids)
     name = type(reward_model).__name__
-    model = cast(PreTrainedModel, reward_model)  # or whatever else was passed, which the checks refuse
+    model = cast(PreTrainedModel, reward_model)  # or anything else that was passed, which the checks refuse
     if _is_encoder(model):
         _check_one_label(model)
         if tokenizer is None or reward_tokenizer is None:
             raise ValueError(
-                f"{name} is no causal sequence classifier but an encoder, which reads whole texts: pass the policy's "
-                "tokenizer and its own, `tokenizer=..., reward_tokenizer=...`."
+                f"{name} is not a causal sequence classifier but an encoder, which reads whole texts: pass the "
+                "policy's tokenizer and its own, `tokenizer=..., reward_tokenizer=...`."
             )
         _check_name(scorer, f"the encoder {name}, which reads whole texts")
         return EncoderScorer(model.eval(), tokenizer, reward_tokenizer, eos_token_ids)
@@ -131,14 +131,13 @@ def _make_one(
         return choose_scorer(model, scorer)
     if tokenizer is None:
         raise ValueError(
-            f"`reward_tokenizer` is given for {name}, but not the policy's tokenizer, without which neither can be "
-            "told whether the vocabularies are the same nor the policy's tokens be read as text: pass "
-            "`tokenizer=...`."
+            f"`reward_tokenizer` is given for {name}, but not the policy's tokenizer, which is needed to compare the "
+            "vocabularies and to decode the policy's tokens: pass `tokenizer=...`."
         )
     if tokenizer.get_vocab() == reward_tokenizer.get_vocab():
         return choose_scorer(model, scorer)
     _check_name(scorer, f"{name}, which has another tokenizer than the policy and is read through text")
-    return TextScorer(model, tokenizer, reward_tokenizer, scorer, eos_token_ids)
+    return RetokenizedScorer(model, tokenizer, reward_tokenizer, scorer, eos_token_ids)
 
 
 def _is_encoder(reward_model: object) -> bool:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import NamedTuple
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.scoring.scorer import PrefixBatch
+from rgtg_hf.scoring.scorer import HostRow
 
-__all__ = ["PolicyText", "StepTexts", "Text", "chat_closing"]
+__all__ = ["PolicyText", "Text", "chat_closing", "leading_special_ids"]
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what tokenizers write for bytes that are no character
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # tokenizers write it for bytes that are not a character
 _MOST_PROMPTS_KEPT = 256
 _ANCHOR = 8  # tokens: more than a character can have
 
@@ -35,36 +34,30 @@ class Text(NamedTuple):
         return end.join(self.pieces)
 
 
-class StepTexts(NamedTuple):
-    """The texts of one decoding step: a base per row, and k candidates per row."""
-
-    base: list[Text]
-    candidates: list[list[Text]]
-
-
 class _Prompt(NamedTuple):
     text: str
-    anchor: list[int]  # its last tokens, in front of which a response is decoded
+    anchor: list[int]  # its last tokens; a response is decoded behind them
     anchor_text: str
 
 
 class PolicyText:
     """Decodes prefixes and candidates.
 
-    A response is always decoded as a whole and behind the end of its prompt, never token by token: only so are
-    spaces and characters right that a token shares with its neighbours.
+    A response is always decoded as a whole and behind the end of its prompt, never token by token. Otherwise spaces
+    and characters that a token shares with its neighbours would be wrong.
 
     - A response that ends in the middle of a character is read without that character, so a candidate that is a
-      part of a character has the text, and the reward, of what stands before it.
-    - Special tokens that the reward model knows by the same name stay as they are. Others have no text, and neither
-      has a bos token in front of the prompt: the reward model's tokenizer puts its own there.
-    - End tokens of a response are told apart, for reward models to write them in their own way: the tokenizer's eos
-      token, the token that closes an answer in its chat template, and the ids given.
+      part of a character has the text, and the reward, of the response before it.
+    - Special tokens that the reward model knows by the same name stay as they are. Others have no text. Neither have
+      the tokens that the policy's tokenizer puts in front of every text by itself, such as `<s>`: the reward model's
+      tokenizer puts its own there.
+    - End tokens of a response are kept apart, so that each reward model can write them in its own way. They are the
+      tokenizer's eos token, the token that closes an answer in its chat template, and the ids given.
 
     Args:
         tokenizer: The policy's tokenizer.
-        reward_tokenizer: The reward model's tokenizer; `None` where it reads text, and no special token means
-            anything.
+        reward_tokenizer: The reward model's tokenizer; `None` for a reward function, for which no special token has a
+            meaning.
         eos_token_ids: More ids of the policy that end a response.
     """
 
@@ -79,6 +72,7 @@ class PolicyText:
         special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         known = reward_tokenizer.get_added_vocab() if reward_tokenizer is not None else {}
         self.silent = {id_ for id_, token in special.items() if token not in known}
+        self.leading = leading_special_ids(tokenizer)
         closing = chat_closing(tokenizer).strip()
         self.ends = {tokenizer.eos_token_id, *eos_token_ids} | {
             id_ for id_, token in special.items() if token and closing.startswith(token)
@@ -89,28 +83,22 @@ class PolicyText:
         self._byte_of = {id_: byte for byte, id_ in enumerate(self._id_of_byte)}
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
 
-    def read(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> StepTexts:
-        """Decodes a step: the base text of every row, and the text with each of its candidates."""
-        base, candidates = [], []
-        real = prefixes.attention_mask.bool().tolist()
-        length, base_length = prefixes.prompt_length, prefixes.base_length
-        for ids, mask, row_candidates in zip(prefixes.input_ids.tolist(), real, candidate_ids.tolist(), strict=True):
-            prompt = [id_ for id_, kept in zip(ids[:length], mask[:length], strict=True) if kept]
-            response = [id_ for id_, kept in zip(ids[length:], mask[length:], strict=True) if kept]
-            # Columns of a response are never padding, so the base can be counted from the right.
-            missing = len(ids) - base_length
-            if base_length >= length:
-                base.append(self._text(prompt, response[: len(response) - missing]))
-            else:
-                base.append(self._text(prompt[: len(prompt) - (length - base_length)], []))
-            candidates.append([self._text(prompt, [*response, candidate]) for candidate in row_candidates])
-        return StepTexts(base, candidates)
+    def read(self, rows: Sequence[HostRow]) -> list[list[Text]]:
+        """Decodes a step: for each row the prefix, then the prefix with each wanted candidate; nothing without any."""
+        return [
+            [self.text(row.prompt, row.response)]
+            + [self.text(row.prompt, [*row.response, candidate]) for candidate in row.candidates]
+            if row.candidates
+            else []
+            for row in rows
+        ]
 
     def reset(self) -> None:
         """Forgets the prompts that were decoded."""
         self._prompts.clear()
 
-    def _text(self, prompt_ids: list[int], response: list[int]) -> Text:
+    def text(self, prompt_ids: list[int], response: list[int]) -> Text:
+        """Decodes a prompt, given without padding, and a response."""
         prompt = self._prompt(tuple(prompt_ids))
         pieces: list[list[int]] = [[]]
         for id_ in response:
@@ -126,12 +114,12 @@ class PolicyText:
         if ids not in self._prompts:
             if len(self._prompts) >= _MOST_PROMPTS_KEPT:
                 self._prompts.clear()
-            start = 0
-            while start < len(ids) and ids[start] == self.tokenizer.bos_token_id:
-                start += 1
-            spoken = [id_ for id_ in ids[start:] if id_ not in self.silent]
-            anchor = spoken[-_ANCHOR:]
-            self._prompts[ids] = _Prompt(self._decode(spoken), anchor, self._decode(anchor))
+            start, count = 0, len(self.leading)
+            while count and list(ids[start : start + count]) == self.leading:  # twice if a chat template has them too
+                start += count
+            visible = [id_ for id_ in ids[start:] if id_ not in self.silent]
+            anchor = visible[-_ANCHOR:]
+            self._prompts[ids] = _Prompt(self._decode(visible), anchor, self._decode(anchor))
         return self._prompts[ids]
 
     def _decode(self, ids: list[int]) -> str:
@@ -144,7 +132,7 @@ class PolicyText:
     def _with_whole_characters(self, ids: list[int]) -> list[int]:
         """Replaces broken characters among tokens that are single bytes.
 
-        Tokenizers with such tokens give up a whole run of bytes if one of its characters is broken, also those before.
+        If one character of a run of bytes is broken, tokenizers with such tokens decode none of the run.
         """
         if self._byte_of.keys().isdisjoint(ids):
             return ids
@@ -159,13 +147,20 @@ class PolicyText:
 
 
 def chat_closing(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a tokenizer's chat template writes after an answer, such as `"<|im_end|>\\n"`; empty without a template."""
+    """The text that a chat template writes after an answer, such as `"<|im_end|>\\n"`; empty without a template."""
     if not getattr(tokenizer, "chat_template", None):
         return ""
     answer = "answer"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template may refuse whatever it likes, in any way
+    except Exception:  # a template may refuse these messages with any error
         return ""
     return str(text).rpartition(answer)[2] if answer in str(text) else ""
+
+
+def leading_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts in front of every text, such as that of `<s>`."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    marked = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    return [id_ for id_, _ in takewhile(lambda pair: pair[1], marked)]

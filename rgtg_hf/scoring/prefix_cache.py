@@ -1,22 +1,25 @@
-"""A reward model's KV cache for a batch of prefixes, brought up to date by longest common prefix.
+"""A reward model's cache for a batch of prefixes, brought up to date by longest common prefix.
 
 `generate()` never says that a new generation began, that beams moved, or that drafted tokens were dropped. All of it
-shows in the token ids: each row now asked for has a longest common prefix with some row of the cache, and everything
-up to there can be kept.
+shows in the token ids: each row has a longest common prefix with some row of the cache, and everything up to there can
+be kept.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.scorer import PrefixBatch
 
-__all__ = ["PrefixCache", "as_columns", "positions_of"]
+__all__ = ["PrefixCache", "as_columns", "positions_of", "rearrange_cache"]
 
 _PADDING = -1  # stands for a padded column, whatever id was put there
+_UNREAD = -2  # stands for a column that other rows have read and this one has not
 
 
 class PrefixCache:
@@ -24,7 +27,7 @@ class PrefixCache:
 
     The cache is built without a configuration, so it keeps every token also for layers with a sliding window (their
     mask does the forgetting), which is what makes cropping possible. Models with recurrent layers need a cache of
-    their own kind; theirs cannot be cropped, so a row that loses tokens is read anew.
+    their own kind, which cannot be cropped: where a row loses tokens, the batch is read from the start.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model.
@@ -46,37 +49,59 @@ class PrefixCache:
         self.cache: Cache | None = None
         self.columns: Tensor | None = None
 
-    def keep_common_prefix(self, columns: Tensor, limit: int) -> int:
-        """Reorders and crops the cache so that it holds a common beginning of the given rows.
+    def read(self, columns: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Reads the columns that the cache does not hold yet, and the last one in any case.
 
         Args:
-            columns: The rows wanted, token ids with -1 at padding, shape `[rows, length]`.
-            limit: The most columns to keep; the rest is to be computed again, because its rewards are wanted.
+            columns: The rows, token ids with -1 at padding, shape `[rows, length]`.
+            wanted: The rows to read, at least one, bool, shape `[rows]`; all by default. The others keep what was
+                read of them, and catch up when they are read next. With recurrent layers they could not, so all are
+                read.
 
         Returns:
-            The number of leading columns of `columns` that the cache now holds, the same for every row.
+            Hidden states of the last column, 0 in rows that were not read, shape `[rows, hidden]`.
         """
+        columns = columns.to(self.device)
+        rows = None
+        if wanted is not None and not self.is_recurrent and not bool(wanted.all()):
+            rows = wanted.nonzero()[:, 0].to(self.device)
+        self._keep_common_prefix(columns, rows)
+        if rows is None:
+            return self.extend(columns)[:, -1]
+        seen = 0 if self.columns is None else self.columns.shape[1]
+        part = DynamicCache() if self.cache is None else rearrange_cache(self.cache, rows)
+        own = columns[rows]
+        hidden = self.forward(own[:, seen:], (own >= 0).long(), positions_of(own)[:, seen:], part)[:, -1]
+        self.cache = _put_rows(self.cache, part, rows, len(columns))
+        unread = columns.new_full(columns.shape, _UNREAD)
+        if self.columns is not None:
+            unread[:, :seen] = self.columns
+        self.columns = unread.index_copy(0, rows, own)
+        return hidden.new_zeros(len(columns), hidden.shape[1]).index_copy(0, rows, hidden)
+
+    def _keep_common_prefix(self, columns: Tensor, rows: Tensor | None) -> None:
+        """Reorders and crops the cache so that it holds a common beginning of the rows that are read."""
         if self.columns is None:
-            return 0
-        width = min(columns.shape[1], self.columns.shape[1])
-        kept, rows = _longest_common_prefix(columns[:, :width], self.columns[:, :width])
-        kept = min(kept, limit)
+            return
+        width = min(columns.shape[1] - 1, self.columns.shape[1])
+        agreed, source = _longest_common_prefix(columns[:, :width], self.columns[:, :width])
+        kept = int((agreed if rows is None else agreed[rows]).min())
         surplus = self.columns.shape[1] - kept
         if kept == 0 or (surplus and self.is_recurrent):
             self.reset()
-            return 0
+            return
         assert self.cache is not None
-        if rows is not None:
-            self.cache.reorder_cache(rows)  # type: ignore[arg-type]
+        if source is not None:
+            self.cache.reorder_cache(source)  # type: ignore[arg-type]
         self.crop(surplus)
-        self.columns = columns[:, :kept]
-        return kept
+        held = torch.arange(kept, device=self.device) < agreed[:, None]
+        self.columns = columns[:, :kept].masked_fill(~held, _UNREAD)
 
     def extend(self, columns: Tensor) -> Tensor:
-        """Reads the columns that the cache does not hold yet.
+        """Reads the columns that the cache does not hold yet, in all rows.
 
         Args:
-            columns: The rows wanted, of which the cache holds a beginning, shape `[rows, length]`.
+            columns: The rows, of which the cache holds a beginning, shape `[rows, length]`.
 
         Returns:
             Hidden states of the new columns, shape `[rows, new, hidden]`.
@@ -86,19 +111,18 @@ class PrefixCache:
             # A recurrent layer that starts from a state takes one token at a time.
             steps = [self.extend(columns[:, : end + 1]) for end in range(seen, columns.shape[1])]
             return torch.cat(steps, dim=1)
-        hidden = self.forward(columns[:, seen:], (columns != _PADDING).long(), positions_of(columns)[:, seen:])
+        hidden = self.forward(columns[:, seen:], (columns >= 0).long(), positions_of(columns)[:, seen:])
         self.columns = columns
         return hidden
 
-    def forward(self, ids: Tensor, attention_mask: object, positions: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
         """Runs the backbone on top of the cache.
 
         Args:
             ids: New tokens (-1 at padding), shape `[rows, new]`.
-            attention_mask: Whatever the backbone takes: a 2-D mask over all columns, a 4-D additive mask, or a
-                dictionary of such by layer type.
+            attention_mask: 1 for tokens, 0 for padding, over all columns, shape `[rows, length]`.
             positions: Position of each new token, shape `[rows, new]`.
-            cache: The cache to use instead of the own one.
+            cache: Another cache to use in place of its own.
 
         Returns:
             Hidden states, shape `[rows, new, hidden]`.
@@ -110,7 +134,7 @@ class PrefixCache:
         return self.backbone.read(ids, attention_mask, positions, cache)
 
     def crop(self, tokens: int) -> None:
-        """Drops the last `tokens` tokens from the cache, as when candidates were read."""
+        """Drops the last `tokens` tokens from the cache, as when drafts were dropped."""
         if tokens:
             self.cache.crop(-tokens)  # type: ignore[union-attr]
 
@@ -122,15 +146,52 @@ def as_columns(prefixes: PrefixBatch) -> Tensor:
 
 def positions_of(columns: Tensor) -> Tensor:
     """Positions that count tokens and not padding, shape `[rows, length]`."""
-    return ((columns != _PADDING).long().cumsum(-1) - 1).clamp(min=0)
+    return ((columns >= 0).long().cumsum(-1) - 1).clamp(min=0)
 
 
-def _longest_common_prefix(wanted: Tensor, held: Tensor) -> tuple[int, Tensor | None]:
-    """For each wanted row the held row that agrees longest; the agreement of the worst row; None: rows as they are."""
+def rearrange_cache(cache: Cache, rows: Tensor, columns: Tensor | None = None) -> Cache:
+    """A copy with some rows, and in each row some columns, shape `[rows, columns]`, of the cache."""
+    copy = DynamicCache()
+    for index, (keys, values) in _layers_of(cache):
+        on, place = rows.to(keys.device), None if columns is None else columns.to(keys.device)
+        parts = [part[on] if place is None else part[on[:, None], :, place].transpose(1, 2) for part in (keys, values)]
+        copy.update(parts[0], parts[1], index)
+    return copy
+
+
+def _put_rows(cache: Cache | None, part: Cache, rows: Tensor, row_count: int) -> Cache:
+    """A cache as wide as `part`, with its rows in the places given and what `cache` holds in the others."""
+    joined = DynamicCache()
+    held = {} if cache is None else dict(_layers_of(cache))
+    for index, new in _layers_of(part):
+        pair = []
+        for place, one in enumerate(new):
+            if index in held:
+                old = held[index][place]
+                whole = F.pad(old, (0, 0, 0, one.shape[2] - old.shape[2]))
+            else:
+                whole = one.new_zeros(row_count, *one.shape[1:])
+            pair.append(whole.index_copy(0, rows.to(one.device), one))
+        joined.update(pair[0], pair[1], index)
+    return joined
+
+
+def _layers_of(cache: Cache) -> list[tuple[int, tuple[Tensor, Tensor]]]:
+    """Keys and values of each layer that has its own, shape `[rows, heads, length, size]`, with its number."""
+    found = []
+    for index, layer in enumerate(cache.layers):
+        assert isinstance(layer, DynamicLayer)
+        if layer.keys is not None and layer.values is not None:  # others share those of another layer
+            found.append((index, (layer.keys, layer.values)))
+    return found
+
+
+def _longest_common_prefix(wanted: Tensor, held: Tensor) -> tuple[Tensor, Tensor | None]:
+    """For each row how many columns agree with some held row, and which; `None` if each agrees with its own."""
     if wanted.shape == held.shape and torch.equal(wanted, held):
-        return wanted.shape[1], None
+        return wanted.new_full((len(wanted),), wanted.shape[1]), None
     agree = (wanted[:, None] == held[None]).long().cumprod(-1).sum(-1)  # [wanted, held]
     best, rows = agree.max(dim=1)
     if len(wanted) == len(held) and torch.equal(agree.diagonal(), best):
-        return int(best.min()), None
-    return int(best.min()), rows
+        return best, None
+    return best, rows

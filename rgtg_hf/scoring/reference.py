@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.checks import vocabulary_size
+from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.scoring.scorer import CandidateRewards, PrefixBatch
+from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["ReferenceScorer"]
 
 
 class ReferenceScorer:
-    """Reads prompt, prefix and candidate anew for every candidate.
+    """Reads prompt, prefix and candidate from the start for every candidate.
 
-    Costs k (P + t + 1) reward-model tokens per step for P prompt and t generated tokens. It is the definition of the
-    right answer, and the scorer of last resort for an architecture that no faster scorer serves rightly.
+    Costs k (P + t + 1) reward-model tokens per step for P prompt and t generated tokens. It defines the right answer,
+    and it serves the architectures for which no faster scorer is right.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
@@ -33,20 +33,29 @@ class ReferenceScorer:
         self.vocabulary_size: int | None = vocabulary_size(reward_model)
 
     @torch.no_grad()
-    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
-        """Scores candidates; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
-        device, end = candidate_ids.device, prefixes.base_length
-        candidates = torch.zeros(candidate_ids.shape, dtype=torch.float32)
-        base = torch.zeros(len(candidate_ids), dtype=torch.float32)
-        for row, (ids, mask) in enumerate(zip(prefixes.input_ids, prefixes.attention_mask.bool(), strict=True)):
-            base[row] = self._last_reward(ids[:end][mask[:end]])
-            for column, candidate in enumerate(candidate_ids[row]):
-                candidates[row, column] = self._last_reward(torch.cat([ids[mask], candidate[None]]))
-        return CandidateRewards(candidates.to(device), base.to(device))
+    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Computes increments; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
+        increments = torch.zeros(candidate_ids.shape, dtype=torch.float32)
+        wanted = torch.ones_like(candidate_ids, dtype=torch.bool) if wanted is None else wanted
+        for row, columns in enumerate(wanted.cpu()):
+            if not columns.any():
+                continue
+            ids = prefixes.input_ids[row][prefixes.attention_mask[row].bool()]
+            before = self._last_reward(ids)
+            for column in columns.nonzero()[:, 0].tolist():
+                candidate = candidate_ids[row, column].to(ids.device)
+                increments[row, column] = self._last_reward(torch.cat([ids, candidate[None]])) - before
+        return increments.to(candidate_ids.device)
+
+    @torch.no_grad()
+    def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
+        sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        return [float(self._last_reward(torch.tensor(sequence))) for sequence in sequences]
 
     def _last_reward(self, ids: Tensor) -> Tensor:
         self.tokens_computed += len(ids)
-        return prefix_rewards(self.reward_model, ids[None].to(self.device), use_cache=False)[0, -1].float()
+        return prefix_rewards(self.reward_model, ids[None].to(self.device), use_cache=False)[0, -1].float().cpu()
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""

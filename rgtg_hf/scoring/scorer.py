@@ -1,12 +1,35 @@
-"""The protocol of scorers: the one hinge between reward models and decoding."""
+"""The interface between reward models and decoding: prefixes and candidates go in, increments come out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-__all__ = ["CandidateRewards", "PrefixBatch", "Scorer"]
+__all__ = ["HostRow", "PrefixBatch", "Scorer", "place_increments"]
+
+
+class HostRow(NamedTuple):
+    """One row of a step, as Python lists.
+
+    Attributes:
+        prompt: Token ids of the prompt, without padding.
+        response: Token ids of the response so far.
+        candidates: The candidates whose increments are wanted.
+        columns: Where they stand among the candidates of the row.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    candidates: list[int]
+    columns: list[int]
+
+    @property
+    def prefix(self) -> list[int]:
+        """Token ids of prompt and response."""
+        return self.prompt + self.response
 
 
 class PrefixBatch(NamedTuple):
@@ -16,43 +39,41 @@ class PrefixBatch(NamedTuple):
         input_ids: Prefixes x, y_<t, left-padded, int64, shape `[rows, length]`.
         attention_mask: 1 for tokens, 0 for the padding on the left, int64, shape `[rows, length]`.
         prompt_length: How many leading columns are the prompt x (padding included); the rest is the response.
-        base_length: How many leading columns make up the prefix whose reward is the base; `length` for the whole
-            prefix, less where steps were skipped. Between 1 and `length`.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     prompt_length: int
-    base_length: int
-    wanted: Tensor | None = None
 
     def select(self, rows: Tensor) -> PrefixBatch:
         """The same step for some of the rows, given as indices or as a boolean mask."""
-        return self._replace(
-            input_ids=self.input_ids[rows],
-            attention_mask=self.attention_mask[rows],
-            wanted=None if self.wanted is None else self.wanted[rows],
-        )
+        return self._replace(input_ids=self.input_ids[rows], attention_mask=self.attention_mask[rows])
 
+    def on_host(self, candidate_ids: Tensor, wanted: Tensor | None) -> list[HostRow]:
+        """Copies a step to the host, all at once.
 
-class CandidateRewards(NamedTuple):
-    """Rewards of one decoding step.
-
-    Attributes:
-        candidates: r(x, y_<t v) of every candidate v, float32, shape `[rows, k]`.
-        base: The reward that the candidates' rewards are measured from, r(x, y_<t) unless steps were skipped,
-            float32, shape `[rows]`. It is constant within a row, so it moves no choice between candidates of a row.
-    """
-
-    candidates: Tensor
-    base: Tensor
+        Args:
+            candidate_ids: Candidates of each row, shape `[rows, k]`.
+            wanted: The candidates to keep, shape `[rows, k]`; `None` for all.
+        """
+        length, k = self.input_ids.shape[1], candidate_ids.shape[1]
+        asked = torch.ones_like(candidate_ids) if wanted is None else wanted
+        parts = (self.input_ids, self.attention_mask, candidate_ids, asked)
+        rows = []
+        for row in torch.cat([part.to(candidate_ids) for part in parts], dim=1).tolist():
+            real = [column for column in range(length) if row[length + column]]
+            prompt = [row[column] for column in real if column < self.prompt_length]
+            response = [row[column] for column in real if column >= self.prompt_length]
+            columns = [column for column in range(k) if row[2 * length + k + column]]
+            rows.append(HostRow(prompt, response, [row[2 * length + column] for column in columns], columns))
+        return rows
 
 
 class Scorer(Protocol):
-    """Computes the rewards of candidate tokens after the current prefixes.
+    """Computes the increments of candidate tokens after the current prefixes.
 
-    A scorer may keep what it has computed, but never trusts a row number or a step counter: whatever it kept is found
-    again by comparing token ids, since `generate()` permutes beams, drops drafts and starts anew without notice.
+    A scorer may keep what it has computed, but it never trusts a row number or a step counter. It finds what it kept
+    by comparing token ids, because `generate()` permutes beams, drops drafts and starts over without notice.
     """
 
     @property
@@ -65,10 +86,54 @@ class Scorer(Protocol):
         """How many token ids of the policy it can read; `None` for any, as where rewards go through text."""
         ...
 
-    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor) -> CandidateRewards:
-        """Scores candidate next tokens, int64, shape `[rows, k]`. The rewards are on the device of `candidate_ids`."""
+    def score(self, prefixes: PrefixBatch, candidate_ids: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Computes r(x, y_<t v) - r(x, y_<t) for each candidate v.
+
+        Args:
+            prefixes: The current prefixes.
+            candidate_ids: Candidates of each row, int64, shape `[rows, k]`.
+            wanted: The increments to compute, bool, shape `[rows, k]`; all of them by default. Entries that are not
+                wanted are 0, and their candidates are not read. A row without any wanted entry is not read at all: it
+                lies behind, and catches up when it is read next.
+
+        Returns:
+            Increments on the device of `candidate_ids`, float32, shape `[rows, k]`.
+        """
+        ...
+
+    def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        """Computes r(x, y_<t) of prefixes, as a search asks for them after each block.
+
+        Args:
+            prompts: Token ids of each prompt x, without padding.
+            responses: Token ids of each response so far; of any lengths.
+
+        Returns:
+            One reward per prefix. Only differences between prefixes of one prompt have a meaning.
+        """
         ...
 
     def reset(self) -> None:
         """Forgets everything that was kept."""
         ...
+
+
+def place_increments(
+    rewards: Sequence[Sequence[float]], columns: Sequence[Sequence[int]], candidate_ids: Tensor
+) -> Tensor:
+    """Turns rewards into increments, and puts them where their candidates stand.
+
+    Args:
+        rewards: For each row the reward of the prefix, then those with each wanted candidate; empty where none is
+            wanted.
+        columns: For each row the columns of its wanted candidates.
+        candidate_ids: The candidates, shape `[rows, k]`.
+
+    Returns:
+        Increments on the device of `candidate_ids`, 0 where not wanted, float32, shape `[rows, k]`.
+    """
+    increments = [[0.0] * candidate_ids.shape[1] for _ in rewards]
+    for row, own, places in zip(increments, rewards, columns, strict=True):
+        for column, reward in zip(places, own[1:], strict=True):
+            row[column] = reward - own[0]
+    return torch.tensor(increments, dtype=torch.float32, device=candidate_ids.device)

@@ -1,5 +1,6 @@
-"""Guides the rows of an engine's running batch: requests join and leave it, move within it, and are steered each on
-its own. Nothing here knows which engine it is.
+"""Guides the rows of an engine's running batch, for any engine.
+
+Requests join and leave the batch, move within it, and each has its own settings.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rgtg_hf.decoding.guidance import Candidates, RewardGuidanceConfig, guide, keep_candidates, select_candidates
-from rgtg_hf.scoring.rows import RowScorer
-from rgtg_hf.scoring.scorer import CandidateRewards
+from rgtg_hf.config import RewardGuidanceConfig
+from rgtg_hf.decoding.step import guide_step
+from rgtg_hf.serving.rows import RowScorer
 
 __all__ = ["GuidedBatch"]
 
@@ -24,8 +25,7 @@ logger = logging.getLogger(__name__)
 class _Request:
     """A guided request: its settings, and its row in the reward model's cache (none before it was first read)."""
 
-    beta: float
-    top_k: int
+    config: RewardGuidanceConfig
     row: int | None = None
     failed: bool = False
 
@@ -33,8 +33,8 @@ class _Request:
 class GuidedBatch:
     """The guided requests of a running batch.
 
-    Requests go by keys of the engine's choice (the row of the batch that they are in, say). Those that are not guided
-    are never heard of here.
+    Requests go by keys of the engine's choice, such as their row in the batch. It is told only of those that are
+    guided.
 
     Args:
         scorer: The reward model's scorer. Its rows are kept without gaps here.
@@ -51,19 +51,19 @@ class GuidedBatch:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._requests
 
-    def join(self, key: Hashable, beta: float, top_k: int) -> None:
-        """Takes a request in. Whatever had this key has left."""
+    def join(self, key: Hashable, config: RewardGuidanceConfig) -> None:
+        """Takes a request in, with its resolved settings. The request that had this key before has left."""
         self.leave(key)
-        self._requests[key] = _Request(beta, top_k)
+        self._requests[key] = _Request(config)
 
     def leave(self, key: Hashable) -> None:
-        """Forgets a request, if it is here, with all that was read of it."""
+        """Forgets a request, if it is here, with everything that was read of it."""
         request = self._requests.pop(key, None)
         if request is not None:
             self._forget(request)
 
     def keep_only(self, keys: Collection[Hashable]) -> None:
-        """Lets go what was read of all other requests. They stay, and are read anew when they are next guided."""
+        """Forgets what was read of all other requests. They stay, and are read again when they are next guided."""
         for key, request in self._requests.items():
             if key not in keys:
                 self._forget(request)
@@ -79,13 +79,13 @@ class GuidedBatch:
         request.row = None
 
     def move(self, source: Hashable, target: Hashable) -> None:
-        """A request changes its key. Whatever had the new one has left."""
+        """A request changes its key. The request that had the new one has left."""
         self.leave(target)
         if source in self._requests:
             self._put(target, self._requests.pop(source))
 
     def swap(self, one: Hashable, other: Hashable) -> None:
-        """Two requests, of which either may not be guided, change keys."""
+        """Two requests change keys. Either of them may be one that is not guided."""
         first, second = self._requests.pop(one, None), self._requests.pop(other, None)
         for key, request in ((other, first), (one, second)):
             if request is not None:
@@ -110,49 +110,38 @@ class GuidedBatch:
             The guided logits, `-inf` for all but the candidates, shape `[requests, vocabulary]`.
         """
         requests = [self._requests[key] for key in keys]
-        betas, top_ks = (
-            torch.tensor([getattr(request, name) for request in requests], device=scores.device)
-            for name in ("beta", "top_k")
+
+        def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
+            return self.scorer.score(self._rows_of(keys), list(prefixes), candidate_ids, wanted)
+
+        step = guide_step(
+            scores.nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf")),
+            RewardGuidanceConfig.stacked([request.config for request in requests], scores.device),
+            score,
+            vocabulary_size=self.scorer.vocabulary_size,
         )
-        candidates = self._select(scores, top_ks)
-        rivals = candidates.valid.sum(-1) > 1  # a candidate without rivals needs no reward
-        wanted = candidates.valid & (rivals & (betas != 0))[:, None]
-        if not bool(wanted.any()):
-            return keep_candidates(scores, candidates)
-        rewards = self._score(keys, requests, prefixes, candidates.ids, wanted)
-        changes = betas[:, None] * (rewards.candidates - rewards.base[:, None])
-        bad = (wanted & ~torch.isfinite(changes)).any(-1)
-        if bool(bad.any()):
-            self._complain([request for request, one in zip(requests, bad.tolist(), strict=True) if one])
-            changes = changes.masked_fill(bad[:, None], 0.0)
-        return guide(scores, candidates, changes, torch.zeros_like(betas), beta=1.0)
+        if step.not_finite is not None:
+            failed = step.not_finite.any(-1).tolist()
+            self._complain([request for request, one in zip(requests, failed, strict=True) if one])
+        return step.scores
 
-    def _select(self, scores: Tensor, top_ks: Tensor) -> Candidates:
-        scores = scores.nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
-        found = select_candidates(scores, RewardGuidanceConfig(top_k=int(top_ks.max())), self.scorer.vocabulary_size)
-        ranks = torch.arange(found.ids.shape[1], device=scores.device)
-        return found._replace(valid=found.valid & (ranks < top_ks[:, None]))
-
-    def _score(
-        self,
-        keys: Sequence[Hashable],
-        requests: list[_Request],
-        prefixes: Sequence[list[int]],
-        candidate_ids: Tensor,
-        wanted: Tensor,
-    ) -> CandidateRewards:
-        for key, request in zip(keys, requests, strict=True):
+    def _rows_of(self, keys: Sequence[Hashable]) -> list[int]:
+        """The rows of requests in the reward model's cache. Those that have none get one."""
+        rows = []
+        for key in keys:
+            request = self._requests[key]
             if request.row is None:
                 request.row = len(self._keys)
                 self._keys.append(key)
-        return self.scorer.score([request.row for request in requests], list(prefixes), candidate_ids, wanted)  # type: ignore[misc]
+            rows.append(request.row)
+        return rows
 
     def _complain(self, requests: list[_Request]) -> None:
-        """An error would end the server for everybody, so these requests go on unsteered and the log says so."""
+        """Logs the failure: an error would end the server for everybody, so these requests go on unguided."""
         if any(not request.failed for request in requests):
             logger.error(
-                "The reward model gave a reward that is not finite to %d of the requests, which follow the policy at "
-                "this step. Check its weights, and load it in float32 or bfloat16.",
+                "The reward model gave %d of the requests a reward that is not finite. They follow the policy at this "
+                "step. Check its weights, and load it in float32 or bfloat16.",
                 len(requests),
             )
         for request in requests:

@@ -1,4 +1,4 @@
-"""What a server is told at its start, and what a request asks for."""
+"""Settings of a server, given at its start, and the settings that a request asks for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rgtg_hf.arguments import check_count, check_number, shown
-from rgtg_hf.decoding.guidance import RewardGuidanceConfig
+from rgtg_hf.arguments import check_number, shown
+from rgtg_hf.config import DEFAULTS, RewardGuidanceConfig, resolve_guidance
 
-__all__ = ["MAX_TOP_K", "RequestGuidance", "ServerSettings", "requested_guidance"]
+__all__ = ["MAX_TOP_K", "ServerSettings", "requested_guidance", "resolved_request"]
 
 MAX_TOP_K = 256
 _MAX_BETA = 1e6
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+_NOT_SERVED = ("scorer", "search", "num_rows", "block_size", "max_rows")
 _KEY = "rgtg"
 
 
@@ -23,24 +24,25 @@ class ServerSettings:
 
     Args:
         reward_model: The reward model that requests are guided by: a folder, or a name on the hub.
-        revision: Which branch, tag or commit of the hub's repository.
+        revision: A branch, tag or commit of the hub's repository.
         head: The steering head of a policy that is served as one of the `Steered...` architectures: a folder, or a
             name on the hub.
-        head_beta: How strongly the head steers every request, in nats per unit of reward.
+        head_beta: How strongly the head steers every request, in nats per unit of reward. Defaults to the `beta` of
+            its `guidance_config.json`, or 1.
         dtype: In which precision to load the reward model: `"auto"` for that of its checkpoint, `"float32"`,
             `"bfloat16"`, `"float16"`.
         device: Where to put it, such as `"cuda:1"`. `None` for where the policy is.
         cache_gib: How much memory the reward model's cache may take at most, in GiB.
 
     Raises:
-        TypeError: If a value is of another type.
+        TypeError: If a value has another type.
         ValueError: If one is missing, unknown or out of range.
     """
 
     reward_model: str | None = None
     revision: str | None = None
     head: str | None = None
-    head_beta: float = 1.0
+    head_beta: float | None = None
     dtype: str = "auto"
     device: str | None = None
     cache_gib: float = 4.0
@@ -52,14 +54,15 @@ class ServerSettings:
                 raise ValueError(f"`{name}` is {shown(value)}, but text is required, or nothing.")
         if self.dtype not in _DTYPES:
             raise ValueError(f"`dtype` is {shown(self.dtype)}, but must be one of {list(_DTYPES)}.")
-        check_number("head_beta", self.head_beta)
+        if self.head_beta is not None:
+            check_number("head_beta", self.head_beta)
         check_number("cache_gib", self.cache_gib)
         if self.cache_gib <= 0:
             raise ValueError(f"`cache_gib` is {self.cache_gib}, but a number above 0 is required.")
 
     @classmethod
     def from_additional_config(cls, additional_config: Any, required: str) -> ServerSettings:
-        """Reads the settings from what the engine was started with.
+        """Reads the settings from the engine's additional configuration.
 
         Args:
             additional_config: The engine's additional configuration.
@@ -78,48 +81,20 @@ class ServerSettings:
         return cls(**given)
 
 
-@dataclass(frozen=True)
-class RequestGuidance:
-    """How one request is guided; what is `None` is as the server's default says.
+def requested_guidance(extra_args: dict[str, Any] | None) -> RewardGuidanceConfig | None:
+    """The settings that a request asks for.
 
     Args:
-        beta: Strength of steering, in nats per unit of reward.
-        top_k: How many of the policy's likeliest tokens are candidates at each step, `MAX_TOP_K` at most.
-    """
-
-    beta: float | None = None
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.beta is not None:
-            check_number("rgtg.beta", self.beta)
-            if abs(self.beta) > _MAX_BETA:
-                raise ValueError(f"`rgtg.beta` is {self.beta}, but must be within {_MAX_BETA:.0e} of 0.")
-        if self.top_k is not None:
-            check_count("rgtg.top_k", self.top_k)
-            if self.top_k > MAX_TOP_K:
-                raise ValueError(f"`rgtg.top_k` is {self.top_k}, but may be {MAX_TOP_K} at most.")
-
-    def filled(self, default: RewardGuidanceConfig) -> tuple[float, int]:
-        """Beta and top k, the default's where it has none."""
-        beta = default.beta if self.beta is None else self.beta
-        top_k = min(default.top_k or MAX_TOP_K, MAX_TOP_K) if self.top_k is None else self.top_k
-        return float(beta), top_k
-
-
-def requested_guidance(extra_args: dict[str, Any] | None) -> RequestGuidance | None:
-    """What a request asks for.
-
-    Args:
-        extra_args: The request's extra arguments. Guidance is in `{"rgtg": {"beta": 1.5, "top_k": 10}}`; or, for ways
-            in that take no objects, such as `vllm_xargs` of the OpenAI server, in
+        extra_args: The request's extra arguments. Guidance is in `{"rgtg": {"beta": 1.5, "top_k": 10}}`, with the
+            settings of [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig] that guide tokens. Where a way in
+            takes no objects, such as `vllm_xargs` of the OpenAI server, it is in
             `{"rgtg_beta": 1.5, "rgtg_top_k": 10}`, or in the object as JSON text.
 
     Returns:
         `None` if the request is not to be guided.
 
     Raises:
-        ValueError: If it asks for something that there is not. (Also for values of another type: it is the one
+        ValueError: If a setting is unknown or cannot be used. (Also for values of another type: it is the one
             exception that servers turn into an answer to the client.)
     """
     if not extra_args:
@@ -143,12 +118,24 @@ def requested_guidance(extra_args: dict[str, Any] | None) -> RequestGuidance | N
             f'`{_KEY}` is {shown(given)}, but an object such as {{"beta": 1.5, "top_k": 10}} is required.'
         )
     settings = (given or {}) | flat
-    known = [field.name for field in fields(RequestGuidance)]
+    known = [name for name in DEFAULTS if name not in _NOT_SERVED]
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"`{_KEY}` has unknown settings {unknown}: known are {known}.")
     if twice := sorted(set(given or {}) & set(flat)):
         raise ValueError(f"`{_KEY}` has {twice} twice: once in the object and once as a key of its own.")
     try:
-        return RequestGuidance(**settings)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+        guidance = RewardGuidanceConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{_KEY}`: {error}") from None
+    if guidance.beta is not None and abs(guidance.beta) > _MAX_BETA:
+        raise ValueError(f"`{_KEY}`: `beta` is {guidance.beta}, but must be within {_MAX_BETA:.0e} of 0.")
+    if guidance.top_k is not None and not 1 <= guidance.top_k <= MAX_TOP_K:
+        raise ValueError(f"`{_KEY}`: `top_k` is {guidance.top_k}, but must be from 1 to {MAX_TOP_K} in a server.")
+    return guidance
+
+
+def resolved_request(requested: RewardGuidanceConfig, default: RewardGuidanceConfig) -> RewardGuidanceConfig:
+    """A request's settings, those of the server where it has none."""
+    config = resolve_guidance(vars(requested), default).config
+    config.top_k = min(config.top_k or MAX_TOP_K, MAX_TOP_K)
+    return config

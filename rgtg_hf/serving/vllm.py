@@ -17,8 +17,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from rgtg_hf.serving.batch import GuidedBatch
-from rgtg_hf.serving.load import load_row_scorer, server_default
-from rgtg_hf.serving.settings import ServerSettings, requested_guidance
+from rgtg_hf.serving.served_reward_model import load_row_scorer, server_default
+from rgtg_hf.serving.settings import ServerSettings, requested_guidance, resolved_request
 from rgtg_hf.serving.vllm_slots import SlotTokens
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuses a request that asks for something that there is not; vLLM answers it with that sentence."""
+        """Refuses a request whose settings cannot be used; vLLM answers it with the sentence."""
         requested_guidance(sampling_params.extra_args)
 
     def apply(self, logits: Tensor, context: LogitsContext | None = None) -> Tensor:  # type: ignore[override]
@@ -81,7 +81,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
 
         Args:
             logits: The policy's logits, float32, shape `[rows, vocabulary]`. Changed in place.
-            context: From Model Runner V2, what the rows are.
+            context: From Model Runner V2, the requests of the rows.
 
         Returns:
             The same tensor.
@@ -107,13 +107,13 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         guidance = requested_guidance(sampling_params.extra_args)
         if guidance is None:
             return False
-        self.batch.join(key, *guidance.filled(self.default))
+        self.batch.join(key, resolved_request(guidance, self.default))
         return True
 
     # The V1 runner's interface: rows that join, leave and move.
 
     def is_argmax_invariant(self) -> bool:
-        """Whether greedy decoding stays as it is, which it does not."""
+        """Whether greedy decoding stays as it is. It does not."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -138,7 +138,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             if other is not None:
                 self._tokens[source] = other
 
-    # Model Runner V2's interface: slots that are filled anew.
+    # Model Runner V2's interface: slots that are filled again.
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """A request enters a slot. Whether it is guided."""
@@ -148,7 +148,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         return guided
 
     def apply_staged_writes(self) -> None:
-        """A step begins. When none was guided since the last began, nothing needs to be held."""
+        """A step begins. If the last one guided nothing, nothing needs to be kept."""
         if self._idle:
             self.batch.keep_only(set())
         self._idle = True

@@ -23,6 +23,7 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
+from rgtg_hf.config import RewardModelSource, resolve_guidance
 from rgtg_hf.rewards.load import load_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.policy_identity import combined_fingerprint, tensor_fingerprint
@@ -67,7 +68,8 @@ class HeadSteering:
         config = vllm_config.model_config.hf_text_config
         head = _load_head(settings)
         self._policy = _checked_policy(head, settings, config)
-        self.head_beta = settings.head_beta
+        source = RewardModelSource(str(settings.head))
+        self.head_beta = resolve_guidance({"beta": settings.head_beta}, source=source).config.beta
         # Past registration: its weights are no part of the policy's checkpoint.
         device = vllm_config.device_config.device
         object.__setattr__(self, "_head", head.score.to(device))

@@ -1,4 +1,4 @@
-"""From preference rows to a trained reward model (needs the `train` extra)."""
+"""Trains a reward model on preference rows (needs the `train` extra)."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""The model card of a prefix reward model: what it is, how to steer with it, what it was trained on."""
+"""The model card of a prefix reward model: its kind, how to steer with it, its training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-__all__ = ["CLASSIFIER", "NEXT_TOKEN", "STEERING_HEAD", "data_name", "model_card"]
+__all__ = ["GUIDANCE", "data_name", "kind_of", "model_card"]
 
 CITATION = """@inproceedings{rashid2025critical,
   title     = {A Critical Look At Tokenwise Reward-Guided Text Generation},
@@ -61,7 +61,7 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
 """
 
-CLASSIFIER = {
+_CLASSIFIER = {
     "what": (
         "A prefix reward model: it scores every beginning of a response, not only whole ones, so it can steer a "
         "language model\ntoken by token while it generates."
@@ -70,9 +70,10 @@ CLASSIFIER = {
         "from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer\n\n"
         "from rgtg_hf import RewardGuidedLogitsProcessor"
     ),
+    "policy_comment": "# Any causal language model with this model's tokenizer.\n",
     "load": ('reward_model = AutoModelForSequenceClassification.from_pretrained("{model_id}", num_labels=1)'),
     "steer": (
-        "steer = RewardGuidedLogitsProcessor(reward_model, beta=1.0, top_k=10)\n"
+        "steer = RewardGuidedLogitsProcessor(reward_model, beta={beta}, top_k={top_k})\n"
         "output = policy.generate(**inputs, logits_processor=[steer], max_new_tokens=64)"
     ),
     "hint": (
@@ -80,10 +81,26 @@ CLASSIFIER = {
         "`rgtg_hf.prefix_rewards(reward_model, ids)`."
     ),
 }
-NEXT_TOKEN = CLASSIFIER | {
+_ADAPTER = _CLASSIFIER | {
+    "imports": (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        "from rgtg_hf import RewardGuidedLogitsProcessor\n"
+        "from rgtg_hf.rewards.load import load_reward_model"
+    ),
+    "load": 'reward_model = load_reward_model("{model_id}")',
+    "hint": (
+        f"{_CLASSIFIER['hint']}\n\n"
+        "The weights here are an adapter. `base_config` describes the model that it belongs on, which may have fewer "
+        "layers than\nthe base model. To load it without rgtg-hf, read that configuration by "
+        '`AutoConfig.from_pretrained` with\n`subfolder="base_config"`, give it as `config` to '
+        "`AutoModelForSequenceClassification.from_pretrained` of the base\nmodel, and add the adapter by "
+        "`PeftModel.from_pretrained`."
+    ),
+}
+_NEXT_TOKEN = _CLASSIFIER | {
     "what": (
-        "A next-token reward model: having read the beginning of a response, it rates every next token at once, so "
-        "it steers\na language model for one token of its own per step."
+        "A next-token reward model: it reads the beginning of a response and rates every next token at once, so it "
+        "steers\na language model with one forward pass of its own per step."
     ),
     "imports": (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -91,7 +108,7 @@ NEXT_TOKEN = CLASSIFIER | {
     ),
     "load": 'reward_model = NextTokenRewardModel.from_pretrained("{model_id}")',
 }
-STEERING_HEAD = {
+_STEERING_HEAD = {
     "what": (
         "A steering head: it reads the hidden states that one language model, `{policy}`, computes anyway, and steers "
         "it\nat no cost. It works on that model alone."
@@ -100,19 +117,49 @@ STEERING_HEAD = {
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         "from rgtg_hf import NextTokenRewardModel, steering"
     ),
+    "policy_comment": "# The language model that the head was trained on; its config.json says which.\n",
     "load": 'head = NextTokenRewardModel.from_pretrained("{model_id}")',
     "steer": (
-        "with steering(policy, [(head, 3.0)], top_k=10) as steer:\n"
+        "with steering(policy, [(head, {beta})], top_k={top_k}) as steer:\n"
         "    output = policy.generate(**inputs, logits_processor=[steer], max_new_tokens=64)"
     ),
     "hint": (
-        "A larger beta (3.0 here) steers harder. Several heads add up: `steering(policy, [(one, 3.0), (two, -1.0)])`."
+        "A larger beta ({beta} here) steers harder. Several heads add up: "
+        "`steering(policy, [(one, {beta}), (two, -1.0)])`."
     ),
+}
+_WORDS = {
+    "classifier": _CLASSIFIER,
+    "adapter": _ADAPTER,
+    "next token": _NEXT_TOKEN,
+    "steering head": _STEERING_HEAD,
+}
+# The settings that each kind's guidance_config.json gets, and its card shows. RewardGuidanceConfig, which reads the
+# file, belongs to decoding.
+GUIDANCE: dict[str, dict[str, Any]] = {
+    kind: {"beta": 3.0 if kind == "steering head" else 1.0, "top_k": 10} for kind in _WORDS
 }
 
 
+def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
+    """The kind of a reward model.
+
+    Args:
+        config: Its configuration, as a dictionary.
+        is_adapter: Whether its weights are an adapter (LoRA).
+
+    Returns:
+        `"classifier"`, `"adapter"`, `"next token"` or `"steering head"`.
+    """
+    if is_adapter:
+        return "adapter"
+    if config.get("model_type") != "next_token_reward":
+        return "classifier"
+    return "next token" if config.get("policy") is None else "steering head"
+
+
 def data_name(dataset: Any) -> str | None:
-    """The hub name of a data set, if it was loaded from the hub."""
+    """Returns the hub name of a data set, if it was loaded from the hub."""
     checksums = getattr(getattr(dataset, "info", None), "download_checksums", None) or {}
     for url in checksums:
         if url.startswith("hf://datasets/"):
@@ -129,19 +176,21 @@ def model_card(
     tags: Sequence[str],
     metrics: dict[str, float],
     settings: dict[str, Any],
-    words: dict[str, str] = CLASSIFIER,
+    kind: str = "classifier",
+    guidance: dict[str, Any] | None = None,
 ) -> ModelCard:
     """Writes the card.
 
     Args:
         name: The model's name, for the heading.
         model_id: Its name on the hub, for the code example.
-        base_model: The model it was made from. A local directory is not named.
-        dataset_name: What it was trained on. Of a local path only the last part is named.
+        base_model: The model that it was made from. The name of a local directory is left out.
+        dataset_name: The training data. Only the last part of a local path is shown.
         tags: Tags for the hub.
-        metrics: The metrics of the last evaluation, `eval_` and so on in front of their names; may be empty.
+        metrics: The metrics of the last evaluation, with names such as `eval_accuracy`; may be empty.
         settings: Training settings worth knowing.
-        words: What to say of this kind of reward model: `CLASSIFIER`, `NEXT_TOKEN` or `STEERING_HEAD`.
+        kind: The kind of reward model, see [`kind_of`].
+        guidance: `beta` and `top_k` of its `guidance_config.json`. Defaults to those that its kind gets.
 
     Returns:
         The card, ready to be saved as README.md.
@@ -158,26 +207,22 @@ def model_card(
         model_name=name,
         tags=sorted(set(tags)),
     )
-    names = {"model_id": model_id, "policy": base_model or "your/language-model"}
+    names = {"model_id": model_id, "policy": base_model or "your/language-model", **(guidance or GUIDANCE[kind])}
+    words = {place: text.format(**names) for place, text in _WORDS[kind].items()}
+    if base_model:
+        words["policy_comment"] = ""
     content = TEMPLATE.format(
-        **{place: text.format(**names) for place, text in words.items()},
+        **words,
         card_data=data.to_yaml(),
         name=name,
         base=f" from [{base_model}](https://huggingface.co/{base_model})" if base_model else "",
         data=f" on {dataset_name}" if dataset_name else "",
         policy=names["policy"],
-        policy_comment="" if base_model else f"# {_policy_in_words(words)}.\n",
         evaluation=_evaluation(metrics),
         training="\n".join(f"- {key}: {value}" for key, value in (settings | _versions()).items()),
         citation=CITATION,
     )
     return ModelCard(content)
-
-
-def _policy_in_words(words: dict[str, str]) -> str:
-    if words is STEERING_HEAD:
-        return "The language model that the head was trained on; its config.json says which"
-    return "Any causal language model with this model's tokenizer"
 
 
 def _evaluation(metrics: dict[str, float]) -> str:

@@ -1,16 +1,9 @@
-"""From preference rows to what the loss needs: token ids, where the response begins, and where it ends.
-
-TRL's own preparation turns text and conversations into `chosen_ids` and `rejected_ids`. What prefixes need on top of
-that is found here: the length of the prompt, and the end of the response. A chat template writes closing tokens after
-an answer (`<|im_end|>` and a newline, say). They are the end of a finished response, one step like the
-end-of-sequence token of plain text, and are cut after the token at which generation stops.
-"""
+"""Prepares data sets of preference pairs, and makes batches from them."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,28 +11,11 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "TEXT",
-    "TOKENIZED",
-    "PrefixCollator",
-    "common_prefix_length",
-    "count_rows",
-    "dropped_rows",
-    "locate_responses",
-]
+from rgtg_hf.rewards.pairs import TOKENIZED, common_prefix_length, pair_ids
 
-TOKENIZED = ("chosen_ids", "rejected_ids")
-TEXT = ("chosen", "rejected")
+__all__ = ["PrefixCollator", "check_collator", "count_rows", "dropped_rows", "is_located", "locate_responses"]
 
-
-def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading tokens that two sequences share."""
-    length = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
+_USED = (*TOKENIZED, "prompt_length", "dropped", "margin")
 
 
 def locate_responses(
@@ -47,33 +23,36 @@ def locate_responses(
     tokenizer: PreTrainedTokenizerBase,
     counts: Counter,
     num_proc: int | None = None,
+    *,
+    keep_columns: bool = False,
 ) -> Dataset | IterableDataset:
-    """Adds `prompt_length` to tokenized rows, cuts closing tokens, and drops rows that cannot be compared.
-
-    The prompt is what the row says it is: a `prompt_length` column, `prompt_ids`, or an explicit `prompt`. With an
-    implicit prompt it is what the two sequences of tokens share.
+    """Turns rows into [`pair_ids`][rgtg_hf.rewards.pairs.pair_ids] and drops those that cannot be compared.
 
     Args:
-        dataset: Rows with `chosen_ids` and `rejected_ids`, and the columns they were made from.
-        tokenizer: The tokenizer that made the ids.
-        counts: Is told how many rows were dropped by reason (`"equal"`, `"empty"`) or kept (`""`). A stream is read
-            only later, and its counts grow meanwhile.
+        dataset: Preference rows, tokenized or not.
+        tokenizer: The tokenizer.
+        counts: Gains the number of rows that were dropped, by reason (`"equal"`, `"empty"`), and of those that were
+            kept (`""`). A stream is read only later, and its counts grow then.
         num_proc: Number of processes, as in `Dataset.map`. Streams ignore it.
+        keep_columns: Whether to keep the columns that the loss does not use.
 
     Returns:
         The data set.
     """
     options: dict[str, Any] = {}
     if isinstance(dataset, Dataset):
-        options = {"num_proc": num_proc, "desc": "Locating responses"}
-    dataset = dataset.map(_locate, fn_kwargs={"tokenizer": tokenizer}, **options)
+        unused = [] if keep_columns else [column for column in dataset.column_names if column not in _USED]
+        options = {"num_proc": num_proc, "desc": "Locating responses", "remove_columns": unused}
+    dataset = dataset.map(pair_ids, fn_kwargs={"tokenizer": tokenizer}, **options)
     if isinstance(dataset, IterableDataset):
-        dataset = dataset.filter(_is_kept, fn_kwargs={"counts": counts})
-    else:
-        counts.update(dataset["dropped"])
-        if any(dataset["dropped"]):
-            dataset = dataset.filter(_is_kept, num_proc=num_proc, desc="Dropping rows")
-    return dataset.remove_columns("dropped")
+        return dataset.filter(_is_kept, fn_kwargs={"counts": counts})
+    counts.update(dataset["dropped"])
+    return dataset.filter(_is_kept, num_proc=num_proc, desc="Dropping rows") if any(dataset["dropped"]) else dataset
+
+
+def is_located(dataset: Dataset | IterableDataset) -> bool:
+    """Whether a data set comes from [`locate_responses`]."""
+    return "dropped" in (dataset.column_names or next(iter(dataset)))
 
 
 def _is_kept(row: dict[str, Any], counts: Counter | None = None) -> bool:
@@ -93,104 +72,27 @@ def _is_counted(row: dict[str, Any], counts: Counter) -> bool:
 
 
 def dropped_rows(counts: Counter) -> Counter:
-    """How many rows were dropped, by reason.
+    """Counts the dropped rows by reason.
 
     Args:
-        counts: What [`locate_responses`] found, with the number of rows from before tokenization under `"read"`. Those
-            that are missing since then were too long.
+        counts: The counts of [`locate_responses`], with the number of rows before tokenization under `"read"`. The
+            difference are rows that were too long.
     """
     found = counts.total() - counts["read"]
     dropped = Counter({"too long": counts["read"] - found, "equal": counts["equal"], "empty": counts["empty"]})
     return +dropped
 
 
-def _locate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    closing = _closing_tokens(row, tokenizer)
-    chosen, rejected = (_cut_closing(row[column], closing, tokenizer) for column in TOKENIZED)
-    prompt_length = _explicit_prompt_length(row, chosen, rejected, tokenizer)
-    explicit = prompt_length is not None
-    if prompt_length is None:
-        prompt_length = common_prefix_length(chosen, rejected)
-
-    ends = {tokenizer.eos_token_id, *closing[:1]}
-    # An answer that says nothing is a fault in the data. With an implicit prompt it may as well be an answer that
-    # the other one continues, and is kept.
-    content = [len(ids) - (explicit and ids[-1] in ends) for ids in (chosen, rejected)]
-    dropped = "equal" if chosen == rejected else "empty" if min(content) <= prompt_length else ""
-    return {"chosen_ids": chosen, "rejected_ids": rejected, "prompt_length": prompt_length, "dropped": dropped}
-
-
-def _explicit_prompt_length(
-    row: dict[str, Any], chosen: list[int], rejected: list[int], tokenizer: PreTrainedTokenizerBase
-) -> int | None:
-    if row.get("prompt_length") is not None:
-        return row["prompt_length"]
-    prompt = row.get("prompt")
-    if row.get("prompt_ids") is not None:
-        prompt_ids = required = row["prompt_ids"]
-    elif isinstance(prompt, str):
-        # Text is tokenized together with its prompt, so the prompt's last characters may share a token with the
-        # response; that token belongs to the response.
-        prompt_ids, required = tokenizer(prompt)["input_ids"], []
-    elif prompt:
-        # What invites an answer may differ from how an answer then begins (an empty thought, for example).
-        prompt_ids, required = (_render(prompt, row, tokenizer, add_generation_prompt=add) for add in (True, False))
-    else:
-        return None
-    for column, ids in zip(TOKENIZED, (chosen, rejected), strict=True):
-        if ids[: len(required)] != required:
-            raise ValueError(
-                f"The prompt is not a prefix of the conversation: `{column}` has other tokens at its beginning than "
-                f"the prompt alone, which begins {tokenizer.decode(required)[:80]!r}. Use a chat template that writes "
-                "earlier turns alike whatever follows, or leave out `prompt` and give whole conversations."
-            )
-    return min(common_prefix_length(prompt_ids, chosen), common_prefix_length(prompt_ids, rejected))
-
-
-def _render(
-    messages: list[dict], row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **options: Any
-) -> list[int]:
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    options = {"tools": tools, **(row.get("chat_template_kwargs") or {}), **options}
-    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    return encoded["input_ids"]
-
-
-def _closing_tokens(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the chat template writes after an answer: what the ends of two different answers have in common."""
-    messages = row.get("chosen")
-    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
-        return []
-    # A short conversation shows it as well as the row's own, and renders sooner.
-    question = {"role": "user", "content": "0"}
-    first, second = (
-        _render([question, {**messages[-1], "content": content}], row, tokenizer)[::-1] for content in "01"
-    )
-    closing = first[: common_prefix_length(first, second)]
-    return closing[::-1]
-
-
-def _cut_closing(ids: list[int], closing: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cuts what follows the token at which generation stops: the end-of-sequence token, else the first closing one."""
-    if closing and ids[-len(closing) :] == closing:
-        stop = closing.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in closing else 0
-        return ids[: len(ids) - len(closing) + stop + 1]
-    return ids
-
-
 class PrefixCollator:
-    """Makes a batch of pairs: 2B rows padded on the right, chosen rows first.
+    """Makes a batch of pairs, with the places where their responses begin and end.
 
     Args:
-        pad_token_id: The id that fills up rows. The attention mask is 0 there.
-        pad_to_multiple_of: Round the length of rows up to a multiple of this.
-
+        collator: Makes the batch itself, as TRL's `DataCollatorForPreference` does: `input_ids` and `attention_mask`
+            of 2B rows padded on the right, chosen rows first, and `margin` if the rows have one.
     """
 
-    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> None:
-        self.pad_token_id = pad_token_id
-        self.pad_to_multiple_of = pad_to_multiple_of
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]]) -> None:
+        self.collator = collator
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Collates B rows with `chosen_ids`, `rejected_ids`, `prompt_length` and, optionally, `margin`.
@@ -200,22 +102,41 @@ class PrefixCollator:
             and `shared_length` (how many of the first response tokens both responses share) of shape `[B]`; `margin`
             of shape `[B]` if the rows have one.
         """
-        sequences = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
-        prompt_length = [row["prompt_length"] for row in rows]
-        longest = max(map(len, sequences))
-        if self.pad_to_multiple_of:
-            longest += -longest % self.pad_to_multiple_of
-        batch = {
-            "input_ids": torch.tensor([[*ids, *[self.pad_token_id] * (longest - len(ids))] for ids in sequences]),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]),
-            "prompt_length": torch.tensor(prompt_length),
-            "response_length": torch.tensor(
-                [len(ids) - prompt for ids, prompt in zip(sequences, prompt_length * 2, strict=True)]
-            ),
-            "shared_length": torch.tensor(
-                [common_prefix_length(row["chosen_ids"], row["rejected_ids"]) - row["prompt_length"] for row in rows]
-            ),
+        # The column may exist without a value in any row.
+        given = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        lengths = [len(row[column]) - row["prompt_length"] for column in TOKENIZED for row in rows]
+        shared = [common_prefix_length(*(row[column] for column in TOKENIZED)) - row["prompt_length"] for row in rows]
+        return dict(self.collator(given)) | {
+            "prompt_length": torch.tensor([row["prompt_length"] for row in rows]),
+            "response_length": torch.tensor(lengths),
+            "shared_length": torch.tensor(shared),
         }
-        if "margin" in rows[0]:
-            batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
-        return batch
+
+
+def check_collator(collator: PrefixCollator, rows: Sequence[dict[str, Any]]) -> None:
+    """Refuses a data collator whose batches the loss cannot read.
+
+    Args:
+        collator: The collator to try.
+        rows: A few rows to try it on.
+
+    Raises:
+        ValueError: If its batches are not those of TRL's reward trainer: pairs as rows of `input_ids` and
+            `attention_mask`, chosen rows first, padded on the right.
+    """
+    sequences = [row[column] for column in TOKENIZED for row in rows]
+    try:
+        batch = collator(list(rows))
+        ids = [row[: len(sequence)] for row, sequence in zip(batch["input_ids"].tolist(), sequences, strict=True)]
+        lengths = batch["attention_mask"].sum(1).tolist()
+    except Exception as error:
+        raise ValueError(
+            f"The `data_collator` made no batch of pairs ({type(error).__name__}: {error}). It must accept rows with "
+            "`chosen_ids` and `rejected_ids` and return `input_ids` and `attention_mask` of all of them, as TRL's "
+            "DataCollatorForPreference does."
+        ) from error
+    if ids != sequences or lengths != [len(sequence) for sequence in sequences]:
+        raise ValueError(
+            "The `data_collator` changes or moves tokens. Its `input_ids` must hold the `chosen_ids` of all rows and "
+            "then their `rejected_ids`, padded on the right, as TRL's DataCollatorForPreference makes them."
+        )

@@ -1,8 +1,8 @@
 """Training rewards of prefixes with encoders (BERT, DeBERTa), which read a whole text at once.
 
-One pass of an encoder gives one reward, so each prefix becomes a text of its own. All prefixes of a pair would be as
-many passes as the response has tokens; a few are drawn instead. An encoder's text has no end-of-sequence token that
-tells a finished response from a prefix: it is `[CLS] prompt and prefix [SEP]` for both.
+One pass of an encoder gives one reward, so each prefix becomes a separate text. All prefixes of a pair would need as
+many passes as the responses have tokens, so a few are drawn. An encoder's text has no end-of-sequence token that
+distinguishes a finished response from a prefix: both are `[CLS] prompt and prefix [SEP]`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rgtg_hf.rewards.pair_accuracy import rewards_at_fraction
+from rgtg_hf.rewards.pairs import TEXT, TOKENIZED, common_prefix_length
 from rgtg_hf.rewards.prefix_rewards import find_score_head
-from rgtg_hf.training.data import TEXT, TOKENIZED, common_prefix_length
-from rgtg_hf.training.loss import rewards_at_fraction
 
-__all__ = ["encoder_position_rewards", "is_encoder", "needed_positions", "suffix_tokens", "tokenize_for_encoder"]
+__all__ = [
+    "encoder_position_rewards",
+    "needed_positions",
+    "scores_whole_texts",
+    "suffix_tokens",
+    "tokenize_for_encoder",
+]
 
 
-def is_encoder(model: nn.Module) -> bool:
+def scores_whole_texts(model: nn.Module) -> bool:
     """Whether the model gives one reward per text rather than one per position."""
     try:
         find_score_head(model)
@@ -32,7 +38,7 @@ def is_encoder(model: nn.Module) -> bool:
 
 
 def suffix_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that the tokenizer writes after every text: `[SEP]` for BERT, none for most causal models."""
+    """Finds the tokens that the tokenizer writes after every text: `[SEP]` for BERT, none for most causal models."""
     first, second = (tokenizer(text)["input_ids"][::-1] for text in ("a", "b"))
     return first[: common_prefix_length(first, second)][::-1]
 
@@ -43,8 +49,8 @@ def tokenize_for_encoder(
     """Adds `chosen_ids` and `rejected_ids` to rows of text, without the tokens that end a text.
 
     Args:
-        dataset: Rows with `chosen` and `rejected` as text, and `prompt` if it is not part of them. Rows that are
-            tokenized already stay as they are.
+        dataset: Rows with `chosen` and `rejected`, and `prompt` if it is not part of them. Tokenized rows stay as they
+            are.
         tokenizer: The encoder's tokenizer.
 
     Returns:
@@ -54,12 +60,12 @@ def tokenize_for_encoder(
         ValueError: If the rows are conversations and the tokenizer has no chat template.
     """
     first = next(iter(dataset))
-    if all(column in first for column in TOKENIZED):
+    if all(first.get(column) is not None for column in TOKENIZED):
         return dataset
     if not isinstance(first["chosen"], str) and not tokenizer.chat_template:
         raise ValueError(
-            "The rows are conversations, but the encoder's tokenizer has no chat template. Set one with "
-            "`chat_template_path`, or give the rows as text."
+            "The rows are conversations, but the encoder's tokenizer has no chat template. Set its "
+            "`chat_template`, or give the rows as text."
         )
     kwargs = {"tokenizer": tokenizer, "suffix": suffix_tokens(tokenizer)}
     return dataset.map(_tokenize, fn_kwargs=kwargs)
@@ -68,7 +74,7 @@ def tokenize_for_encoder(
 def _tokenize(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, suffix: list[int]) -> dict[str, list[int]]:
     columns = {}
     for column, ids_column in zip(TEXT, TOKENIZED, strict=True):
-        text = row["prompt"] + row[column] if "prompt" in row else row[column]
+        text = row[column] if row.get("prompt") is None else row["prompt"] + row[column]
         if not isinstance(text, str):
             text = tokenizer.apply_chat_template(text, tokenize=False, **(row.get("chat_template_kwargs") or {}))
         ids = tokenizer(text)["input_ids"]
@@ -77,12 +83,12 @@ def _tokenize(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, suffix: l
 
 
 def needed_positions(weights: Tensor, response_length: Tensor, fractions: Sequence[float] = ()) -> Tensor:
-    """Which prefixes of which responses must be scored.
+    """Finds the prefixes of each response that must be scored.
 
     Args:
         weights: How much each prefix counts in the loss, shape `[B, S]`.
         response_length: Tokens of each response, shape `[2B]`, chosen rows first.
-        fractions: Read each response at these fractions too.
+        fractions: Score each response at these fractions too.
 
     Returns:
         Booleans of shape `[2B, S]`; column i - 1 is prefix i.
@@ -101,18 +107,18 @@ def needed_positions(weights: Tensor, response_length: Tensor, fractions: Sequen
 def encoder_position_rewards(
     model: nn.Module, inputs: dict[str, Tensor], needed: Tensor, suffix: Sequence[int], pad_token_id: int
 ) -> tuple[Tensor, Any]:
-    """Scores the needed prefixes, each as a text of its own.
+    """Scores the needed prefixes, each as a separate text.
 
     Args:
         model: An encoder with one label, wrapped or not.
         inputs: `input_ids` and `attention_mask` of shape `[2B, S]`, `prompt_length` of shape `[B]`.
-        needed: Which prefixes to score, shape `[2B, S]`, see [`needed_positions`].
+        needed: True for the prefixes to score, shape `[2B, S]`, see [`needed_positions`].
         suffix: The tokens that end every text.
-        pad_token_id: What fills up shorter texts.
+        pad_token_id: The id that fills up shorter texts.
 
     Returns:
-        Rewards of shape `[2B, S]` laid out like those of all positions of a causal model (the reward of prefix i at
-        the position of its last token), 0 where none was asked for; and the model's outputs.
+        Rewards of shape `[2B, S]`, with the reward of a prefix at the position of its last token, as a causal model
+        gives them, and 0 for prefixes that are not needed; and the model's outputs.
     """
     row, prefix = needed.nonzero(as_tuple=True)
     length = inputs["prompt_length"].repeat(2)[row] + prefix + 1

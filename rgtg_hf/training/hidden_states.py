@@ -1,8 +1,8 @@
-"""A frozen backbone's hidden states: computed once, kept on disk, mapped into memory, read in every epoch.
+"""Computes a frozen backbone's hidden states once, and keeps them on disk for all epochs and runs.
 
-A folder holds three files: `settings.json` says whose hidden states these are, `hidden_states.bin` is the bare numbers
-and `index.jsonl` has a line for each response that is complete. A line is written after its numbers are, so a run that
-was killed goes on where it stopped; and new responses are added to what is there.
+A folder holds three files: `settings.json` names the backbone, `hidden_states.bin` holds the bare numbers, and
+`index.jsonl` has a line for each complete response. A line is written after its numbers, so a run that was killed goes
+on where it stopped. New responses are added at the end.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.policy_identity import fingerprint
-from rgtg_hf.training.config import PrefixRewardConfig
-from rgtg_hf.training.data import TOKENIZED, PrefixCollator
+from rgtg_hf.training.data import PrefixCollator
+from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 
 __all__ = ["HiddenStateCollator", "HiddenStateStore", "keep_hidden_states"]
 
 
 class HiddenStateStore:
-    """The hidden states that stand before each response token, on disk.
+    """Keeps the hidden state before each response token on disk.
 
     Args:
-        directory: The folder. It is made if it does not exist; hidden states of another backbone in it are replaced.
+        directory: The folder. It is created if needed; hidden states of another backbone in it are replaced.
         model: A model whose backbone is frozen.
 
     Attributes:
@@ -73,11 +74,11 @@ class HiddenStateStore:
 
     @property
     def rows(self) -> int:
-        """Number of hidden states that are complete."""
+        """Number of complete hidden states."""
         return max((start + length for start, length in self.index.values()), default=0)
 
     def add(self, rows: Iterable[dict[str, Any]], batch_size: int = 8, *, progress: bool = True) -> int:
-        """Computes what is missing for the responses of some rows.
+        """Computes the missing hidden states for the responses of some rows.
 
         Args:
             rows: Rows with `chosen_ids`, `rejected_ids` and `prompt_length`. A response that several rows share is
@@ -102,7 +103,7 @@ class HiddenStateStore:
                 key = _key(row[column], row["prompt_length"])
                 if key not in self.index:
                     missing[key] = (row[column], row["prompt_length"])
-        # Alike in length, so that little padding is computed; the longest first, so that the time left is told well.
+        # Sorted by length, so that little padding is computed; the longest first, to estimate the time left.
         work = sorted(missing.items(), key=lambda item: len(item[1][0]), reverse=True)
         if not work:
             return 0
@@ -136,15 +137,15 @@ class HiddenStateStore:
         return first
 
     def read(self, ids: Sequence[int], prompt_length: int) -> Tensor:
-        """The hidden states before each token of a response, shape `[response_length, hidden_size]`, on the CPU.
+        """Reads the hidden states before each token of a response, shape `[response_length, hidden_size]`, on the CPU.
 
         Raises:
-            KeyError: If they were not computed.
+            KeyError: If they were not computed before.
         """
         key = _key(ids, prompt_length)
         if key not in self.index:
             raise KeyError(
-                "A response has no hidden states on disk. Rows that come in later are added first: "
+                "A response has no hidden states on disk. Add its row first, by "
                 "`trainer.data_collator.store.add(rows)`, or give the data set when the trainer is made."
             )
         if self._mapped is None:
@@ -158,13 +159,13 @@ class HiddenStateStore:
 
 
 class HiddenStateCollator:
-    """Makes batches that carry their hidden states, so that the backbone is not run.
+    """Makes batches that hold their hidden states, so that the backbone need not run.
 
-    Of each prompt only the last token is kept: the rewards of its earlier prefixes would be the same for both
-    responses. `prompt_length` is 1 accordingly.
+    Only the last token of each prompt is kept, since the rewards of its earlier prefixes are the same for both
+    responses. So `prompt_length` is 1.
 
     Args:
-        store: Where the hidden states are.
+        store: Holds the hidden states.
         collator: Makes everything else.
     """
 
@@ -173,7 +174,7 @@ class HiddenStateCollator:
         self.collator = collator
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """As the given collator, and `hidden_states` of shape `[2B, S, hidden_size]`, zero where none is needed."""
+        """Adds `hidden_states` of shape `[2B, S, hidden_size]` to the collator's batch, zero where none is needed."""
         short = [
             {**row, **{column: row[column][row["prompt_length"] - 1 :] for column in TOKENIZED}, "prompt_length": 1}
             for row in rows
@@ -190,12 +191,12 @@ class HiddenStateCollator:
 def keep_hidden_states(
     model: NextTokenRewardModel, datasets: Sequence[Any], args: PrefixRewardConfig, collator: PrefixCollator
 ) -> HiddenStateCollator:
-    """Computes the hidden states of all responses, where they are not on disk already.
+    """Computes the hidden states of all responses that are not on disk yet.
 
     Args:
         model: A model whose backbone is frozen.
-        datasets: Prepared training and evaluation sets; `None` for one that is not there.
-        args: Where hidden states are kept, the batch size of evaluation, and whether progress is shown.
+        datasets: Prepared training and evaluation sets, or `None` for a missing one.
+        args: Gives the folder, the batch size of evaluation, and whether progress is shown.
         collator: Makes the rest of a batch.
 
     Returns:

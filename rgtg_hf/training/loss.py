@@ -6,8 +6,8 @@ For a prompt x with a preferred response y_w and a rejected one y_l, every prefi
 
 (Rashid et al., "A Critical Look At Tokenwise Reward-Guided Text Generation", arXiv:2406.07780). The index i counts
 response tokens from 1; the end-of-sequence token is the last token of a finished response and so belongs to no
-proper prefix. The mean is over all (pair, prefix), as in the expanded data set in which each prefix pair is an
-example of its own.
+proper prefix. The mean is over all (pair, prefix), as in an expanded data set in which each prefix pair is a separate
+example.
 
 Shapes: B pairs make a batch of 2B rows, chosen responses first. S is the padded length of a row in tokens, prompt
 included; tensors of prefixes have S columns too (column i - 1 is prefix i), because no response is longer than that.
@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rgtg_hf.rewards.pair_accuracy import rewards_at_fraction, share_won
+
 __all__ = [
     "AFTER_END",
     "FRACTIONS",
@@ -32,7 +34,6 @@ __all__ = [
     "prefix_losses",
     "prefix_metrics",
     "prefix_weights",
-    "rewards_at_fraction",
     "row_seeds",
     "whole_rewards",
 ]
@@ -46,7 +47,7 @@ FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 def align_prefixes(rewards: Tensor, prompt_length: Tensor, response_length: Tensor) -> tuple[Tensor, Tensor]:
     """Moves the rewards of all positions so that column i - 1 is the reward of the first i response tokens.
 
-    Past a response's end its last reward stands in, in all columns that follow.
+    All columns past the end of a response hold its last reward.
 
     Args:
         rewards: Rewards of all positions, shape `[2B, S]`, chosen rows first.
@@ -78,7 +79,7 @@ def prefix_weights(
     shared_length: Tensor | None = None,
     row_seeds: Sequence[int] = (),
 ) -> Tensor:
-    """How much each prefix of each pair counts in the loss.
+    """Computes the weight of each prefix of each pair in the loss.
 
     Args:
         response_length: Tokens of each response, end-of-sequence included, shape `[2B]`, chosen rows first.
@@ -127,9 +128,9 @@ def prefix_weights(
 
 
 def row_seeds(input_ids: Tensor, attention_mask: Tensor, seed: int, step: int) -> list[int]:
-    """Seeds for drawing prefixes: they depend on seed, step and tokens alone.
+    """Makes the seeds for drawing prefixes from the run's seed, the step and the tokens alone.
 
-    So a pair's draw is the same on any number of processes, in any batch, and after a run was resumed.
+    So the prefixes drawn from a pair are the same on any number of processes, in any batch, and in a resumed run.
 
     Args:
         input_ids: Shape `[2B, S]`, chosen rows first.
@@ -146,7 +147,7 @@ def row_seeds(input_ids: Tensor, attention_mask: Tensor, seed: int, step: int) -
 
 
 def _draw(counts: Tensor, number: int, row_seeds: Sequence[int]) -> Tensor:
-    """Marks `number` of the true entries of each row. A row's draw depends on its seed alone, not on its batch."""
+    """Marks `number` of the true entries of each row, which depend on the row's seed alone, not on its batch."""
     noise = torch.stack(
         [torch.rand(counts.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in row_seeds]
     ).to(counts.device)
@@ -161,13 +162,13 @@ def prefix_losses(
     margin: Tensor | None = None,
     center_rewards_coefficient: float | None = None,
 ) -> Tensor:
-    """The Bradley-Terry loss of each prefix pair: -log sigmoid(chosen - rejected - margin).
+    """Computes the Bradley-Terry loss of each prefix pair: -log sigmoid(chosen - rejected - margin).
 
     Args:
         chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
         rejected: Rewards of the rejected prefixes, shape `[B, S]`.
-        margin: By how much the chosen response should win, shape `[B]`, in units of reward. It holds at every prefix
-            of the pair, as if each were an example of its own.
+        margin: The reward difference by which the chosen response should win, shape `[B]`. It holds at every prefix of
+            the pair.
         center_rewards_coefficient: If given, adds this times (chosen + rejected)^2, which keeps rewards near zero
             (Eisenstein et al., arXiv:2312.09244, equation 2).
 
@@ -186,7 +187,7 @@ def prefix_losses(
 def prefix_bradley_terry_loss(
     chosen: Tensor, rejected: Tensor, weights: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """The prefix Bradley-Terry loss of a batch: the weighted mean of [`prefix_losses`].
+    """Computes the prefix Bradley-Terry loss of a batch: the weighted mean of [`prefix_losses`].
 
     Args:
         chosen: Rewards of the chosen prefixes, shape `[B, S]`, see [`align_prefixes`].
@@ -211,24 +212,6 @@ def prefix_bradley_terry_loss(
     return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
-def rewards_at_fraction(rewards: Tensor, response_length: Tensor, fraction: float) -> Tensor:
-    """The reward of each response after a fraction of it has been read.
-
-    A fraction below 1 reads a proper prefix of at least one token, ceil(fraction * (n - 1)) of n tokens, and so never
-    the end-of-sequence token; 1 reads the whole response.
-
-    Args:
-        rewards: Rewards of prefixes, shape `[B, S]`.
-        response_length: Tokens of each of these responses, shape `[B]`.
-        fraction: Above 0 and at most 1.
-
-    Returns:
-        Rewards of shape `[B]`.
-    """
-    read = response_length if fraction == 1 else (fraction * (response_length - 1)).ceil().long().clamp(min=1)
-    return rewards.gather(1, read[:, None] - 1)[:, 0]
-
-
 def prefix_metrics(
     chosen: Tensor,
     rejected: Tensor,
@@ -237,7 +220,7 @@ def prefix_metrics(
     fractions: Sequence[float] = FRACTIONS,
     counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Accuracy and margin of each pair: over all its prefixes, and by how much of the responses has been read.
+    """Computes accuracy and margin of each pair, over all its prefixes and at fractions of the responses.
 
     Accuracy is the share of comparisons that the chosen side wins, a tie counting half (prefixes that both responses
     share are ties). Margin is chosen reward minus rejected reward. At a fraction, each response is read up to that
@@ -258,7 +241,7 @@ def prefix_metrics(
     counts = prefix_weights(response_length, chosen.shape[1]) if counted is None else counted.float()
     difference = chosen - rejected
     metrics = {
-        "accuracy": (_wins(difference) * counts).sum(1) / counts.sum(1),
+        "accuracy": (share_won(difference) * counts).sum(1) / counts.sum(1),
         "margin": (difference * counts).sum(1) / counts.sum(1),
     }
     chosen_length, rejected_length = response_length.chunk(2)
@@ -266,19 +249,15 @@ def prefix_metrics(
         difference = rewards_at_fraction(chosen, chosen_length, fraction) - rewards_at_fraction(
             rejected, rejected_length, fraction
         )
-        metrics[f"accuracy_at_{round(100 * fraction)}"] = _wins(difference)
+        metrics[f"accuracy_at_{round(100 * fraction)}"] = share_won(difference)
         metrics[f"margin_at_{round(100 * fraction)}"] = difference
     return metrics
 
 
 def whole_rewards(chosen: Tensor, rejected: Tensor, response_length: Tensor) -> dict[str, Tensor]:
-    """Rewards of whole responses, `chosen_reward` and `rejected_reward`, each of shape `[B]`; arguments as above."""
+    """Finds the rewards of whole responses: `chosen_reward` and `rejected_reward`, each of shape `[B]`."""
     chosen_length, rejected_length = response_length.chunk(2)
     return {
         "chosen_reward": rewards_at_fraction(chosen, chosen_length, 1),
         "rejected_reward": rewards_at_fraction(rejected, rejected_length, 1),
     }
-
-
-def _wins(difference: Tensor) -> Tensor:
-    return (difference.sign() + 1) / 2

@@ -1,4 +1,4 @@
-"""A reward model to start from: a checkpoint's layers, or its first few, with one score per position."""
+"""Loads a checkpoint, or its first few layers, as a reward model to train."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers import (
 from transformers.utils import logging
 
 from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
-from rgtg_hf.training.config import PrefixRewardConfig
+from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 
-__all__ = ["keep_first_layers", "load_model_and_tokenizer", "load_reward_model", "match_trained_dtype"]
+__all__ = ["keep_first_layers", "load_for_training", "load_model_and_tokenizer", "match_trained_dtype"]
 
 logger = logging.get_logger(__name__)
 
@@ -25,12 +25,12 @@ logger = logging.get_logger(__name__)
 def load_model_and_tokenizer(
     model: Any, tokenizer: PreTrainedTokenizerBase | None, args: PrefixRewardConfig, quantization_config: Any = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads what the trainer was given by name.
+    """Loads a model and a tokenizer that were given by name.
 
     Args:
         model: A model, which is returned as it is, or a name.
         tokenizer: A tokenizer, or `None` for the model's.
-        args: Settings; `model_init_kwargs` is emptied once it has been used.
+        args: Settings. `model_init_kwargs` is set to `None` after it was used.
         quantization_config: How to quantize a model given by name.
 
     Returns:
@@ -39,7 +39,7 @@ def load_model_and_tokenizer(
     init_kwargs: Any = args.model_init_kwargs or {}
     if tokenizer is None:
         tokenizer = load_tokenizer(
-            model if isinstance(model, str) else model.config._name_or_path,
+            model if isinstance(model, str) else model.config.name_or_path,
             revision=init_kwargs.get("revision"),
             trust_remote_code=args.trust_remote_code,
         )
@@ -48,19 +48,19 @@ def load_model_and_tokenizer(
         args.model_init_kwargs = None
         if quantization_config is not None:
             model_kwargs["quantization_config"] = quantization_config
-        model = load_reward_model(model, args.num_layers, seed=args.seed, **model_kwargs)
+        model = load_for_training(model, args.num_layers, seed=args.seed, **model_kwargs)
     elif args.num_layers is not None:
         logger.warning("`num_layers` is ignored: the model is built already. Give its name instead.")
     return model, tokenizer
 
 
-def load_reward_model(
+def load_for_training(
     name_or_path: str, num_layers: int | None = None, *, seed: int = 42, **model_kwargs: Any
 ) -> PreTrainedModel:
     """Loads a checkpoint as a sequence classifier with one label, keeping its first layers.
 
     A causal LM's checkpoint gets a fresh head, the same one for the same seed; a sequence classifier keeps its own.
-    The deeper layers are never read into memory, and the model that comes out saves and loads like any other.
+    The deeper layers are never read into memory, and the model saves and loads like any other.
 
     Args:
         name_or_path: A name on the hub or a local directory.
@@ -81,13 +81,13 @@ def load_reward_model(
         import tempfile
 
         from transformers import LlamaConfig, LlamaForCausalLM
-        from rgtg_hf.training.models import load_reward_model
+        from rgtg_hf.training.models import load_for_training
 
         config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
                              num_attention_heads=2)
         with tempfile.TemporaryDirectory() as folder:
             LlamaForCausalLM(config).save_pretrained(folder)
-            model = load_reward_model(folder, num_layers=2)
+            model = load_for_training(folder, num_layers=2)
         assert model.config.num_hidden_layers == 2 and model.config.num_labels == 1
         ```
     """
@@ -113,14 +113,15 @@ def load_reward_model(
 
 
 def match_trained_dtype(model: Any) -> None:
-    """Gives what is trained on top of a quantized model the dtype of the modules that were not quantized.
+    """Gives the trained weights of a quantized model the dtype of the modules that were not quantized.
 
-    TRL keeps it in bfloat16. The layers next to it may be float32, and then nothing multiplies the two outside of the
-    Trainer's autocast: neither a run with `bf16=False` nor a generation that the trained model steers.
+    TRL keeps them in bfloat16. The layers next to them may be float32, and then the two cannot be multiplied outside
+    of the Trainer's autocast, in a run with `bf16=False` or while the trained model steers. DoRA's magnitude vectors
+    stay in float32, as TRL keeps them: their updates are smaller than bfloat16 can represent.
     """
     dtype = model.get_input_embeddings().weight.dtype
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_magnitude_vector" not in name:
             parameter.data = parameter.data.to(dtype)
 
 
@@ -128,7 +129,7 @@ def keep_first_layers(config: PretrainedConfig, num_layers: int) -> None:
     """Makes a configuration describe its model's first layers only. Changes `config` in place.
 
     Args:
-        config: Any configuration with `num_hidden_layers` (GPT-2's `n_layer` goes by that name too).
+        config: Any configuration with `num_hidden_layers` (for GPT-2 that is another name of `n_layer`).
         num_layers: Number of layers to keep.
 
     Raises:

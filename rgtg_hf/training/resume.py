@@ -1,4 +1,4 @@
-"""What a run is, written beside its checkpoints, so that a resumed run is the same one."""
+"""Describes a run beside its checkpoints, so that only the same run resumes from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from rgtg_hf.training.config import PrefixRewardConfig
+from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 from rgtg_hf.version import __version__
 
 __all__ = ["RUN_FILE", "check_resume", "describe_run", "last_checkpoint"]
@@ -32,15 +32,15 @@ SAMPLE = 256
 
 
 def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: Any) -> dict[str, Any]:
-    """What makes two runs the same: the loss, the seed, the model's shape and the training rows.
+    """Describes a run: the loss, the seed, the model's shape and the training rows.
 
     Args:
         args: The run's settings.
         config: The model's configuration.
-        dataset: The prepared training rows. A stream cannot be told from another one.
+        dataset: The prepared training rows. The rows of a stream are not compared.
 
     Returns:
-        A dictionary for JSON. It holds no path and no text of the data.
+        A dictionary for JSON, without paths and without text of the data.
     """
     run = {name: getattr(args, name) for name in LOSS_SETTINGS}
     run |= {name: getattr(config.get_text_config(), name, None) for name in MODEL_SETTINGS}
@@ -53,13 +53,13 @@ def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: An
 
 
 def last_checkpoint(directory: str | Path) -> str | None:
-    """The latest checkpoint of an output directory that is complete: a run may be killed while it writes one.
+    """Finds the latest complete checkpoint of an output directory. A run may be killed while it writes one.
 
     Args:
         directory: The output directory of a run.
 
     Returns:
-        The checkpoint's directory, or None if there is none.
+        The checkpoint's directory, or None if no checkpoint is complete.
     """
     found = [path for path in Path(directory).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     ordered = sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
@@ -83,8 +83,8 @@ def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
         run: The run that wants to resume, see [`describe_run`].
 
     Raises:
-        ValueError: If the directory does not exist, was not written by prefix training, is incomplete, or is of a run
-            that differs.
+        ValueError: If the directory does not exist, was not written by prefix training, is incomplete, or belongs to
+            another run.
     """
     path = Path(checkpoint) / RUN_FILE
     if not Path(checkpoint).is_dir():
@@ -96,7 +96,7 @@ def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
         )
     if not _is_complete(Path(checkpoint)):
         raise ValueError(
-            f"The checkpoint {checkpoint!r} is incomplete: its run was ended while it was being written. Resume from "
+            f"The checkpoint {checkpoint!r} is incomplete: its run ended while it was being written. Resume from "
             "an earlier one."
         )
     try:
@@ -108,5 +108,5 @@ def check_resume(checkpoint: str, run: dict[str, Any]) -> None:
         changes = ", ".join(f"{name} was {saved.get(name)!r} and is {run[name]!r}" for name in different)
         raise ValueError(
             f"The checkpoint {checkpoint!r} is from another run: {changes}. Resume with the settings and data of that "
-            "run, or start anew in another output directory."
+            "run, or start over in another output directory."
         )

@@ -1,4 +1,4 @@
-"""What the trainer leaves behind: an ordinary checkpoint, and with it everything that others need to steer with it."""
+"""Saves an ordinary checkpoint, and beside it everything that others need to steer with it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from transformers.trainer_utils import TrainOutput
 from trl import RewardTrainer
 
 from rgtg_hf.files import write_whole
-from rgtg_hf.rewards.next_token import NextTokenRewardConfig, NextTokenRewardModel
-from rgtg_hf.training.card import CLASSIFIER, NEXT_TOKEN, STEERING_HEAD, data_name, model_card
-from rgtg_hf.training.config import PrefixRewardConfig
+from rgtg_hf.rewards.load import BASE_CONFIG
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.training.card import GUIDANCE, data_name, kind_of, model_card
 from rgtg_hf.training.curve import save_curves
+from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run, last_checkpoint
 
-__all__ = ["SavingRewardTrainer", "base_name"]
+__all__ = ["TAGS", "SavingRewardTrainer", "base_name"]
 
-# Read by RewardGuidanceConfig, which belongs to decoding; training knows no more of it than this file.
-GUIDANCE = {"beta": 1.0, "top_k": 10}
+TAGS = ["trl", "reward-trainer", "prefix-reward-model", "rgtg-hf"]
 CARD_SETTINGS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
 
 
 def base_name(model: Any) -> str:
-    """Where a model comes from, for its card: the name it was loaded by, or the hub name of a head's policy."""
+    """Returns the name that a model was loaded by, or the hub name of a head's policy, for the model card."""
     if isinstance(model, str):
         return model
     policy = getattr(model.config, "policy", None) if isinstance(model, NextTokenRewardModel) else None
     if policy is None:
-        return model.config._name_or_path
-    # Of a policy that was loaded from a folder, a head knows the folder's name only.
+        return model.config.name_or_path
+    # A head whose policy was loaded from a folder knows no more than the folder's name.
     return policy["name"] if "/" in policy["name"] else ""
 
 
@@ -50,7 +50,7 @@ class SavingRewardTrainer(RewardTrainer):
         super().__init__(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in the Trainer; a checkpoint of another run is refused, and `True` means the last complete one."""
+        """Trains as the Trainer does. A checkpoint of another run is refused; `True` means the last complete one."""
         if resume_from_checkpoint:
             checkpoint: Any = resume_from_checkpoint
             if checkpoint is True:
@@ -69,8 +69,11 @@ class SavingRewardTrainer(RewardTrainer):
         directory = Path(output_dir or str(self.args.output_dir))
         if self.is_world_process_zero():
             directory.mkdir(parents=True, exist_ok=True)
-            write_whole(directory / "guidance_config.json", json.dumps(GUIDANCE, indent=2) + "\n")
+            write_whole(directory / "guidance_config.json", json.dumps(GUIDANCE[self._kind()], indent=2) + "\n")
             write_whole(directory / RUN_FILE, json.dumps(self._describe_run(), indent=2) + "\n")
+            if self._is_adapter():
+                # An adapter alone does not say how many layers and labels its model has, nor its padding token.
+                self.accelerator.unwrap_model(self.model).config.save_pretrained(directory / BASE_CONFIG)
             if self.curves:
                 save_curves(self.curves, directory)
             self._card().save(directory / "README.md")
@@ -103,14 +106,14 @@ class SavingRewardTrainer(RewardTrainer):
             model_id=model_id,
             base_model=self._base_model,
             dataset_name=self.args.training_data or self._data_name,
-            tags=[*self._tag_names, *tags],
+            tags=[*TAGS, *tags],
             metrics=metrics,
             settings=run | settings,
-            words=self._words(),
+            kind=self._kind(),
         )
 
-    def _words(self) -> dict[str, str]:
-        config = self.model.config
-        if not isinstance(config, NextTokenRewardConfig):
-            return CLASSIFIER
-        return NEXT_TOKEN if config.policy is None else STEERING_HEAD
+    def _kind(self) -> str:
+        return kind_of(self.model.config.to_dict(), is_adapter=self._is_adapter())
+
+    def _is_adapter(self) -> bool:
+        return bool(getattr(self.model, "peft_config", None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -12,21 +13,27 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import TrainOutput
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 
-from rgtg_hf.rewards.checks import check_reward_model
+from rgtg_hf.private_names import forget_preparation
+from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve
 from rgtg_hf.rewards.prefix_rewards import capture_position_rewards
-from rgtg_hf.training.card import CITATION
-from rgtg_hf.training.checks import check_datasets, check_head, check_lora, check_tokenizer, check_types
-from rgtg_hf.training.config import PrefixRewardConfig
-from rgtg_hf.training.curve import CURVE_FRACTIONS, save_curves, summarize
-from rgtg_hf.training.data import PrefixCollator, count_rows, dropped_rows, locate_responses
+from rgtg_hf.training.curve import save_curves
+from rgtg_hf.training.data import (
+    PrefixCollator,
+    check_collator,
+    count_rows,
+    dropped_rows,
+    is_located,
+    locate_responses,
+)
 from rgtg_hf.training.encoders import (
     encoder_position_rewards,
-    is_encoder,
     needed_positions,
+    scores_whole_texts,
     suffix_tokens,
     tokenize_for_encoder,
 )
@@ -41,11 +48,14 @@ from rgtg_hf.training.loss import (
     whole_rewards,
 )
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
-from rgtg_hf.training.saving import SavingRewardTrainer, base_name
+from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
+from rgtg_hf.training.saving import TAGS, SavingRewardTrainer, base_name
+from rgtg_hf.training.trainer_arguments import check_datasets, check_head, check_lora, check_tokenizer, check_types
 
 __all__ = ["PrefixRewardTrainer"]
 
 logger = logging.getLogger(__name__)
+WHOLE_REWARDS = ("chosen_reward", "rejected_reward")
 
 
 class PrefixRewardTrainer(SavingRewardTrainer):
@@ -53,22 +63,23 @@ class PrefixRewardTrainer(SavingRewardTrainer):
 
     A drop-in for `trl.RewardTrainer`: the same arguments, the same data, about the same cost per step. All prefixes'
     rewards come from one forward pass, since a causal model's score at position i has read nothing but the tokens up
-    to i. What is saved is an ordinary `*ForSequenceClassification` checkpoint.
+    to i. It saves an ordinary `*ForSequenceClassification` checkpoint.
 
     Args:
         model: A causal sequence classifier with one label, a `PeftModel` of one, or the name of a checkpoint (a
-            causal LM gets a fresh head). Also a `NextTokenRewardModel`; if its backbone is frozen, as a steering
-            head's is, hidden states are computed here, once, and kept on disk.
+            causal LM gets a fresh head). Also a `NextTokenRewardModel`; if its backbone is frozen, as that of a
+            steering head is, its hidden states are computed once, before training, and kept on disk.
         args: Settings. Defaults to `PrefixRewardConfig` with its defaults.
+        data_collator: Makes batches of pairs, as TRL's `DataCollatorForPreference` does, which is the default.
         train_dataset: Preference rows, in any form that TRL's reward trainer takes. Also `eval_dataset`.
         processing_class: The tokenizer. Defaults to the model's.
-        kwargs: All other arguments of `trl.RewardTrainer`.
+        peft_config: An adapter to train (LoRA). All other arguments are those of `trl.RewardTrainer`.
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: Before any training, if a data set is empty, lacks `chosen` or `rejected`, or has only rows that
-            are dropped; if the model has not exactly one label or no score at every position; if a LoRA setup would
-            leave the score head untrained.
+        ValueError: Before any training, if a data set is empty, has a row with a missing or unusable value, or has
+            only rows that are dropped; if the model does not have exactly one label, or has no score at every
+            position; if a fresh score head would not be trained and saved by LoRA; if the collator changes tokens.
 
     Metrics, besides TRL's: `accuracy` and `margin` over all prefixes; `accuracy_at_25`, `margin_at_25` and so on at
     25, 50, 75 and 100 percent of each response. `min_reward`, `mean_reward` and `max_reward` are those of whole
@@ -89,13 +100,6 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         ```
     """
 
-    _tag_names = ["trl", "reward-trainer", "prefix-reward-model", "rgtg-hf"]  # noqa: RUF012  TRL's own form
-    _name = "PARGS prefix reward training"
-    _paper = {  # noqa: RUF012
-        "title": "A Critical Look At Tokenwise Reward-Guided Text Generation",
-        "id": "2406.07780",
-        "citation": CITATION,
-    }
     # The loss is divided by the weight of the whole step (see get_batch_samples), so the Trainer must not divide it by
     # the number of batches in the step again.
     loss_is_scaled_for_ga: Any = True
@@ -104,7 +108,6 @@ class PrefixRewardTrainer(SavingRewardTrainer):
     model: nn.Module
     processing_class: Any
     eval_dataset: Any
-    _metric_key_prefix = "eval"
 
     def __init__(
         self,
@@ -114,25 +117,36 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         train_dataset: Any | None = None,
         eval_dataset: Any | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        **kwargs: Any,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        quantization_config: Any | None = None,
+        peft_config: Any | None = None,
     ) -> None:
         check_types(model, processing_class, train_dataset, eval_dataset)
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.config.name_or_path
             args = PrefixRewardConfig(f"{name.split('/')[-1] or 'model'}-prefix-reward")
         elif not isinstance(args, PrefixRewardConfig):
             raise TypeError(f"`args` is a {type(args).__name__}. PrefixRewardTrainer needs a PrefixRewardConfig.")
-        train_dataset = check_datasets("training", train_dataset)
-        eval_dataset = check_datasets("evaluation", eval_dataset)
-        check_lora(kwargs.get("peft_config"))
         args = copy.copy(args)
         base_model = base_name(model)
-        model, processing_class = load_model_and_tokenizer(
-            model, processing_class, args, kwargs.pop("quantization_config", None)
-        )
-        self._is_encoder = is_encoder(model)
+        model, processing_class = load_model_and_tokenizer(model, processing_class, args, quantization_config)
+        check_lora(peft_config, model)
+        self._vocabulary_size = getattr(model.config.get_text_config(), "vocab_size", None)
+        train_dataset = check_datasets("training", train_dataset, self._vocabulary_size)
+        eval_dataset = check_datasets("evaluation", eval_dataset, self._vocabulary_size)
+        self._is_encoder = scores_whole_texts(model)
         if args.prefixes is None:
             args.prefixes = "random" if self._is_encoder else "all"
+        # Unused columns are dropped here, since the Trainer does not know which ones the loss uses.
+        self._keep_columns = not args.remove_unused_columns
+        args.remove_unused_columns = False
+        # Values of each pair, by metric, since the last log.
+        self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._tokens_read = 0
         self._stream_counts: dict[str, Counter] = defaultdict(Counter)
         if isinstance(train_dataset, IterableDataset):
             train_dataset = count_rows(train_dataset, self._stream_counts["training"])
@@ -149,9 +163,15 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             train_dataset=train_given,
             eval_dataset=eval_given,
             processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            peft_config=peft_config,
             base_model=base_model,
-            **kwargs,
         )
+        self.model.add_model_tags(TAGS)  # type: ignore[operator]
         quantized = getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
         if quantized:
             match_trained_dtype(self.model)
@@ -169,23 +189,30 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             }
         elif eval_dataset is not None:
             self.eval_dataset = self._locate_responses(self.eval_dataset, "evaluation", before=eval_dataset)
-        if data_collator is None:
-            multiple: Any = self.args.pad_to_multiple_of
-            self.data_collator = PrefixCollator(self.processing_class.pad_token_id, multiple)
-            if isinstance(self.model, NextTokenRewardModel) and self.model.is_frozen:
-                datasets = [self.train_dataset]
-                datasets += self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-                self.data_collator = keep_hidden_states(self.model, datasets, self.args, self.data_collator)
+        self.data_collator: Any = PrefixCollator(self.data_collator)
+        if data_collator is not None:
+            rows: Any = self.train_dataset
+            check_collator(self.data_collator, list(itertools.islice(rows, 2)))
+        if isinstance(self.model, NextTokenRewardModel) and self.model.is_frozen:
+            datasets = [self.train_dataset]
+            datasets += self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+            self.data_collator = keep_hidden_states(self.model, datasets, self.args, self.data_collator)
         self._suffix = suffix_tokens(self.processing_class) if self._is_encoder else []
 
     def _locate_responses(self, dataset: Any, name: str, before: Any = None) -> Any:
-        """Prepares one data set, and says in one line which rows were dropped and why."""
+        """Prepares one data set, and logs in one line how many rows were dropped and why."""
         if not isinstance(dataset, Dataset):
             return locate_responses(dataset, self.processing_class, self._stream_counts[name])
         counts = Counter(read=len(dataset if before is None else before))
         if len(dataset):
             with self.args.main_process_first(desc="locating responses"):
-                dataset = locate_responses(dataset, self.processing_class, counts, self.args.dataset_num_proc)
+                dataset = locate_responses(
+                    dataset,
+                    self.processing_class,
+                    counts,
+                    self.args.dataset_num_proc,
+                    keep_columns=self._keep_columns,
+                )
         dropped = dropped_rows(counts)
         if len(dataset) == 0:
             raise ValueError(
@@ -201,58 +228,93 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             logger.warning("Dropped %d rows of the %s data set: %s.", dropped.total(), name, _in_words(dropped))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in the Trainer. Which rows of a stream were dropped is known, and said, only afterwards."""
-        for counts in self._stream_counts.values():
-            counts.clear()  # of the rows that were read only to see what they are like
+        """Trains as the Trainer does. Which rows of a stream were dropped is known, and logged, only afterwards."""
+        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
+            forget_preparation(self.model)
+        self._values["train"].clear()
+        self._tokens_read = 0
+        self._stream_counts["training"].clear()  # some rows were read to look at them, before training
         output = super().train(*args, **kwargs)
-        for name, counts in self._stream_counts.items():
-            self._report_dropped(name, dropped_rows(counts))
+        self._report_stream("training")
         return output
-
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            self._signature_columns: Any = ["chosen_ids", "rejected_ids", "prompt_length", "margin"]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As in TRL, for prepared sets and for new ones in any of its forms."""
-        eval_dataset = check_datasets("evaluation", eval_dataset)
-        if self._is_encoder:
-            eval_dataset = _each(eval_dataset, tokenize_for_encoder, self.processing_class)
-        self._metric_key_prefix = metric_key_prefix
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        """Evaluates as TRL does, prepared sets and new ones in any of its forms; saves the accuracy curves."""
+        for name in self._stream_counts.keys() - {"training"}:
+            self._stream_counts[name].clear()
+        metrics = super().evaluate(self._checked(eval_dataset), ignore_keys, metric_key_prefix)
         if self.is_world_process_zero():
             save_curves(self.curves, str(self.args.output_dir))
+        for name in self._stream_counts.keys() - {"training"}:
+            self._report_stream(name)
         return metrics
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in TRL, but each of several evaluation sets has names of its own: `eval_a_accuracy`, `eval_b_accuracy`.
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predicts as the Trainer does, also for a data set in any of the forms that training takes."""
+        curves = dict(self.curves)
+        try:
+            return super().predict(self._checked(test_dataset), *args, **kwargs)
+        finally:
+            self.curves = curves
 
-        The loss of an evaluation is the mean over all prefixes of the set, however they fell into batches.
-        """
-        metrics = self._metrics["eval"]
-        if not self.model.training and metrics:
-            prefix = self._metric_key_prefix
-            logs[f"{prefix}_loss"] = sum(metrics.pop("loss_sum")) / sum(metrics.pop("weight_sum"))
-            self.curves[prefix] = summarize({at: metrics.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS})
-            if prefix.startswith("eval_"):
-                name = prefix.removeprefix("eval_")
-                self._metrics["eval"] = defaultdict(list, {f"{name}_{key}": metrics[key] for key in metrics})
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluates one data set; its metrics depend on its pairs alone, however they were put into batches."""
+        values = self._values["eval"]
+        values.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        if values:
+            loss = sum(values.pop("loss_sum")) / sum(values.pop("weight_sum"))
+            self.curves[metric_key_prefix] = accuracy_curve(
+                {at: values.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS}
+            )
+            metrics = {"loss": loss, "num_tokens": self._tokens_read} | _means(values)
+            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            all_metrics: Any = output.metrics
+            all_metrics.update(named)
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as TRL does; in training with the means since the last log."""
+        if self.model.training and self._values["train"]:
+            logs |= _means(self._values["train"]) | {"num_tokens": self._tokens_read}
+            self._values["train"].clear()
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As in the Trainer. A data set given here has been tokenized; its responses are located now."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            columns = eval_dataset.column_names or next(iter(eval_dataset))
-            if "prompt_length" not in columns:
-                eval_dataset = self._locate_responses(eval_dataset, "evaluation")
-        return super().get_eval_dataloader(eval_dataset)
+        """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
+        return super().get_eval_dataloader(self._located(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Makes a loader as the Trainer does; the responses of the data set are located now."""
+        return super().get_test_dataloader(self._located(test_dataset))
+
+    def _checked(self, dataset: Any) -> Any:
+        dataset = check_datasets("evaluation", dataset, self._vocabulary_size)
+        return _each(dataset, tokenize_for_encoder, self.processing_class) if self._is_encoder else dataset
+
+    def _located(self, dataset: Any) -> Any:
+        if dataset is None or isinstance(dataset, str) or is_located(dataset):
+            return dataset
+        return self._locate_responses(dataset, "evaluation")
+
+    def _report_stream(self, name: str) -> None:
+        self._report_dropped(name, dropped_rows(self._stream_counts[name]))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """Weighs the prefixes of a step's batches; the second value is their total weight, over all processes.
+        """Weighs the prefixes of a step's batches. The second value is their total weight over all processes.
 
         Dividing by this total makes the loss the mean over all prefixes of the step, however the step is cut into
         batches and processes.
@@ -288,12 +350,12 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The prefix Bradley-Terry loss of a batch of pairs, see [`rgtg_hf.training.loss`]."""
+        """Computes the prefix Bradley-Terry loss of a batch of pairs, see [`rgtg_hf.training.loss`]."""
         mode = "train" if self.model.training else "eval"
         lengths = inputs["response_length"]
         weights = inputs.get("prefix_weights")
         if weights is None:
-            # Evaluation looks at all prefixes: its figures should not depend on a draw.
+            # Evaluation reads all prefixes, so that its figures do not depend on a draw.
             drawn = self.args.prefixes == "random" and not self._is_encoder
             weights = self._prefix_weights(inputs, "all" if drawn else self.args.prefixes)
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
@@ -334,20 +396,22 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _record(self, mode: str, values: dict[str, Tensor], attention_mask: Tensor) -> None:
-        """Adds the batch's metrics, pair by pair, so that averages do not depend on how pairs fell into batches."""
+        """Keeps the metrics of each pair, so that averages do not depend on how pairs were put into batches."""
         table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
         columns = dict(zip(values, table.T.tolist(), strict=True))
-        metrics = self._metrics[mode]
-        if "chosen_reward" in columns:
-            whole = columns.pop("chosen_reward") + columns.pop("rejected_reward")
-            metrics["min_reward"].append(min(whole))
-            metrics["mean_reward"].extend(whole)
-            metrics["max_reward"].append(max(whole))
         for name, column in columns.items():
-            metrics[name].extend(column)
+            self._values[mode][name].extend(column)
         if mode == "train":
-            self._total_train_tokens += self.accelerator.gather(attention_mask.sum()).sum().item()
-        metrics["num_tokens"] = [self._total_train_tokens]
+            self._tokens_read += self.accelerator.gather(attention_mask.sum()).sum().item()
+
+
+def _means(values: dict[str, list[float]]) -> dict[str, float]:
+    """Averages each metric over pairs. Rewards of whole responses give their mean, minimum and maximum."""
+    means = {name: sum(of_pairs) / len(of_pairs) for name, of_pairs in values.items() if name not in WHOLE_REWARDS}
+    whole = [reward for name in WHOLE_REWARDS for reward in values.get(name, [])]
+    if whole:
+        means |= {"min_reward": min(whole), "mean_reward": sum(whole) / len(whole), "max_reward": max(whole)}
+    return means
 
 
 def _each(dataset: Any, function: Callable, *args: Any) -> Any:

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from tests.tiny_models import tiny_steering_head
 
 SPECIAL = ["<pad>", "<start>", "<end>"]
 TEMPLATE = (
@@ -59,6 +67,14 @@ def reward_folder(tmp_path_factory):
 def foreign_reward_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("foreign")
     return save(folder, LlamaForSequenceClassification, byte_tokenizer(extra=["xy"]), seed=3, num_labels=1)
+
+
+@pytest.fixture(scope="session")
+def head_folder(tmp_path_factory, policy_folder):
+    """A steering head of the policy. It has no tokenizer."""
+    folder = tmp_path_factory.mktemp("head")
+    tiny_steering_head(AutoModelForCausalLM.from_pretrained(policy_folder)).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch, policy_folder, reward_folder):
 
 @pytest.fixture
 def launched(monkeypatch):
-    from rgtg_hf.cli.playground_app import Playground
+    from rgtg_hf.cli.playground.playground_app import Playground
 
     calls = []
     monkeypatch.setattr(Playground, "launch", lambda self, **settings: calls.append(settings))
@@ -49,7 +49,7 @@ def test_the_notebook_code_runs(place):
 def test_the_playground_starts(place, launched):
     command = place(BLOCKS[2][1]).splitlines()[1]
 
-    async def start():  # see test_playground.py
+    async def start():  # see playground/test_playground_app.py
         return main(shlex.split(command)[1:])
 
     assert asyncio.run(start()) == 0

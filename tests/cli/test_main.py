@@ -49,7 +49,7 @@ def test_unknown_command_is_one_line(capsys):
         (["generate", "--model", "a/b", "--reward_model", "/gone/rm", "hi"], "'/gone/rm' does not exist"),
         (["generate", "--model", "a/b", "--reward_model", "a/b", "--beta", "nan", "hi"], "--beta is nan"),
         (["generate", "--model", "a/b", "--reward_model", "a/b", "--beta", "x", "hi"], "--beta"),
-        (["generate", "--model", "a/b", "--reward_model", "a/b", "--top_k", "0", "hi"], "--top_k is 0"),
+        (["generate", "--model", "a/b", "--reward_model", "a/b", "--top_k", "-1", "hi"], "--top_k is -1"),
         (["generate", "--model", "a/b", "--reward_model", "a/b", "--temperature", "0", "hi"], "--greedy"),
         (["generate", "--model", "a/b", "--reward_model", "a/b"], "no prompt was given"),
         (["generate", "--model", "a/b", "--reward_model", "a/b", " "], "a prompt is empty"),
@@ -58,7 +58,7 @@ def test_unknown_command_is_one_line(capsys):
         (["demo", "--top_k", "0"], "--top_k is 0"),
         (["demo", "--num_prompts", "0"], "--num_prompts is 0"),
         (["train", "--model_name_or_path", "./gone"], "'./gone' does not exist"),
-        (["train", "--config", "gone.yaml"], "gone.yaml is no file"),
+        (["train", "--config", "gone.yaml"], "gone.yaml is not a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line_before_any_work(capsys, arguments, says, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_folder_of_files_is_a_data_set(tmp_path):
     ("name", "content", "says"),
     [
         ("gone.jsonl", None, "does not exist"),
-        ("a.docx", "x", "not of a known format"),
+        ("a.docx", "x", "unknown format"),
         ("a.jsonl", "", "cannot be read|has no rows"),
         ("a.jsonl", "no json", "line 1 of .* is not JSON"),
     ],

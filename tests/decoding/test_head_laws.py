@@ -30,7 +30,7 @@ def guidance(way, policy, beta, top_k):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", WAYS)
 def test_zero_beta_over_the_whole_vocabulary_equals_plain_generate(policy, way, mode):
-    with guidance(way, policy, 0.0, None) as (processor, _):
+    with guidance(way, policy, 0.0, 0) as (processor, _):
         guided = generate(policy, logits_processor=[processor], **MODES[mode])
     assert torch.equal(guided, generate(policy, **MODES[mode]))
 

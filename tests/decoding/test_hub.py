@@ -1,6 +1,7 @@
 """A saved reward model steers by its name, in a process that knows transformers alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 policy = AutoModelForCausalLM.from_pretrained("policy")
 ids, mask, options = (json.loads(argument) for argument in sys.argv[1:])
 inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-steering = {"custom_generate": "reward", "trust_remote_code": True}
+steering = {"custom_generate": "reward", "reward_model": "reward", "trust_remote_code": True}
 assert not any(name.startswith("rgtg_hf") for name in sys.modules)
 print(json.dumps([policy.generate(**inputs, **steering, **settings).tolist() for settings in options]))
 assert AutoModelForSequenceClassification.from_pretrained("reward").config.num_labels == 1
@@ -82,8 +83,9 @@ def test_the_reward_model_is_loaded_once_per_policy(place, monkeypatch):
     loaded = []
     monkeypatch.setattr(hub, "load_reward_model", lambda name, *a, **k: loaded.append(name) or load(name, *a, **k))
     policy = AutoModelForCausalLM.from_pretrained("policy")
+    by_name = {"custom_generate": "reward", "reward_model": "reward", "trust_remote_code": True}
     for beta in (0.5, 1.0):
-        policy.generate(IDS, custom_generate="reward", trust_remote_code=True, beta=beta, **SHORT)
+        policy.generate(IDS, beta=beta, **by_name, **SHORT)
     assert loaded == ["reward"]
 
 
@@ -96,7 +98,19 @@ def test_a_reward_model_can_be_given_instead_of_named(place):
         generate_by_name(policy, input_ids=torch.tensor([[5]]))
 
 
-def test_what_is_written_names_no_place_and_keeps_the_settings(place):
+def test_a_repository_knows_its_own_name(place, tmp_path, monkeypatch):
+    shutil.copytree("reward", tmp_path / "copy")
+    write_custom_generate(tmp_path / "copy", repository="owner/reward")
+    policy = AutoModelForCausalLM.from_pretrained("policy")
+    monkeypatch.setattr(hub, "load_reward_model", lambda name, *a, **k: load({"owner/reward": "reward"}[name]))
+    by_name = {"custom_generate": str(tmp_path / "copy"), "trust_remote_code": True}
+    found = policy.generate(IDS, attention_mask=MASK, **by_name, **SHORT)
+    assert found.tolist() == steered(RECOMMENDED, **SHORT)
+    with pytest.raises(ValueError, match="pass `reward_model=`"):
+        policy.generate(IDS, custom_generate="reward", trust_remote_code=True, **SHORT)
+
+
+def test_files_that_are_written_name_no_place_and_keep_the_settings(place):
     write_custom_generate("reward")
     assert RewardGuidanceConfig.from_pretrained("reward") == RECOMMENDED
     written = "".join(path.read_text() for path in Path("reward", "custom_generate").iterdir())

@@ -28,7 +28,7 @@ def generate(policy, rows=PROMPTS, seed=0, max_new_tokens=8, **settings):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_zero_beta_over_the_whole_vocabulary_equals_plain_generate(policy, reward_model, mode):
-    processor = RewardGuidedLogitsProcessor(reward_model, beta=0.0, top_k=None)
+    processor = RewardGuidedLogitsProcessor(reward_model, beta=0.0, top_k=0)
     guided = generate(policy, logits_processor=[processor], **MODES[mode])
     assert torch.equal(guided, generate(policy, **MODES[mode]))
 
@@ -74,7 +74,7 @@ def test_a_constant_added_to_the_reward_changes_nothing(policy, mode):
 
 
 @pytest.mark.parametrize("row", range(len(PROMPTS)))
-@pytest.mark.parametrize("scorer", ["tree", "expand"])  # by name: the probe would not choose one that is wrong
+@pytest.mark.parametrize("scorer", ["siblings", "expand"])  # by name: the probe would not choose one that is wrong
 def test_a_row_decodes_to_the_same_tokens_alone_and_in_a_padded_batch(policy, reward_model, scorer, row):
     def guided(rows):
         # Strong steering, so that a small mistake in a reward shows in the tokens.
@@ -92,7 +92,7 @@ def test_a_row_decodes_to_the_same_tokens_alone_and_in_a_padded_batch(policy, re
 def test_sampled_frequencies_match_the_law():
     policy, reward_model = tiny_policy(vocab_size=8), tiny_reward_model(vocab_size=8)
     beta, prompt, draws = 0.7, torch.tensor([[5, 6, 7]]), 4000
-    processor = RewardGuidedLogitsProcessor(reward_model, beta=beta, top_k=None)
+    processor = RewardGuidedLogitsProcessor(reward_model, beta=beta, top_k=0)
     torch.manual_seed(0)
     samples = policy.generate(
         prompt, logits_processor=[processor], do_sample=True, top_k=0, max_new_tokens=2, num_return_sequences=draws
@@ -119,7 +119,7 @@ def test_beam_scores_telescope_to_log_probability_plus_beta_times_reward(policy,
 
 
 @pytest.mark.parametrize("modes", itertools.permutations(["greedy", "sample", "beams"]))
-@pytest.mark.parametrize("scorer", ["tree", "expand"])
+@pytest.mark.parametrize("scorer", ["siblings", "expand"])
 def test_one_processor_for_several_calls_gives_what_fresh_ones_give(policy, reward_model, scorer, modes):
     def new():
         config = RewardGuidanceConfig(beta=2.0, top_k=6, scorer=scorer)

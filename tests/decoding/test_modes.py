@@ -5,8 +5,7 @@ import threading
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaForCausalLM, LogitsProcessor, T5Config, T5ForConditionalGeneration
-from transformers.generation.streamers import BaseStreamer
+from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
 from rgtg_hf import (
     RewardGuidanceConfig,
@@ -14,7 +13,7 @@ from rgtg_hf import (
     RewardGuidedLogitsProcessor,
     reward_guided_generate,
 )
-from tests.tiny_models import EOS, PAD, VOCAB_SIZE, left_padded, tiny_policy, tiny_reward_model
+from tests.tiny_models import EOS, PAD, VOCAB_SIZE, left_padded, tiny_policy
 
 BATCH = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20, 21, 22, 23]]
 SINGLE = [[8, 9, 10, 11, 9, 10]]
@@ -59,7 +58,7 @@ def processor_with(scorer, reward_model, **settings):
     return RewardGuidedLogitsProcessor(reward_model, guidance_config=config, **settings)
 
 
-@pytest.mark.parametrize("scorer", ["tree", "expand"])
+@pytest.mark.parametrize("scorer", ["siblings", "expand"])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_equals_the_whole_sequence_reference(policy, reward_model, mode, scorer):
     rows, settings = MODES[mode]
@@ -83,22 +82,13 @@ def test_every_mode_is_steered(policy, reward_model, mode):
 
 def test_drafts_do_not_change_what_greedy_decoding_gives(policy, reward_model):
     plain, lookup, assisted = (
-        generate(policy, SINGLE, logits_processor=[processor_with("tree", reward_model)], max_new_tokens=24, **mode)
+        generate(
+            policy, SINGLE, logits_processor=[processor_with("siblings", reward_model)], max_new_tokens=24, **mode
+        )
         for mode in ({}, MODES["prompt lookup"][1], MODES["assisted decoding"][1])
     )
     assert torch.equal(plain, lookup)
     assert torch.equal(plain, assisted)
-
-
-class GuidedLlama(RewardGuidedGenerationMixin, LlamaForCausalLM):
-    pass
-
-
-@pytest.fixture(scope="module")
-def guided_policy(policy):
-    guided = GuidedLlama(policy.config).eval()
-    guided.load_state_dict(policy.state_dict())
-    return guided
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,67 +105,6 @@ def test_the_callable_gives_the_processors_tokens(policy, reward_model, mode):
     expected = generate(policy, rows, logits_processor=[processor_with("auto", reward_model)], **settings)
     way_in = {"custom_generate": reward_guided_generate, "reward_model": reward_model, "beta": 2.0, "top_k": 6}
     assert torch.equal(generate(policy, rows, **way_in, **settings), expected)
-
-
-def test_the_callable_refuses_drafts_in_words(policy, reward_model):
-    with pytest.raises(ValueError, match="cannot run assisted generation"):
-        generate(
-            policy,
-            SINGLE,
-            custom_generate=reward_guided_generate,
-            reward_model=reward_model,
-            prompt_lookup_num_tokens=3,
-        )
-
-
-def test_the_mixin_and_the_callable_find_the_mask_where_padding_cannot_be_told(policy, guided_policy):
-    reward_model = tiny_reward_model(bos_token_id=PAD)
-    mixin = generate(guided_policy, BATCH, reward_model=reward_model, beta=2.0)
-    called = generate(policy, BATCH, custom_generate=reward_guided_generate, reward_model=reward_model, beta=2.0)
-    told = RewardGuidedLogitsProcessor(reward_model, beta=2.0, attention_mask=left_padded(BATCH)[1])
-    expected = generate(policy, BATCH, logits_processor=[told])
-    assert torch.equal(mixin, expected)
-    assert torch.equal(called, expected)
-
-
-def test_the_mixin_without_reward_model_is_plain_generate(policy, guided_policy):
-    assert torch.equal(generate(guided_policy, BATCH, top_k=3), generate(policy, BATCH, top_k=3))
-    with pytest.raises(ValueError, match="pass `reward_model=`"):
-        generate(guided_policy, BATCH, beta=1.0)
-
-
-def test_the_callable_without_reward_model_is_refused(policy):
-    with pytest.raises(ValueError, match="pass `reward_model=`"):
-        generate(policy, BATCH, custom_generate=reward_guided_generate)
-
-
-class Collect(BaseStreamer):
-    def __init__(self):
-        self.tokens, self.ended = [], False
-
-    def put(self, value):
-        self.tokens += value.flatten().tolist()
-
-    def end(self):
-        self.ended = True
-
-
-def test_streamers_get_the_steered_tokens(policy, guided_policy, reward_model):
-    steered = {"reward_model": reward_model, "beta": 2.0}
-    streamers = [Collect(), Collect(), Collect()]
-    sequences = [
-        generate(
-            policy,
-            SINGLE,
-            logits_processor=[RewardGuidedLogitsProcessor(reward_model, beta=2.0)],
-            streamer=streamers[0],
-        ),
-        generate(guided_policy, SINGLE, streamer=streamers[1], **steered),
-        generate(policy, SINGLE, custom_generate=reward_guided_generate, guided_streamer=streamers[2], **steered),
-    ]
-    for streamer, sequence in zip(streamers, sequences, strict=True):
-        assert streamer.tokens == sequence[0].tolist()
-        assert streamer.ended
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +142,7 @@ def test_an_encoder_decoder_policy_is_steered_by_rewards_of_source_and_target(se
         seq2seq_policy, logits_processor=[processor_with("reference", reward_model, reward_prompts=sources)]
     )
     assert not torch.equal(expected, run(seq2seq_policy))
-    fast = run(seq2seq_policy, logits_processor=[processor_with("tree", reward_model, reward_prompts=sources)])
+    fast = run(seq2seq_policy, logits_processor=[processor_with("siblings", reward_model, reward_prompts=sources)])
     assert torch.equal(fast, expected)
     guided = GuidedT5(seq2seq_policy.config).eval()
     guided.load_state_dict(seq2seq_policy.state_dict())
@@ -230,19 +159,21 @@ def test_an_encoder_decoder_policy_is_steered_by_rewards_of_source_and_target(se
 
 def test_the_reward_model_may_read_prompts_of_its_own(policy, reward_model):
     own = [[30, 31, *BATCH[0]], [32, *BATCH[1]], BATCH[2]]
-    processors = [processor_with(name, reward_model, reward_prompts=own) for name in ("tree", "reference")]
+    processors = [processor_with(name, reward_model, reward_prompts=own) for name in ("siblings", "reference")]
     tree, reference = (generate(policy, BATCH, logits_processor=[processor]) for processor in processors)
     assert torch.equal(tree, reference)
-    assert not torch.equal(tree, generate(policy, BATCH, logits_processor=[processor_with("tree", reward_model)]))
+    assert not torch.equal(tree, generate(policy, BATCH, logits_processor=[processor_with("siblings", reward_model)]))
 
 
 def test_generations_in_several_threads_do_not_meet(policy, reward_model):
     prompts = [[[5 + i, 6, 7]] for i in range(4)]
-    expected = [generate(policy, rows, logits_processor=[processor_with("tree", reward_model)]) for rows in prompts]
+    expected = [
+        generate(policy, rows, logits_processor=[processor_with("siblings", reward_model)]) for rows in prompts
+    ]
     found = [None] * len(prompts)
 
     def work(place):
-        processor = processor_with("tree", reward_model)
+        processor = processor_with("siblings", reward_model)
         ids, mask = left_padded(prompts[place])
         for _ in range(3):
             found[place] = policy.generate(
@@ -260,13 +191,5 @@ def test_generations_in_several_threads_do_not_meet(policy, reward_model):
 def test_a_compiled_policy_is_steered_alike(policy, reward_model):
     compiled = tiny_policy()
     compiled.forward = torch.compile(compiled.forward, backend="eager")
-    found = generate(compiled, BATCH, logits_processor=[processor_with("tree", reward_model)])
-    assert torch.equal(found, generate(policy, BATCH, logits_processor=[processor_with("tree", reward_model)]))
-
-
-def test_continuous_batching_is_refused(guided_policy, reward_model):
-    with pytest.raises(ValueError, match="cannot be steered"):
-        guided_policy.generate_batch([[5, 6]], reward_model=reward_model)
-    with pytest.raises(ValueError, match="drops logits processors silently"):
-        generate(guided_policy, BATCH, reward_model=reward_model, cache_implementation="paged")
-    assert RewardGuidedLogitsProcessor.supports_continuous_batching is False
+    found = generate(compiled, BATCH, logits_processor=[processor_with("siblings", reward_model)])
+    assert torch.equal(found, generate(policy, BATCH, logits_processor=[processor_with("siblings", reward_model)]))

@@ -1,5 +1,6 @@
-"""The figures that a processor gives about a generation are those computed anew from its texts."""
+"""The figures that a processor gives about a generation are those computed again from its texts."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -34,10 +35,17 @@ def test_kl_is_that_of_the_two_distributions_over_the_candidates(policy, reward_
     assert_close(stats.kl(), torch.tensor([expected]), atol=1e-4, rtol=1e-4)
 
 
-def test_rewards_of_chosen_tokens_are_the_rewards_of_prefixes(policy, reward_model):
+def test_increments_of_chosen_tokens_add_up_to_the_rewards_of_prefixes(policy, reward_model):
     sequences, stats = guided(policy, reward_model, PROMPTS[1:])
-    expected = prefix_rewards(reward_model, sequences)[:, 6:]
-    assert_close(stats.rewards_of(sequences), expected, atol=1e-4, rtol=1e-4)
+    rewards = prefix_rewards(reward_model, sequences)
+    found = stats.increments_of(sequences)
+    assert_close(found.cumsum(-1), rewards[:, 6:] - rewards[:, 5:6], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("figure", [lambda stats: stats.kl(), lambda stats: stats.increments_of(torch.ones(1, 3))])
+def test_without_records_the_error_says_how_to_keep_them(reward_model, figure):
+    with pytest.raises(ValueError, match="collect_records=True"):
+        figure(RewardGuidedLogitsProcessor(reward_model).stats)
 
 
 def test_without_steering_there_is_no_divergence_and_no_reward_work(policy, reward_model):
@@ -49,7 +57,7 @@ def test_without_steering_there_is_no_divergence_and_no_reward_work(policy, rewa
 
 def test_rows_that_have_ended_add_no_divergence(policy, reward_model):
     prompts = [[token, token + 1, token + 2] for token in range(3, 15)]
-    sequences, stats = guided(policy, reward_model, prompts, max_new_tokens=20, top_k=None, beta=0.3)
+    sequences, stats = guided(policy, reward_model, prompts, max_new_tokens=20, top_k=0, beta=0.3)
     assert (sequences[:, 3:-1] == EOS).any()
     for row, tokens in enumerate(sequences[:, 3:].tolist()):
         if EOS in tokens:
@@ -57,7 +65,7 @@ def test_rows_that_have_ended_add_no_divergence(policy, reward_model):
             assert_close(stats.kl()[row], torch.stack([record.kl[row] for record in stats.records[: end + 1]]).sum())
 
 
-def test_counts_begin_anew_with_reset(policy, reward_model):
+def test_counts_start_over_with_reset(policy, reward_model):
     processor = RewardGuidedLogitsProcessor(reward_model)
     policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=3, do_sample=False)
     assert processor.stats.steps == 3

@@ -1,17 +1,17 @@
 """Every kind of reward model steers generate(), in several modes, as whole texts or sequences would."""
 
+from functools import partial
+
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from rgtg_hf import (
     RewardGuidanceConfig,
-    RewardGuidedGenerationMixin,
     RewardGuidedLogitsProcessor,
     reward_guided_generate,
 )
 from tests.scoring.tiny_tokenizers import byte_level, sentencepiece
-from tests.tiny_models import tiny_encoder, tiny_policy, tiny_reward_model
+from tests.tiny_models import GuidedLlama, tiny_encoder, tiny_policy, tiny_reward_model
 
 TOKENIZER, OTHER, PADDED = byte_level(), sentencepiece(), byte_level(20)
 MODES = {
@@ -82,8 +82,7 @@ def test_every_kind_equals_its_reference_in_every_way_in(policy, inputs, kind, m
     called = run(
         policy,
         inputs,
-        custom_generate=reward_guided_generate,
-        policy_tokenizer=TOKENIZER,
+        custom_generate=partial(reward_guided_generate, tokenizer=TOKENIZER),
         guidance_config=config,
         **arguments,
         **MODES[mode],
@@ -91,8 +90,15 @@ def test_every_kind_equals_its_reference_in_every_way_in(policy, inputs, kind, m
     assert torch.equal(called, expected)
 
 
-class GuidedLlama(RewardGuidedGenerationMixin, LlamaForCausalLM):
-    pass
+def test_a_tokenizer_that_generate_keeps_to_itself_is_asked_for_where_it_arrives(policy, inputs):
+    with pytest.raises(ValueError, match=r"partial\(reward_guided_generate, tokenizer=tokenizer\)"):
+        run(
+            policy,
+            inputs,
+            custom_generate=reward_guided_generate,
+            reward_model=counts_of_a,
+            tokenizer=TOKENIZER,
+        )
 
 
 def test_the_mixin_takes_the_tokenizer_of_generate(policy, inputs):
@@ -123,7 +129,7 @@ def test_a_padded_output_layer_with_the_same_tokenizer_steers(inputs):
     with pytest.raises(ValueError, match="Pass both tokenizers"):
         run(policy, inputs, logits_processor=[RewardGuidedLogitsProcessor(reward_model)])
     processor = RewardGuidedLogitsProcessor(
-        reward_model, beta=2.0, top_k=None, tokenizer=TOKENIZER, reward_tokenizer=TOKENIZER
+        reward_model, beta=2.0, top_k=0, tokenizer=TOKENIZER, reward_tokenizer=TOKENIZER
     )
     output = run(policy, inputs, logits_processor=[processor])
     assert int(output.max()) < len(TOKENIZER)

@@ -22,7 +22,7 @@ def step(policy, processor, rows=PROMPTS):
 
 def test_heads_add_up(policy):
     first, second = (tiny_steering_head(policy, seed) for seed in (3, 4))
-    with steering(policy, [(first, 1.5), (second, -0.5)], top_k=None) as processor:
+    with steering(policy, [(first, 1.5), (second, -0.5)], top_k=0) as processor:
         scores, steered = step(policy, processor)
     ids, mask = left_padded(PROMPTS)
     expected = scores + 1.5 * first.next_token_rewards(ids, mask) - 0.5 * second.next_token_rewards(ids, mask)
@@ -117,7 +117,7 @@ def test_a_model_with_its_own_backbone_is_refused(policy):
         (0, {}, "empty"),
         (1, {"max_step_kl": 0.0}, "max_step_kl"),
         (1, {"max_increment": float("nan")}, "max_increment"),
-        (1, {"top_k": 0}, "top_k"),
+        (1, {"top_k": -1}, "top_k"),
     ],
 )
 def test_settings_out_of_range_are_refused(policy, heads, settings, words):

@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf import RewardGuidedLogitsProcessor
-from rgtg_hf.decoding.guidance import Candidates, guide
+from rgtg_hf.config import resolve_guidance
+from rgtg_hf.decoding.step import guide_step
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.training.loss import prefix_bradley_terry_loss
 from tests.tiny_models import tiny_policy, tiny_reward_model
@@ -38,7 +39,7 @@ def test_the_tokenwise_policy_is_a_ratio_of_two_sequence_level_rlhf_policies(len
     ratio = longer / shorter[..., None]
     expected = ratio / ratio.sum(-1, keepdim=True)
 
-    processor = RewardGuidedLogitsProcessor(reward_model, beta=BETA, top_k=None, attention_mask=torch.ones(1, 3))
+    processor = RewardGuidedLogitsProcessor(reward_model, beta=BETA, top_k=0, attention_mask=torch.ones(1, 3))
     prefixes = sequences(length - 1)
     with torch.no_grad():
         guided = processor(prefixes, policy(prefixes).logits[:, -1])
@@ -59,10 +60,9 @@ def test_a_whole_response_reward_model_without_loss_is_arbitrary_on_prefixes():
         for kind, weights in (("whole", [0.0, 1.0]), ("prefixes", [1.0, 1.0])):
             weights = torch.tensor(weights).expand(len(better), -1)
             losses[name, kind] = prefix_bradley_terry_loss(rewards[better], rewards[worse], weights)
-        candidates = Candidates(
-            torch.arange(VOCABULARY)[None], torch.zeros(1, VOCABULARY), torch.ones(1, VOCABULARY) > 0
-        )
-        guided = guide(torch.zeros(1, VOCABULARY), candidates, prefix[None], torch.zeros(1), beta=5.0)
+        config = resolve_guidance({"beta": 5.0, "top_k": 0}).config
+        plain = torch.zeros(1, VOCABULARY)
+        guided = guide_step(plain, config, lambda ids, wanted, table=prefix: table[None].gather(1, ids)).scores
         chosen_tokens[name] = int(guided.argmax())
 
     assert losses["faithful", "whole"] == losses["perverse", "whole"] < 1e-30

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, blockwise_best_of_n, response_rewards
-from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, search_responses
+from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from tests.tiny_models import EOS, PAD, left_padded
 
 
@@ -18,18 +18,10 @@ class Words:
 PROMPTS = [[1, 5, 6], [1, 7], [1, 8, 9, 10]]
 
 
-def test_a_response_is_rewarded_as_a_whole_whatever_stands_beside_it(reward_model):
-    responses = [[5, 6, EOS], [7], [9, 9, 9, 9, 9]]
-    rewards = response_rewards(reward_model, PROMPTS, responses, batch_size=2)
-    for prompt, response, reward in zip(PROMPTS, responses, rewards, strict=True):
-        alone = prefix_rewards(reward_model, torch.tensor([prompt + response]))[0, -1].item()
-        assert reward == pytest.approx(alone, abs=1e-4)
-
-
 def test_the_best_of_each_prompt_is_picked():
     assert best_of_n([1.0, 3.0, 2.0, 5.0, 4.0, 4.0], 3) == [1, 3]
     assert best_of_n([2.0, 2.0], 2) == [0]
-    with pytest.raises(ValueError, match="cannot be 2"):
+    with pytest.raises(ValueError, match="groups of 2"):
         best_of_n([1.0, 2.0, 3.0], 2)
 
 
@@ -44,16 +36,18 @@ def test_the_bound_is_the_divergence_of_the_best_of_many_equally_likely_response
 
 def run(policy, reward_model, **settings):
     ids, mask = left_padded(PROMPTS)
-    settings = {"n": 3, "block_size": 2, "top_k": 5, "max_new_tokens": 5, "seed": 0} | settings
-    return blockwise_best_of_n(policy, Words(), {"input_ids": ids, "attention_mask": mask}, reward_model, **settings)
+    settings = {"search": "best", "n": 3, "block_size": 2, "top_k": 5, "max_new_tokens": 5, "seed": 0} | settings
+    return search_responses(policy, Words(), {"input_ids": ids, "attention_mask": mask}, reward_model, **settings)
+
+
+def total(reward_model, sampled):
+    return sum(sequence_rewards(reward_model, [one + own for one, own in zip(PROMPTS, sampled.ids, strict=True)]))
 
 
 def test_blocks_raise_the_reward_and_count_their_choices(policy, reward_model):
     one, many = run(policy, reward_model, n=1), run(policy, reward_model, n=16)
     assert one.divergences == [0.0] * 3
-    assert sum(response_rewards(reward_model, PROMPTS, many.ids)) > sum(
-        response_rewards(reward_model, PROMPTS, one.ids)
-    )
+    assert total(reward_model, many) > total(reward_model, one)
     for ids, divergence in zip(many.ids, many.divergences, strict=True):
         assert len(ids) == 5 or ids[-1] == EOS
         assert divergence == best_of_n_divergence_bound(16, math.ceil(len(ids) / 2))
@@ -61,8 +55,9 @@ def test_blocks_raise_the_reward_and_count_their_choices(policy, reward_model):
     assert many.reward_model_tokens > many.tokens
 
 
-def test_blocks_log_likelihood_is_the_policys(policy, reward_model):
-    sampled = run(policy, reward_model)
+@pytest.mark.parametrize("search", ["best", "halve", "none"])
+def test_log_likelihoods_are_the_policys(policy, reward_model, search):
+    sampled = run(policy, reward_model, search=search)
     for prompt, ids, log_likelihood in zip(PROMPTS, sampled.ids, sampled.log_likelihoods, strict=True):
         with torch.no_grad():
             logits = policy(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]

@@ -22,15 +22,15 @@ INPUTS = {"input_ids": torch.tensor([[0, 1, 5], [1, 6, 7]]), "attention_mask": t
 SETTINGS = {"top_k": 5, "max_new_tokens": 8}
 
 
-def test_unsteered_policy_has_no_divergence_and_its_seed_decides(policy):
+def test_unguided_policy_has_no_divergence_and_its_seed_decides(policy):
     first, again, other = (sample_responses(policy, Words(), INPUTS, seed=s, **SETTINGS) for s in (0, 0, 1))
     assert first.divergences == [0.0, 0.0]
     assert first.texts == again.texts != other.texts
 
 
-def test_steered_policy_diverges_and_counts_its_own_tokens(policy):
-    steered = sample_responses(policy, Words(), INPUTS, seed=0, processor=Favour(), **SETTINGS)
-    assert all(divergence > 0 for divergence in steered.divergences)
-    assert len(steered.texts) == 2
-    assert 2 <= steered.tokens <= 16
-    assert steered.tokens_per_second > 0
+def test_guided_policy_diverges_and_counts_its_own_tokens(policy):
+    guided = sample_responses(policy, Words(), INPUTS, seed=0, processor=Favour(), **SETTINGS)
+    assert all(divergence > 0 for divergence in guided.divergences)
+    assert len(guided.texts) == 2
+    assert 2 <= guided.tokens <= 16
+    assert guided.tokens_per_second > 0

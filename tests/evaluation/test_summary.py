@@ -16,7 +16,7 @@ PLAIN = [run([0.0, 1.0, 2.0]), run([2.0, 1.0, 0.0])]
 
 
 def test_errors_are_over_prompts_after_the_mean_over_runs():
-    row = summarize("steered", 1.5, [run([3.0, 3.0, 3.0], [1.0, 2.0, 3.0]), run([5.0, 5.0, 5.0], [4.0] * 3)], PLAIN)
+    row = summarize("guided", 1.5, [run([3.0, 3.0, 3.0], [1.0, 2.0, 3.0]), run([5.0, 5.0, 5.0], [4.0] * 3)], PLAIN)
     assert (row.gold, row.gold_se, row.gain, row.gain_se) == (4.0, 0.0, 3.0, 0.0)
     assert (row.gain_low, row.gain_high) == (3.0, 3.0)
     assert (row.runs, row.prompts, row.gold_by_run) == (2, 3, [3.0, 5.0])

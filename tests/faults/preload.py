@@ -8,8 +8,8 @@ import datasets  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
 
-import rgtg_hf.cli.generate
-import rgtg_hf.cli.train
+import rgtg_hf.cli.generate.generate_command
+import rgtg_hf.cli.train.train_command
 import rgtg_hf.decoding.logits_processor
 import rgtg_hf.evaluation.sampling
 import rgtg_hf.training.trainer  # noqa: F401

@@ -46,7 +46,7 @@ def test_a_full_disk_keeps_the_finished_rows_and_the_run_goes_on_when_there_is_r
     assert main(generate(tmp_path / "whole.jsonl")) == 0
     error = one_line(capsys, generate(folder / "out.jsonl"))
     assert "No space left on device" in error
-    assert "the same command goes on" in error
+    assert "the same command continues" in error
     lines = (folder / "out.jsonl.partial").read_bytes().split(b"\n")[:-1]
     assert 2 < len(lines) < PROMPTS + 1
     assert all(json.loads(line) for line in lines)

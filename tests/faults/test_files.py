@@ -139,7 +139,7 @@ def test_checkpoints_of_another_class_are_refused(generate, policy_folder, rewar
     assert "lacks 1 weights" in one_line(capsys, generate(reward_model=policy_folder))
     tied = {"num_labels": 1, "tie_word_embeddings": True}  # so that a language model lacks nothing
     save(tmp_path / "tied", LlamaForSequenceClassification, byte_tokenizer(), 1, **tied)
-    assert "holds a reward model" in one_line(capsys, generate(model=tmp_path / "tied"))
+    assert "is a reward model" in one_line(capsys, generate(model=tmp_path / "tied"))
 
 
 def test_the_library_refuses_what_the_command_does(policy_folder, reward_folder, tmp_path):
@@ -201,12 +201,12 @@ LINES = {
     "line separators in text": (json.dumps(GOOD | {"prompt": "a\u2028b\x85c\x1cd"}, ensure_ascii=False), None),
     "blank lines": ("\n  \n" + json.dumps(GOOD) + "\n\n", None),
     "half a line": (json.dumps(GOOD)[:20], "line 7 of .* is not JSON"),
-    "no row": ("[1, 2]", "line 7 of .* is no row"),
+    "no row": ("[1, 2]", "line 7 of .* is not an object"),
     "zeros": ("\0" * 64, "line 7 of .* is not JSON"),
     "deep nesting": ("[" * 100_000, "line 7 of .* is not JSON"),
     "half a character": (
         '{"prompt": "\\ud800", "chosen": "b", "rejected": "c"}',
-        "line 7 of .* holds half a character",
+        "line 7 of .* contains half a character",
     ),
     "Latin-1": (json.dumps(GOOD | {"prompt": "é"}, ensure_ascii=False).encode("latin-1"), "line 7 of .* is not UTF-8"),
 }
@@ -224,7 +224,7 @@ def lines_file(tmp_path, name):
 @pytest.mark.parametrize("name", LINES)
 def test_a_broken_line_of_prompts_is_named(name, tmp_path):
     from rgtg_hf.cli.errors import UserError
-    from rgtg_hf.cli.prompts import read_prompt_rows
+    from rgtg_hf.cli.prompt_files import read_prompt_rows
 
     path, says = lines_file(tmp_path, name)
     if says is None:
@@ -251,7 +251,7 @@ def test_a_broken_line_of_pairs_is_named(name, streaming, tmp_path):
 def test_other_encodings_are_told_apart_from_broken_lines(tmp_path, capsys):
     from rgtg_hf.cli.errors import UserError
     from rgtg_hf.cli.preferences import load_preferences
-    from rgtg_hf.cli.prompts import read_prompts
+    from rgtg_hf.cli.prompt_files import read_prompts
 
     (tmp_path / "a.jsonl").write_bytes(json.dumps(GOOD).encode("utf-16"))
     (tmp_path / "a.csv").write_bytes("prompt,chosen,rejected\na,b,c\né,e,f\n".encode("latin-1"))

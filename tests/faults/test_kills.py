@@ -166,7 +166,7 @@ def test_generation_that_is_interrupted_stops_at_once_and_says_how_to_go_on(comm
     assert finish(process) == 130
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
-    assert "the same command goes on from them" in log
+    assert "the same command continues from them" in log
     assert command.progress(tmp_path) < PROMPTS
     assert finish(start(command.arguments(tmp_path), tmp_path / "log")) == 0
     assert command.result(tmp_path) == whole["generate"][0]

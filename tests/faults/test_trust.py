@@ -153,7 +153,7 @@ def test_nothing_that_is_written_or_printed_tells_of_the_machine_or_its_user(
     out.mkdir()
 
     models = ["--model", policy, "--reward_model", reward, "--max_new_tokens", "2"]
-    from rgtg_hf.cli.batch import PartialOutput
+    from rgtg_hf.cli.partial import PartialOutput
 
     with monkeypatch.context() as patch:
         patch.setattr(

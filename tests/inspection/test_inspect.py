@@ -1,4 +1,4 @@
-"""What an inspection says is what the models say, computed anew from its texts."""
+"""What an inspection says is what the models say, recomputed from its texts."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 import rgtg_hf
 from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf.config import resolve_guidance
 from rgtg_hf.inspection.inspect import display_name, encode_prompt, trace_response
-from rgtg_hf.inspection.trace import Tracer
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
 SETTINGS = {"beta": 2.0, "top_k": 5, "max_new_tokens": 8}
@@ -28,9 +28,9 @@ def generate(policy, tokenizer, reward_model, beta, seed=0, **settings):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", ["steered", "unsteered"])
+@pytest.mark.parametrize("side", ["guided", "unguided"])
 def test_rewards_are_the_prefix_rewards_of_what_generate_writes(side, found, policy, tokenizer, reward_model):
-    trace, beta = getattr(found, side), 2.0 if side == "steered" else 0.0
+    trace, beta = getattr(found, side), 2.0 if side == "guided" else 0.0
     output = generate(policy, tokenizer, reward_model, beta)
     prompt_length = encode_prompt(tokenizer, "Hi!").shape[1]
     assert "".join(step.text for step in trace.steps) == tokenizer.decode(output[0, prompt_length:])
@@ -39,7 +39,7 @@ def test_rewards_are_the_prefix_rewards_of_what_generate_writes(side, found, pol
 
 
 def test_probabilities_of_candidates_follow_the_law(found):
-    for step in found.steered.steps:
+    for step in found.guided.steps:
         policy, reward, guided = (
             torch.tensor([getattr(c, name) for c in step.candidates]) for name in ("policy", "reward", "guided")
         )
@@ -49,9 +49,9 @@ def test_probabilities_of_candidates_follow_the_law(found):
         assert [c.reward for c in step.candidates if c.chosen] == [pytest.approx(step.reward, abs=1e-5)]
 
 
-def test_the_unsteered_side_does_not_diverge(found):
-    assert found.unsteered.divergences == [0.0] * len(found.unsteered.steps)
-    assert all(c.policy == c.guided for step in found.unsteered.steps for c in step.candidates)
+def test_the_unguided_side_does_not_diverge(found):
+    assert found.unguided.divergences == [0.0] * len(found.unguided.steps)
+    assert all(c.policy == c.guided for step in found.unguided.steps for c in step.candidates)
 
 
 def test_the_seed_decides_and_the_global_random_state_stays(policy, tokenizer, reward_model, found):
@@ -59,31 +59,15 @@ def test_the_seed_decides_and_the_global_random_state_stays(policy, tokenizer, r
     again = rgtg_hf.inspect(policy, tokenizer, reward_model, "Hi!", **SETTINGS)
     other = rgtg_hf.inspect(policy, tokenizer, reward_model, "Hi!", seed=1, **SETTINGS)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert found.steered.steps == again.steered.steps
-    assert found.unsteered.text != other.unsteered.text
+    assert found.guided.steps == again.guided.steps
+    assert found.unguided.text != other.unguided.text
 
 
 def test_greedy_is_greedy(policy, tokenizer, reward_model):
     found = rgtg_hf.inspect(policy, tokenizer, reward_model, "Hi!", do_sample=False, **SETTINGS)
-    for trace in (found.steered, found.unsteered):
+    for trace in (found.guided, found.unguided):
         for step in trace.steps:
             assert max(step.candidates, key=lambda c: c.guided).chosen
-
-
-def test_characters_of_several_tokens_come_whole_and_none_is_lost(policy, tokenizer, reward_model):
-    ids = encode_prompt(tokenizer, "Hi!")
-    processor = RewardGuidedLogitsProcessor(reward_model, top_k=5, collect_records=True)
-    written = tokenizer("aß€🙂\n")["input_ids"] + tokenizer("🙂")["input_ids"][:2]
-    tracer = Tracer(processor, tokenizer)
-    tracer.put(ids)
-    for position, token in enumerate(written):  # whatever is likely, these are the tokens that come
-        with torch.no_grad():
-            prefix = torch.cat([ids, torch.tensor([written[:position]], dtype=torch.long)], dim=1)
-            processor(prefix, policy(prefix).logits[:, -1])
-            tracer.put(torch.tensor([token]))
-    tracer.end()
-    texts = [step.text for step in tracer.trace.steps]
-    assert [text for text in texts if text] == ["a", "ß", "€", "🙂", "\n", "\N{REPLACEMENT CHARACTER}"]
 
 
 def test_messages_are_prompts_too(policy, tokenizer, reward_model):
@@ -94,26 +78,12 @@ def test_messages_are_prompts_too(policy, tokenizer, reward_model):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"prompt": " "}, "prompt is empty"), ({"max_new_tokens": 0}, "at least 1"), ({"top_k": 0}, "`top_k` is 0")],
+    [({"prompt": " "}, "prompt is empty"), ({"max_new_tokens": 0}, "at least 1"), ({"top_k": -1}, "`top_k` is -1")],
 )
 def test_mistakes_are_told(change, says, policy, tokenizer, reward_model):
     arguments = {"prompt": "Hi!"} | change
     with pytest.raises(ValueError, match=says):
         rgtg_hf.inspect(policy, tokenizer, reward_model, **arguments)
-
-
-def test_a_trace_follows_one_prompt_and_needs_records(policy, tokenizer, reward_model):
-    processor = RewardGuidedLogitsProcessor(reward_model, top_k=5)
-    with pytest.raises(ValueError, match="collect_records"):
-        policy.generate(
-            torch.tensor([[5, 6]]),
-            logits_processor=[processor],
-            streamer=Tracer(processor, tokenizer),
-            max_new_tokens=2,
-            do_sample=False,
-        )
-    with pytest.raises(ValueError, match="one prompt"):
-        Tracer(processor, tokenizer).put(torch.tensor([[5, 6], [7, 8]]))
 
 
 def test_names_do_not_tell_where_models_lie(tmp_path):
@@ -132,8 +102,7 @@ def test_generation_can_be_followed_while_it_runs(policy, tokenizer, reward_mode
         tokenizer,
         reward_model,
         encode_prompt(tokenizer, "Hi!"),
-        1.0,
-        5,
+        resolve_guidance({"top_k": 5}).config,
         do_sample=False,
         max_new_tokens=4,
         on_step=lambda trace: lengths.append(len(trace.steps)),

@@ -3,8 +3,10 @@ import threading
 import pytest
 
 import rgtg_hf
+from rgtg_hf.config import resolve_guidance
 from rgtg_hf.inspection.inspect import encode_prompt
 from rgtg_hf.inspection.side_by_side import stream_side_by_side
+from tests.tiny_models import tiny_reward_model
 
 
 def stream(policy, tokenizer, reward_model, tokens=6, stop=None, interval=0.001, **settings):
@@ -14,7 +16,7 @@ def stream(policy, tokenizer, reward_model, tokens=6, stop=None, interval=0.001,
         tokenizer,
         reward_model,
         ids,
-        **{"beta": 2.0, "top_k": 5} | settings,
+        resolve_guidance({"beta": 2.0, "top_k": 5} | settings).config,
         do_sample=False,
         max_new_tokens=tokens,
         stop=stop or threading.Event(),
@@ -23,12 +25,12 @@ def stream(policy, tokenizer, reward_model, tokens=6, stop=None, interval=0.001,
 
 
 def test_both_sides_are_those_of_an_inspection(policy, tokenizer, reward_model):
-    *_, (steered, unsteered) = stream(policy, tokenizer, reward_model)
+    *_, (guided, unguided) = stream(policy, tokenizer, reward_model)
     found = rgtg_hf.inspect(
         policy, tokenizer, reward_model, "Hi!", beta=2.0, top_k=5, max_new_tokens=6, do_sample=False
     )
-    assert (steered.text, unsteered.text) == (found.steered.text, found.unsteered.text)
-    assert steered.rewards == pytest.approx(found.steered.rewards, abs=1e-4)
+    assert (guided.text, unguided.text) == (found.guided.text, found.unguided.text)
+    assert guided.rewards == pytest.approx(found.guided.rewards, abs=1e-4)
 
 
 def test_stop_ends_both_sides_and_keeps_what_was_written(policy, tokenizer, reward_model):
@@ -48,6 +50,7 @@ def test_nothing_goes_on_when_nobody_looks_any_more(policy, tokenizer, reward_mo
     assert threading.active_count() == before
 
 
-def test_errors_of_the_threads_arrive(policy, tokenizer, reward_model):
-    with pytest.raises(ValueError, match="top_k"):
-        list(stream(policy, tokenizer, reward_model, top_k=0))
+def test_errors_of_the_threads_arrive(policy, tokenizer):
+    reward_model = tiny_reward_model(vocab_size=7)
+    with pytest.raises(ValueError, match="vocabularies differ"):
+        list(stream(policy, tokenizer, reward_model))

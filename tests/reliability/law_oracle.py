@@ -5,48 +5,49 @@ It shares no code with scorers and processors. Put around a processor, it checks
 
 import itertools
 import math
+from functools import partial
 
 import torch
 from torch.testing import assert_close
 from transformers import LogitsProcessor
 
+from rgtg_hf.config import resolve_guidance
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.scorer import PrefixBatch
 from tests.tiny_models import PAD
 
 
-def rewards_of_sequences(model):
-    """Rewards by one pass over whole sequences: `(prompt, response, candidates) -> (candidates' rewards, base)`."""
+def increments_of_sequences(model):
+    """Increments by one pass over whole sequences: `(prompt, response, candidates) -> increments`."""
 
     @torch.no_grad()
-    def rewards(prompt, response, candidates):
+    def increments(prompt, response, candidates):
         sequences = torch.tensor([[*prompt, *response, candidate] for candidate in candidates])
         found = prefix_rewards(model, sequences, use_cache=False).float()
-        return found[:, -1], found[0, -2]
+        return found[:, -1] - found[0, -2]
 
-    return rewards
+    return increments
 
 
-def rewards_of_scorer(scorer):
-    """Rewards by a reference scorer that forgets everything between rows and steps."""
+def increments_of_scorer(scorer):
+    """Increments by a reference scorer that forgets everything between rows and steps."""
 
-    def rewards(prompt, response, candidates):
+    def increments(prompt, response, candidates):
         scorer.reset()
         ids = torch.tensor([[*prompt, *response]])
-        batch = PrefixBatch(ids, torch.ones_like(ids), len(prompt), ids.shape[1])
-        found = scorer.score(batch, torch.tensor([candidates]))
-        return found.candidates[0], found.base[0]
+        batch = PrefixBatch(ids, torch.ones_like(ids), len(prompt))
+        return scorer.score(batch, torch.tensor([candidates]))[0]
 
-    return rewards
+    return increments
 
 
 def candidates_of(scores, config):
-    """The candidates of one row by their definition, the likeliest first."""
+    """The candidates of one row by their definition, the most likely first."""
     ranked = sorted(range(len(scores)), key=lambda token: -scores[token])
-    ranked = [token for token in ranked if scores[token] > -math.inf][: config.top_k]
-    if config.min_p is not None:
+    ranked = [token for token in ranked if scores[token] > -math.inf][: config.top_k or None]
+    if config.min_p > 0:
         ranked = [token for token in ranked if scores[token] >= scores[ranked[0]] + math.log(config.min_p)]
-    if config.top_p is not None and config.top_p < 1:
+    if config.top_p < 1:
         total, kept = 0.0, []
         weights = torch.tensor(scores, dtype=torch.float64).softmax(-1).tolist()
         for token in ranked:
@@ -57,23 +58,58 @@ def candidates_of(scores, config):
     return ranked
 
 
+def limited(scores, changes, config):
+    """What is added to a row's candidates within the limits of the settings: by bisection in double precision."""
+    scores, changes = scores.double(), changes.double().clamp(-config.max_increment, config.max_increment)
+
+    def divergence(changes):
+        guided, policy = (scores + changes).log_softmax(-1), scores.log_softmax(-1)
+        return float((guided.exp() * (guided - policy)).sum())
+
+    if divergence(changes) <= config.max_step_kl:
+        return changes.float()
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if divergence(middle * changes) <= config.max_step_kl else (low, middle)
+    return (low * changes).float()
+
+
+def law(scores, increments, config):
+    """The guided scores of one row.
+
+    Args:
+        scores: The policy's scores, shape `[vocabulary]`.
+        increments: From a list of candidates to their increments.
+        config: The resolved settings.
+    """
+    expected = torch.full_like(scores, -math.inf)
+    candidates = candidates_of(scores.tolist(), config)
+    expected[candidates] = scores[candidates]
+    policy = scores[candidates].double().softmax(-1)
+    entropy = -(policy * policy.log()).nan_to_num(0.0).sum()
+    if config.beta != 0 and candidates and entropy >= config.min_entropy:
+        expected[candidates] += limited(scores[candidates], config.beta * increments(candidates), config)
+    return expected
+
+
 class Checked(LogitsProcessor):
     """A processor whose every step is compared with the law.
 
     Args:
         processor: The processor.
-        rewards: As made by one of the functions above.
+        increments: As made by one of the functions above.
         prompts: What the reward model is to read as prompts: lists of ids, without padding.
         width: Columns of the policy's prompts, padding included.
-        config: The settings of guidance.
-        eos_token_ids: Ids that end a row. What is made of rows that have ended is nobody's business.
+        config: The settings of guidance; unset ones have their defaults.
+        eos_token_ids: Ids that end a row. Rows that have ended are not checked.
         beams: Whether scores are log-probabilities that add up over steps. Otherwise a constant per row is free.
-        limit: What else is done to a row's increments, given the candidates' scores.
     """
 
-    def __init__(self, processor, rewards, prompts, width, config, eos_token_ids, beams, limit=None):
-        self.processor, self.rewards, self.prompts, self.width = processor, rewards, prompts, width
-        self.config, self.eos_token_ids, self.beams, self.limit = config, set(eos_token_ids), beams, limit
+    def __init__(self, processor, increments, prompts, width, config, eos_token_ids, beams):
+        self.processor, self.increments, self.prompts, self.width = processor, increments, prompts, width
+        self.config = resolve_guidance({}, config).config
+        self.eos_token_ids, self.beams = set(eos_token_ids), beams
         self.steps = 0
 
     def __call__(self, input_ids, scores):
@@ -86,7 +122,8 @@ class Checked(LogitsProcessor):
                 continue  # prompt lookup tries its drafts on scores of its own making, all alike
             if self._goes_on(response):
                 prompt = self.prompts[row // (len(input_ids) // len(self.prompts))]
-                self._compare(found[row], self._law(prompt, response, scores[row], row))
+                increments = partial(self.increments, prompt, response)
+                self._compare(found[row], law(scores[row], increments, self.config))
         self.steps += 1
         return found
 
@@ -95,18 +132,6 @@ class Checked(LogitsProcessor):
         if not self.beams:
             return self.eos_token_ids.isdisjoint(response)
         return not any(end in self.eos_token_ids and pad == PAD for end, pad in itertools.pairwise(response))
-
-    def _law(self, prompt, response, scores, row):
-        config, expected = self.config, torch.full_like(scores, -math.inf)
-        candidates = candidates_of(scores.tolist(), config)
-        expected[candidates] = scores[candidates]
-        policy = scores[candidates].double().softmax(-1)
-        entropy = -(policy * policy.log()).nan_to_num(0.0).sum()
-        if config.beta != 0 and candidates and (config.min_entropy is None or entropy >= config.min_entropy):
-            rewards, base = self.rewards(prompt, response, candidates)
-            increments = config.beta * (rewards - base)
-            expected[candidates] += self.limit(scores[candidates], increments, row) if self.limit else increments
-        return expected
 
     def _compare(self, found, expected):
         assert torch.equal(found > -math.inf, expected > -math.inf), "other candidates"

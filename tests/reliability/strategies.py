@@ -69,11 +69,13 @@ def guidance_configs(draw, scorers=("auto", "reference"), widest=True):
     few = st.integers(1, 8)  # 1 is no choice at all
     return RewardGuidanceConfig(
         beta=draw(st.sampled_from([1.0, 2.5, 0.3, -1.5, 20.0, 0.0])),
-        top_k=draw(few | st.sampled_from([None, VOCAB_SIZE, 10**9]) if widest else few),
+        top_k=draw(few | st.sampled_from([0, VOCAB_SIZE, 10**9]) if widest else few),
         # Not so near to 1 or 0 that rounding decides.
         top_p=draw(st.none() | st.floats(0.05, 0.99) | st.just(1.0)),
         min_p=draw(st.none() | st.floats(0.001, 1.0)),
         min_entropy=draw(st.none() | st.floats(0.01, 2.0) | st.just(0.0)),
+        max_increment=draw(st.none() | st.floats(0.1, 5.0)),
+        max_step_kl=draw(st.none() | st.floats(0.01, 2.0)),
         scorer=draw(st.sampled_from(scorers)),
     )
 

@@ -1,7 +1,7 @@
 """Every public argument, given what it cannot be: one clear error of a documented type, that names the argument."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from rgtg_hf import (
     PrefixRewardConfig,
     PrefixRewardTrainer,
     RewardGuidanceConfig,
-    RewardGuidedGenerationMixin,
     RewardGuidedLogitsProcessor,
     inspect,
     merge_heads,
@@ -27,6 +26,7 @@ from tests.scoring.tiny_tokenizers import byte_level
 from tests.tiny_models import (
     PAD,
     VOCAB_SIZE,
+    GuidedLlama,
     tiny_next_token_model,
     tiny_policy,
     tiny_reward_model,
@@ -38,15 +38,9 @@ IDS = torch.tensor([[5, 6, 7]])
 TWO = torch.tensor([[5, 6, 7], [8, 9, 10]])
 
 
-class GuidedLlama(RewardGuidedGenerationMixin, LlamaForCausalLM):
-    pass
-
-
 @cache
 def policy():
-    guided = GuidedLlama(tiny_policy().config).eval()
-    guided.load_state_dict(tiny_policy().state_dict())
-    return guided
+    return tiny_policy(model_class=GuidedLlama)
 
 
 @cache
@@ -76,8 +70,8 @@ def made_of_two(**arguments):
     RewardGuidedLogitsProcessor([reward_model(), reward_model()], **arguments)
 
 
-def reset(**arguments):
-    RewardGuidedLogitsProcessor(reward_model()).reset(**arguments)
+def told(**arguments):
+    RewardGuidedLogitsProcessor(reward_model()).set_prompts(**arguments)
 
 
 def used(ids=IDS, **arguments):
@@ -105,6 +99,12 @@ def custom(**arguments):
     LlamaForCausalLM.generate(
         policy(), IDS, custom_generate=reward_guided_generate, max_new_tokens=2, do_sample=False, **arguments
     )
+
+
+def custom_with(**arguments):
+    """What `generate()` keeps from a callable, given to the callable itself."""
+    callable_ = partial(reward_guided_generate, **arguments)
+    LlamaForCausalLM.generate(policy(), IDS, custom_generate=callable_, reward_model=reward_model(), max_new_tokens=2)
 
 
 def steered(**arguments):
@@ -180,9 +180,11 @@ PROBABILITY = {
     ValueError: [0.0, -0.1, 1.0001, NAN, INF, -INF, HUGE],
 }
 COUNT = {TypeError: ["8", 2.5, True, [8], NAN], ValueError: [0, -1]}
-NATS = {TypeError: ["1", True, [1.0], torch.tensor([1.0])], ValueError: [0.0, -1.0, NAN, INF, HUGE]}
+TOP_K = {TypeError: ["8", 2.5, True, [8], NAN], ValueError: [-1, -HUGE]}
+SHARE = PROBABILITY | {ValueError: [-0.1, 1.0001, NAN, INF, -INF, HUGE]}
+NATS = {TypeError: ["1", True, [1.0], torch.tensor([1.0])], ValueError: [0.0, -1.0, NAN, -INF, HUGE]}
 SWITCH = {TypeError: ["no", 2, None]}
-BETA = {TypeError: ["1", True, [1.0], None, torch.tensor(1.0), 1j], ValueError: [NAN, INF, -INF, HUGE, -HUGE]}
+BETA = {TypeError: ["1", True, [1.0], torch.tensor(1.0), 1j], ValueError: [NAN, INF, -INF, HUGE, -HUGE]}
 MODEL = {TypeError: [None, "owner/name", 3, {}, torch.nn.ReLU], ValueError: [torch.nn.Linear(2, 2), []]}
 IDS_OR_TEXT = {
     TypeError: [5, "text", [5, 6], [[5.5]], [["a"]], [None], torch.tensor([[5.0]]), {"input_ids": IDS}, [[True]]],
@@ -205,24 +207,28 @@ PROMPT = {TypeError: [None, 5, b"text", [5], ["text"], [{"role": "user"}]], Valu
 # What is called, the argument, and by error the values that it must refuse.
 TABLE = [
     (config, "beta", BETA),
-    (config, "top_k", COUNT | {ValueError: [0, -1, -HUGE]}),
+    (config, "top_k", TOP_K),
     (config, "top_p", PROBABILITY),
-    (config, "min_p", PROBABILITY),
+    (config, "min_p", SHARE),
     (config, "min_entropy", {TypeError: ["1", True, [1.0]], ValueError: [-0.1, NAN, INF, HUGE]}),
-    (config, "scorer", {TypeError: [None, 3, b"auto", ["auto"]], ValueError: ["", "fastest", "Tree"]}),
+    (config, "max_increment", NATS),
+    (config, "max_step_kl", NATS),
+    (config, "scorer", {TypeError: [3, b"auto", ["auto"]], ValueError: ["", "fastest", "Tree"]}),
     (config, "strength", {TypeError: [1.0]}),
     (config_loaded, "name", {TypeError: [None, 5, b"x"], FileNotFoundError: ["", "/no/such/name", "no such name"]}),
     (config_saved, "save_directory", {TypeError: [None, 5, b"x"]}),
     (made, "reward_model", MODEL),
     (made, "beta", BETA),
-    (made, "top_k", COUNT),
+    (made, "top_k", TOP_K),
+    (made, "min_entropy", {TypeError: ["1", True], ValueError: [-0.1, NAN]}),
+    (made, "strength", {TypeError: [1.0]}),
     (made, "attention_mask", MASK),
-    (reset, "attention_mask", MASK),
+    (told, "attention_mask", MASK),
     (used, "attention_mask", {ValueError: [torch.ones(2, 3), torch.ones(1, 9)]}),
     (made, "pad_token_id", {TypeError: ["0", 2.5, True, [0], NAN]}),
     (made, "eos_token_id", {TypeError: ["2", 2.5, True, [2.5], ["2"], [None], NAN]}),
     (made, "reward_prompts", IDS_OR_TEXT),
-    (reset, "reward_prompts", IDS_OR_TEXT),
+    (told, "reward_prompts", IDS_OR_TEXT),
     (used, "reward_prompts", {ValueError: [[[5], [6]], torch.tensor([[5], [6], [7]])]}),
     (made, "tokenizer", {TypeError: ["name", 5, len]}),
     (made, "reward_tokenizer", {TypeError: ["name", 5, len]}),
@@ -235,33 +241,38 @@ TABLE = [
     (used, "beta", {FloatingPointError: [1e300, -1e39]}),
     (mixin, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [[]]}),
     (mixin, "beta", BETA),
-    (mixin, "top_k", COUNT),
+    (mixin, "top_k", TOP_K),
+    (mixin, "max_step_kl", NATS),
     (mixin, "guidance_config", {TypeError: [{"beta": 1.0}, "config", 1.0]}),
     (mixin, "reward_prompts", {TypeError: [5, "text"], ValueError: [[], [[5, VOCAB_SIZE]], [[5], [6]]]}),
-    (mixin, "policy_tokenizer", {TypeError: ["name", 5]}),
+    (mixin, "tokenizer", {TypeError: ["name", 5]}),
     (mixin, "reward_tokenizer", {TypeError: ["name", 5]}),
     (mixin, "weights", {ValueError: [[1.0]]}),
     (mixin_with_heads, "beta", BETA),
-    (mixin_with_heads, "top_k", COUNT),
+    (mixin_with_heads, "top_k", TOP_K),
     (mixin_with_heads, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0]]}),
     (mixin_with_heads, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
     (made_of_two, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0], torch.ones(2)]}),
     (made_of_two, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
     (custom, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [None, []]}),
     (custom, "beta", {TypeError: ["1", True, [1.0]], ValueError: [NAN, INF, HUGE]}),
-    (custom, "top_k", {TypeError: ["8", 2.5, True], ValueError: [0, -2]}),
+    (custom, "top_k", {TypeError: ["8", 2.5, True], ValueError: [-2]}),
+    (custom, "max_increment", NATS),
     (custom, "guidance_config", {TypeError: [{"beta": 1.0}, "config", 1.0]}),
-    (custom, "guided_streamer", {TypeError: [5, "stdout", print]}),
+    (custom_with, "streamer", {TypeError: [5, "stdout", print]}),
+    (custom_with, "tokenizer", {TypeError: ["name", 5]}),
     (custom, "weights", {ValueError: [[1.0]]}),
     (steered, "policy", {TypeError: [None, "owner/name", 3, reward_model()]}),
-    (steered, "heads", {TypeError: [None, 5, "heads", [5], [head()], [(head(),)], [("head", 1.0)], [(None, 1.0)]]}),
+    (steered, "heads", {TypeError: [None, 5, "heads", [5], [(head(),)], [("head", 1.0)], [(None, 1.0)]]}),
     (steered, "heads", {ValueError: [[], [(tiny_next_token_model(), 1.0)]]}),
-    (beta_of_head, "beta", {TypeError: ["1", None, True, [1.0], 1j, torch.tensor([1j])]}),
+    (beta_of_head, "beta", {TypeError: ["1", True, [1.0], 1j, torch.tensor([1j])]}),
     (beta_of_head, "beta", {ValueError: [NAN, INF, HUGE, torch.tensor([NAN]), torch.ones(2), torch.ones(0)]}),
     (beta_of_head, "beta", {ValueError: [torch.ones(1, 1, 1)], FloatingPointError: [3e38, torch.tensor([3e38])]}),
-    (steered, "top_k", COUNT),
+    (steered, "top_k", TOP_K),
+    (steered, "beta", {TypeError: [1.0]}),
+    (steered, "guidance_config", {TypeError: [{"top_k": 1}]}),
     (steered, "top_p", PROBABILITY),
-    (steered, "min_p", PROBABILITY),
+    (steered, "min_p", SHARE),
     (steered, "max_increment", NATS),
     (steered, "max_step_kl", NATS),
     (merged, "policy", {TypeError: [None, "owner/name", reward_model()]}),
@@ -285,7 +296,7 @@ TABLE = [
     (inspected, "reward_model", {TypeError: [None, "owner/name"]}),
     (inspected, "prompt", PROMPT),
     (inspected, "beta", BETA),
-    (inspected, "top_k", COUNT),
+    (inspected, "top_k", TOP_K),
     (inspected, "max_new_tokens", COUNT),
     (inspected, "do_sample", SWITCH),
     (inspected, "chat_template", SWITCH),

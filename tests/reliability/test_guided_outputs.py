@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
-from tests.reliability.law_oracle import Checked, rewards_of_sequences
+from tests.reliability.law_oracle import Checked, increments_of_sequences
 from tests.reliability.strategies import (
     Call,
     calls,
@@ -72,16 +72,18 @@ def padded(prompts, filler):
     return ids, mask
 
 
-def run_call(policy, processor, rewards, config, eos_token_ids, call, prompts, make_policy=policy_of):
+def run_call(policy, processor, increments, config, eos_token_ids, call, prompts, make_policy=policy_of):
     """One checked call of generate(); returns what each prompt has become, without padding."""
     ids, mask = padded(prompts, call.filler if call.mask_told else PAD)
-    if call.mask_told or call.own_prompts or call.reset:
-        processor.reset(attention_mask=mask if call.mask_told else None, reward_prompts=call.own_prompts)
+    if call.reset:
+        processor.reset()
+    if call.mask_told or call.own_prompts:
+        processor.set_prompts(attention_mask=mask if call.mask_told else None, reward_prompts=call.own_prompts)
     mode = dict(call.mode)
     if "assistant_model" in mode:
         mode["assistant_model"] = make_policy(mode["assistant_model"])
     beams = mode.get("num_beams", 1) > 1
-    checked = Checked(processor, rewards, call.own_prompts or prompts, ids.shape[1], config, eos_token_ids, beams)
+    checked = Checked(processor, increments, call.own_prompts or prompts, ids.shape[1], config, eos_token_ids, beams)
     torch.manual_seed(call.seed)
     output = policy.generate(
         ids,
@@ -98,7 +100,7 @@ def run_call(policy, processor, rewards, config, eos_token_ids, call, prompts, m
 
 def obeys_the_law(case):
     model = reward_model_for(case)
-    policy, rewards = policy_of(case.policy_seed), rewards_of_sequences(model)
+    policy, increments = policy_of(case.policy_seed), increments_of_sequences(model)
     processor = RewardGuidedLogitsProcessor(
         model,
         guidance_config=case.config,
@@ -106,16 +108,16 @@ def obeys_the_law(case):
         eos_token_id=case.eos_token_ids,
         collect_records=case.collect_records,
     )
-    before, told = [], False
+    before, told = [], None
     for call in case.calls:
         prompts = call.prompts
         if call.grown and before and len(before) == len(prompts):
             grown = [row[: len(old) + call.grown] for row, old in before]
             prompts = grown if call.mask_told or all(row[0] != PAD for row in grown) else prompts
-        if told and not call.mask_told:  # a mask that was told is the next generation's too, until it is taken back
-            processor.reset()
-        told = call.mask_told or bool(call.own_prompts)
-        rows = run_call(policy, processor, rewards, case.config, case.eos_token_ids, call, prompts)
+        if told == prompts and not call.mask_told:  # for the same prompts, what was told is true once more
+            processor.set_prompts()
+        told = prompts if call.mask_told or call.own_prompts else None
+        rows = run_call(policy, processor, increments, case.config, case.eos_token_ids, call, prompts)
         before = list(zip(rows, prompts, strict=True))
 
 

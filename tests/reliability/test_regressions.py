@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
-from rgtg_hf.decoding.guidance import select_candidates
-from rgtg_hf.scoring.encoder import EncoderScorer
+from rgtg_hf.config import resolve_guidance
+from rgtg_hf.decoding.step import select_candidates
+from rgtg_hf.scoring.encoder_scorer import EncoderScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
 from tests.decoding.test_reward_kinds import PADDED, TOKENIZER
 from tests.scoring.tiny_tokenizers import byte_level
@@ -44,7 +45,6 @@ def test_steps_that_are_left_to_the_policy_add_no_reward_to_a_beam_later(reward_
     config = RewardGuidanceConfig(beta=1.0, top_k=4, min_entropy=1.0)
     used, fresh = (RewardGuidedLogitsProcessor(reward_model, guidance_config=config) for _ in range(2))
     *_, last = beams(used, [(8, unsure()), (8, sure_of(8)), (8, unsure())])
-    fresh._generation.may_be_beams = True
     expected = fresh(torch.tensor([[5, 6, 7, 8, 8], [5, 6, 7, 9, 9]]), unsure())
     torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
 
@@ -52,7 +52,7 @@ def test_steps_that_are_left_to_the_policy_add_no_reward_to_a_beam_later(reward_
 def test_top_p_of_one_rules_nobody_out():
     # Rounding of the sum left out the least likely tokens.
     scores = torch.randn(50, 500, generator=torch.Generator().manual_seed(0)) * 8
-    found = select_candidates(scores, RewardGuidanceConfig(top_k=None, top_p=1.0))
+    found = select_candidates(scores, resolve_guidance({"top_k": 0, "top_p": 1.0}).config)
     assert bool(found.valid.all())
 
 
@@ -61,12 +61,12 @@ def test_an_encoder_reads_an_empty_text_as_its_tokenizers_start():
     scorer = EncoderScorer(tiny_encoder(len(PADDED)), TOKENIZER, PADDED)
     part = next(id_ for id_ in range(len(TOKENIZER)) if TOKENIZER.decode([id_]) == "\N{REPLACEMENT CHARACTER}")
     ids = torch.tensor([[part]])
-    found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[part, 70]]))
-    assert bool(torch.isfinite(found.candidates).all())
+    found = scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1), torch.tensor([[part, 70]]))
+    assert bool(torch.isfinite(found).all())
     scorer.reset()
     scorer.reward_tokenizer = byte_level(20, eos_token=None)
     with pytest.raises(ValueError, match="nothing to read"):
-        scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1, 1), torch.tensor([[part]]))
+        scorer.score(PrefixBatch(ids, torch.ones_like(ids), 1), torch.tensor([[part]]))
 
 
 def test_a_product_with_beta_that_overflows_is_refused():

@@ -1,4 +1,4 @@
-"""Scorers that keep a cache are right wherever a generation goes: rows grow, move, end, lose tokens or start anew."""
+"""Scorers that keep a cache are right wherever a generation goes: rows grow, move, end, lose tokens or start over."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,8 @@ from tests.reliability.strategies import (
 )
 from tests.tiny_models import FAMILIES
 
-MOVES = ("grow", "grow", "grow", "grow by more", "skip", "drop", "reorder", "fewer rows", "new prompts", "reset")
+SIBLINGS = [name for name, family in FAMILIES.items() if family[3] == "siblings"]
+MOVES = ("grow", "grow by more", "skip", "drop", "drop", "reorder", "reorder", "fewer rows", "new prompts", "reset")
 
 
 @dataclass
@@ -35,14 +36,14 @@ class Move:
         numbers: What to choose tokens, rows and lengths by.
         prompts: The new prompts, where there are to be some.
         candidates: Per row.
-        unscored: Steps that went by since the base.
+        unwanted: Rows that are left out of this step (but never all of them), and one candidate too.
     """
 
     kind: str
     numbers: list[int]
     prompts: list[list[int]]
     candidates: int
-    unscored: int
+    unwanted: list[int]
 
 
 @st.composite
@@ -50,7 +51,7 @@ def moves(draw):
     kind = draw(st.sampled_from(MOVES))
     numbers = draw(st.lists(tokens, min_size=6, max_size=6))
     prompts = draw(prompt_batches(first=0)) if kind == "new prompts" else []
-    return Move(kind, numbers, prompts, draw(st.integers(1, 5)), draw(st.sampled_from([0, 0, 0, 1, 2])))
+    return Move(kind, numbers, prompts, draw(st.integers(1, 5)), draw(st.lists(st.integers(0, 2), max_size=2)))
 
 
 @dataclass
@@ -68,9 +69,9 @@ class Walk:
 
 @st.composite
 def walks(draw):
-    family = draw(families)
-    scorer = draw(st.sampled_from(["auto", "expand", FAMILIES[family][3], "next_token"]))
-    family = "llama" if scorer == "next_token" else family
+    scorer = draw(st.sampled_from(["siblings", "siblings", "expand", "auto", "next_token"]))
+    some = {"siblings": st.sampled_from(SIBLINGS), "next_token": st.just("llama")}
+    family = draw(some.get(scorer, families))
     return Walk(
         scorer,
         family,
@@ -78,7 +79,7 @@ def walks(draw):
         draw(depths),
         draw(tokens),
         draw(prompt_batches(first=0)),
-        draw(st.lists(moves(), min_size=1, max_size=10)),
+        draw(st.lists(moves(), min_size=4, max_size=10)),
     )
 
 
@@ -100,14 +101,23 @@ def after(move, rows, prompt_length):
     return [(prompt, [*response, (numbers[0] + 3 * row) % 40]) for row, (prompt, response) in enumerate(rows)]
 
 
-def as_batch(rows, filler, unscored):
+def as_batch(rows, filler):
     width = max(len(prompt) for prompt, _ in rows)
     gaps = [width - len(prompt) for prompt, _ in rows]
     ids = [[filler] * gap + prompt + response for gap, (prompt, response) in zip(gaps, rows, strict=True)]
     mask = [[0] * gap + [1] * (len(row) - gap) for gap, row in zip(gaps, ids, strict=True)]
-    done = len(rows[0][1])
-    base = width + max(0, done - unscored)
-    return PrefixBatch(torch.tensor(ids) % 40, torch.tensor(mask), width, base)
+    return PrefixBatch(torch.tensor(ids) % 40, torch.tensor(mask), width)
+
+
+def wanted_of(move, rows):
+    """Whole rows are left out, and now and then a single candidate."""
+    wanted = torch.ones(rows, move.candidates, dtype=torch.bool)
+    for row in move.unwanted:
+        if row < rows - 1:
+            wanted[row] = False
+        elif move.candidates > 1:
+            wanted[-1, row % move.candidates] = False
+    return wanted
 
 
 @torch.no_grad()
@@ -129,21 +139,21 @@ def walk_is_right(walk):
             scorer.reset()
         if move.kind == "skip":
             continue
-        prefixes = as_batch(rows, walk.filler, move.unscored)
+        prefixes, wanted = as_batch(rows, walk.filler), wanted_of(move, len(rows))
         k = move.candidates
         candidates = torch.tensor(
             [[(move.numbers[n % 6] + 7 * n + row) % 40 for n in range(k)] for row in range(len(rows))]
         )
-        found = scorer.score(prefixes, candidates)
+        found = scorer.score(prefixes, candidates, wanted)
+        assert not found[~wanted].any()
         for row, chosen in enumerate(candidates):
             ids = prefixes.input_ids[row][prefixes.attention_mask[row].bool()].tolist()
-            base = ids[: len(ids) - (prefixes.input_ids.shape[1] - prefixes.base_length)]
-            *expected, last = whole(model, [[*ids, int(token)] for token in chosen] + [base])
-            steered = found.candidates[row] - found.base[row]  # where zero lies is the scorer's own business
-            assert_close(steered, torch.stack(expected) - last, atol=2e-4, rtol=2e-4)
+            *rewards, last = whole(model, [[*ids, int(token)] for token in chosen] + [ids])
+            expected = torch.stack(rewards) - last
+            assert_close(found[row][wanted[row]], expected[wanted[row]], atol=2e-4, rtol=2e-4)
 
 
-@cases(30)
+@cases(60)
 @given(walk=walks())
 def test_scorers_are_right_on_random_walks(walk):
     walk_is_right(walk)
@@ -158,11 +168,11 @@ def test_scorers_are_right_on_many_random_walks(walk):
 
 @dataclass
 class Texts:
-    """Sequences of ids as retokenized text gives them: rows of several that share a beginning, step after step."""
+    """Sequences of ids as retokenized text gives them: in each row a prefix and its continuations, step after step."""
 
     family: str
     seed: int
-    steps: list[list[list[list[int]]]]
+    steps: list[list[tuple[list[int], list[list[int]]]]]
 
 
 @st.composite
@@ -175,8 +185,8 @@ def texts(draw):
         for row in range(rows):
             kept = draw(st.integers(0, len(stems[row])))
             stems[row] = stems[row][: max(kept, len(stems[row]) - 3)] + draw(st.lists(tokens, max_size=3))
-            tails = [draw(st.lists(tokens, min_size=1, max_size=4)) for _ in range(sequences)]
-            step.append([stems[row] + tail for tail in tails])
+            wanted = sequences if draw(st.integers(0, 3)) else 0
+            step.append((stems[row], [draw(st.lists(tokens, min_size=1, max_size=4)) for _ in range(wanted)]))
         if draw(st.booleans()):
             stems = [stems[draw(st.integers(0, rows - 1))] for _ in range(rows)]
         steps.append(step)
@@ -187,9 +197,11 @@ def readings_are_right(texts):
     model = reward_model_of(texts.family, texts.seed, 2)
     reader = choose_reader(model)
     for step in texts.steps:
-        found = reader.read(step)
-        for row, sequences in zip(found, step, strict=True):
-            assert_close(row, whole(model, sequences), atol=2e-4, rtol=2e-4)
+        prefixes, continuations = (list(part) for part in zip(*step, strict=True))
+        found = reader.read(prefixes, continuations)
+        for own, (prefix, rest) in zip(found, step, strict=True):
+            expected = whole(model, [prefix + one for one in rest]) if rest else torch.empty(0)
+            assert_close(torch.tensor(own), expected, atol=2e-4, rtol=2e-4)
 
 
 @cases(15)

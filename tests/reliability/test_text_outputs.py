@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.scoring.make import make_scorer
 from tests.decoding.test_reward_kinds import OTHER, TOKENIZER, kinds
-from tests.reliability.law_oracle import rewards_of_scorer
+from tests.reliability.law_oracle import increments_of_scorer
 from tests.reliability.strategies import Call, calls, cases, guidance_configs
 from tests.reliability.test_guided_outputs import run_call
 from tests.tiny_models import tiny_policy
@@ -50,16 +50,16 @@ def obeys_the_law(case):
         **arguments, tokenizer=TOKENIZER, guidance_config=case.config, eos_token_id=EOS
     )
     reference = make_scorer(**arguments, scorer="reference", tokenizer=TOKENIZER, eos_token_ids=[EOS])
-    before, told = [], False
+    before, told = [], None
     for call in case.calls:
         prompts = call.prompts
         if call.grown and before and len(before) == len(prompts):
             prompts = [row[: len(old) + call.grown] for row, old in before]
-        if told and not call.mask_told:
-            processor.reset()
-        told = call.mask_told
-        rewards = rewards_of_scorer(reference)
-        rows = run_call(policy(), processor, rewards, case.config, [EOS], call, prompts, policy)
+        if told == prompts and not call.mask_told:  # for the same prompts, what was told is true once more
+            processor.set_prompts()
+        told = prompts if call.mask_told else None
+        increments = increments_of_scorer(reference)
+        rows = run_call(policy(), processor, increments, case.config, [EOS], call, prompts, policy)
         before = list(zip(rows, prompts, strict=True))
 
 

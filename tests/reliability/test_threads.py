@@ -44,7 +44,7 @@ def assert_all_equal(found, expected):
 
 
 REWARD_MODELS = {
-    "tree": tiny_reward_model,
+    "siblings": tiny_reward_model,
     "expand": lambda: tiny_reward_model("bloom"),
     "next token": tiny_next_token_model,
 }

@@ -28,7 +28,7 @@ def test_a_merged_policy_generates_what_steering_does(policy):
     ids, mask = left_padded(PROMPTS)
     merged = merge_heads(policy, [(head, 2.0)])
     settings = {"attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
-    with steering(policy, [(head, 2.0)], top_k=None) as processor:
+    with steering(policy, [(head, 2.0)], top_k=0) as processor:
         assert torch.equal(
             merged.generate(ids, **settings), policy.generate(ids, logits_processor=[processor], **settings)
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rgtg_hf.rewards.token_head import TokenHead
+from rgtg_hf.rewards.token_head import TokenHead, token_increments
 
 HIDDEN = torch.randn(9, 6, generator=torch.Generator().manual_seed(0)) + 1
 
@@ -48,3 +48,47 @@ def test_only_a_fresh_linear_head_is_told_what_hidden_states_are_like():
     before = head.linear_map().clone()
     head.center(HIDDEN + 5)
     assert torch.equal(head.linear_map(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("nonlinear", [True, False])
+@pytest.mark.parametrize("k", [3, 90, None])
+@torch.no_grad()
+def test_increments_are_computed_in_float32_whatever_the_dtype(dtype, nonlinear, k):
+    # Weights are rounded, but no product of them: an increment of 8 bits is off by as much as small rewards differ.
+    head = filled(nonlinear).to(dtype)
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(90, 5, generator=generator).to(dtype)
+    hidden = HIDDEN.to(dtype)
+    ids = None if k is None else torch.randint(90, (len(hidden), k), generator=generator)
+    found = token_increments(head.directions(hidden), ids, embeddings)
+    every = head._queries(hidden).double() @ head.key.weight.double() @ embeddings.double().T
+    assert found.dtype == torch.float32
+    assert_close(found.double(), every if ids is None else every.gather(1, ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_rewards_of_known_sequences_are_sums_of_these_increments(dtype):
+    head = filled(nonlinear=True).to(dtype)
+    embeddings = torch.randn(40, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
+    ids, hidden = torch.arange(9)[None], HIDDEN.to(dtype)[None]
+    rewards = head(hidden, ids, torch.ones_like(ids), embeddings)[0, :, 0]
+    increments = token_increments(head.directions(hidden[0, :-1]), ids[0, 1:, None], embeddings)[:, 0]
+    assert_close(rewards.diff(), increments, atol=1e-4, rtol=1e-4)
+
+
+def test_no_float32_copy_of_all_embeddings_is_made():
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+                largest.append(out.numel())
+            return out
+
+    embeddings = torch.zeros(20000, 64, dtype=torch.bfloat16)
+    with Watch():
+        token_increments(torch.ones(2, 64), None, embeddings)
+    assert max(largest) <= embeddings.numel() // 4

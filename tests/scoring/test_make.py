@@ -7,47 +7,43 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 
-from rgtg_hf.scoring.callable import CallableScorer
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer
-from rgtg_hf.scoring.encoder import EncoderScorer
+from rgtg_hf.scoring.encoder_scorer import EncoderScorer
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.reference import ReferenceScorer
+from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.sequences import WholeReader
-from rgtg_hf.scoring.text import TextScorer
-from rgtg_hf.scoring.tree import TreeScorer
-from tests.scoring.generations import generation
-from tests.scoring.test_whole_text import BYTES, PIECES, WORDS, length, tiny_encoder
+from rgtg_hf.scoring.siblings import SiblingScorer
+from rgtg_hf.scoring.whole_texts import CallableScorer
+from tests.scoring.generations import assert_equal_scores, generation
+from tests.scoring.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
 from tests.scoring.tiny_tokenizers import byte_level
 from tests.tiny_models import tiny_reward_model
 
 
-def causal(tokenizer=BYTES, **settings):
-    return tiny_reward_model(vocab_size=len(tokenizer), **settings)
-
-
 def test_a_causal_model_with_the_policys_vocabulary_reads_its_ids():
-    assert type(make_scorer(causal())) is TreeScorer
-    assert type(make_scorer(causal(), tokenizer=BYTES)) is TreeScorer
-    assert type(make_scorer(causal(), tokenizer=BYTES, reward_tokenizer=byte_level())) is TreeScorer
+    assert type(make_scorer(causal())) is SiblingScorer
+    assert type(make_scorer(causal(), tokenizer=BYTES)) is SiblingScorer
+    assert type(make_scorer(causal(), tokenizer=BYTES, reward_tokenizer=byte_level())) is SiblingScorer
     assert type(make_scorer(causal(), "reference")) is ReferenceScorer
 
 
 def test_a_causal_model_with_another_vocabulary_reads_text():
     scorer = make_scorer(causal(PIECES), tokenizer=BYTES, reward_tokenizer=PIECES)
-    assert type(scorer) is TextScorer
+    assert type(scorer) is RetokenizedScorer
     assert scorer.vocabulary_size is None
     reference = make_scorer(causal(PIECES), "reference", tokenizer=BYTES, reward_tokenizer=PIECES)
     assert type(reference.reader) is WholeReader
 
 
 def test_an_encoder_reads_text():
-    assert type(make_scorer(tiny_encoder(), tokenizer=BYTES, reward_tokenizer=WORDS)) is EncoderScorer
+    assert type(make_scorer(encoder_of(), tokenizer=BYTES, reward_tokenizer=WORDS)) is EncoderScorer
 
 
 @pytest.mark.parametrize("encoder", ["roberta", "deberta"])
 def test_every_encoder_is_told_from_a_causal_model(encoder):
-    assert type(make_scorer(tiny_encoder(encoder), tokenizer=BYTES, reward_tokenizer=WORDS)) is EncoderScorer
+    assert type(make_scorer(encoder_of(encoder), tokenizer=BYTES, reward_tokenizer=WORDS)) is EncoderScorer
 
 
 def test_a_function_or_an_object_that_can_be_called_reads_text():
@@ -61,22 +57,22 @@ def test_a_function_or_an_object_that_can_be_called_reads_text():
 
 def test_a_list_is_combined():
     scorer = make_scorer(
-        [causal(), causal(PIECES), tiny_encoder(), length],
+        [causal(), causal(PIECES), encoder_of(), length],
         tokenizer=BYTES,
         reward_tokenizer=[None, PIECES, WORDS, None],
         weights=[1.0, -0.5, 2, 0],
     )
     assert type(scorer) is CombinedScorer
-    assert [type(one) for one in scorer.scorers] == [TreeScorer, TextScorer, EncoderScorer, CallableScorer]
+    assert [type(one) for one in scorer.scorers] == [SiblingScorer, RetokenizedScorer, EncoderScorer, CallableScorer]
     assert scorer.weights == [1.0, -0.5, 2.0, 0.0]
     assert scorer.vocabulary_size == len(BYTES)
     one_for_all = make_scorer([causal(PIECES), length], tokenizer=BYTES, reward_tokenizer=PIECES)
-    assert [type(one) for one in one_for_all.scorers] == [TextScorer, CallableScorer]
+    assert [type(one) for one in one_for_all.scorers] == [RetokenizedScorer, CallableScorer]
     assert one_for_all.weights == [1.0, 1.0]
 
 
 def test_models_are_put_into_evaluation_mode():
-    models = [causal().train(), tiny_encoder().train()]
+    models = [causal().train(), encoder_of().train()]
     make_scorer(models, tokenizer=BYTES, reward_tokenizer=[None, WORDS])
     assert not any(model.training for model in models)
 
@@ -85,23 +81,23 @@ def test_models_are_put_into_evaluation_mode():
     ("arguments", "error", "message"),
     [
         ({"reward_model": "my/model"}, TypeError, "`reward_model` is a str"),
-        ({"reward_model": type(tiny_encoder())}, TypeError, "`reward_model` is a type"),
+        ({"reward_model": type(encoder_of())}, TypeError, "`reward_model` is a type"),
         ({"reward_model": causal(num_labels=2)}, ValueError, "num_labels=2"),
         (
-            {"reward_model": tiny_encoder(num_labels=2), "tokenizer": BYTES, "reward_tokenizer": WORDS},
+            {"reward_model": encoder_of(num_labels=2), "tokenizer": BYTES, "reward_tokenizer": WORDS},
             ValueError,
             "num_labels=2",
         ),
         ({"reward_model": length}, ValueError, "reward function length reads text: pass the policy's tokenizer"),
-        ({"reward_model": tiny_encoder()}, ValueError, "no causal sequence classifier but an encoder"),
-        ({"reward_model": tiny_encoder(), "reward_tokenizer": WORDS}, ValueError, "pass the policy's tokenizer"),
+        ({"reward_model": encoder_of()}, ValueError, "not a causal sequence classifier but an encoder"),
+        ({"reward_model": encoder_of(), "reward_tokenizer": WORDS}, ValueError, "pass the policy's tokenizer"),
         ({"reward_model": causal(PIECES), "reward_tokenizer": PIECES}, ValueError, "not the policy's tokenizer"),
         ({"reward_model": causal(), "scorer": "fastest"}, ValueError, "choose one of"),
-        ({"reward_model": length, "tokenizer": BYTES, "scorer": "tree"}, ValueError, "'tree' does not serve"),
+        ({"reward_model": length, "tokenizer": BYTES, "scorer": "siblings"}, ValueError, "'siblings' does not serve"),
         (
-            {"reward_model": causal(PIECES), "tokenizer": BYTES, "reward_tokenizer": PIECES, "scorer": "tree"},
+            {"reward_model": causal(PIECES), "tokenizer": BYTES, "reward_tokenizer": PIECES, "scorer": "siblings"},
             ValueError,
-            "'tree' does not serve LlamaForSequenceClassification, which has another tokenizer",
+            "'siblings' does not serve LlamaForSequenceClassification, which has another tokenizer",
         ),
         ({"reward_model": []}, ValueError, "empty list"),
         ({"reward_model": [causal(), causal()], "weights": [1.0]}, ValueError, "1 numbers for 2 reward models"),
@@ -130,14 +126,6 @@ def with_lora(model):
     return model.eval()
 
 
-def assert_equal_reference(scorer, reward_model, tolerance):
-    reference = ReferenceScorer(reward_model)
-    for step in generation():
-        found, expected = scorer.score(*step), reference.score(*step)
-        assert found.candidates.dtype == found.base.dtype == torch.float32
-        assert_close(found, expected, atol=tolerance, rtol=tolerance)
-
-
 @PEFT_USES_AN_OLD_NAME
 @pytest.mark.parametrize("name", ["auto", "expand"])
 def test_lora_adapters_are_part_of_the_reward(name):
@@ -145,45 +133,45 @@ def test_lora_adapters_are_part_of_the_reward(name):
     before = ReferenceScorer(plain).score(*next(generation()))
     adapted = with_lora(plain)
     scorer = make_scorer(adapted, name)
-    assert type(scorer) is SCORERS["tree" if name == "auto" else name]
-    assert_equal_reference(scorer, adapted, 1e-4)
+    assert type(scorer) is SCORERS["siblings" if name == "auto" else name]
+    assert_equal_scores(scorer, ReferenceScorer(adapted))
     scorer.reset()
-    assert (scorer.score(*next(generation())).candidates - before.candidates).abs().max() > 0.1
+    assert (scorer.score(*next(generation())) - before).abs().max() > 0.1
 
 
 @PEFT_USES_AN_OLD_NAME
 def test_lora_adapters_read_text():
     adapted = with_lora(causal(PIECES))
-    prompts = [BYTES(text)["input_ids"] for text in ("The cat", "Dogs and", "Once there was")]
     scorer, reference = (
         make_scorer(adapted, name, tokenizer=BYTES, reward_tokenizer=PIECES) for name in ("auto", "reference")
     )
     assert type(scorer.reader) is not WholeReader
-    for step in generation(prompts=prompts, vocab_size=len(BYTES)):
-        assert_close(scorer.score(*step), reference.score(*step), atol=1e-4, rtol=1e-4)
+    assert_equal_scores(scorer, reference, text_generation())
 
 
 def test_bfloat16_is_read_as_siblings():
     reward_model = tiny_reward_model(initializer_range=0.2).to(torch.bfloat16)
     scorer = choose_scorer(reward_model)
-    assert type(scorer) is TreeScorer
-    assert_equal_reference(scorer, reward_model, 0.15)  # 8 bits of precision, rewards of about 5
+    assert type(scorer) is SiblingScorer
+    assert_equal_scores(
+        scorer, ReferenceScorer(reward_model), tolerance=0.15
+    )  # 8 bits of precision, rewards of about 5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
-@pytest.mark.parametrize("kind", ["tree", "expand", "text", "encoder"])
+@pytest.mark.parametrize("kind", ["siblings", "expand", "text", "encoder"])
 def test_a_reward_model_may_be_on_another_device(kind):
     def scorer(device):
         if kind == "text":
             return make_scorer(causal(PIECES).to(device), tokenizer=BYTES, reward_tokenizer=PIECES)
         if kind == "encoder":
-            return make_scorer(tiny_encoder().to(device), tokenizer=BYTES, reward_tokenizer=WORDS)
+            return make_scorer(encoder_of().to(device), tokenizer=BYTES, reward_tokenizer=WORDS)
         return make_scorer(causal().to(device), kind)
 
     there, here = scorer("cuda"), scorer("cpu")
     for step in generation():
         found = there.score(*step)
-        assert found.candidates.device == found.base.device == step[1].device
+        assert found.device == step[1].device
         assert_close(found, here.score(*step), atol=1e-3, rtol=1e-3)
 
 
@@ -202,7 +190,7 @@ NEEDS_BITSANDBYTES = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes")
 @pytest.mark.parametrize("settings", [{"load_in_8bit": True, "llm_int8_threshold": 0.0}, {"load_in_4bit": True}])
 def test_quantized_weights_are_read(settings, tmp_path):
     reward_model = quantized(tmp_path, **settings)
-    assert_equal_reference(make_scorer(reward_model), reward_model, 0.1)
+    assert_equal_scores(make_scorer(reward_model), ReferenceScorer(reward_model), tolerance=0.1)
 
 
 @NEEDS_BITSANDBYTES

@@ -6,12 +6,27 @@ import pytest
 import torch
 
 from rgtg_hf import RewardGuidedLogitsProcessor
-from rgtg_hf.scoring.rows import cache_bytes_per_token, make_row_scorer
+from rgtg_hf.config import resolve_guidance
 from rgtg_hf.serving.batch import GuidedBatch
+from rgtg_hf.serving.rows import cache_bytes_per_token, make_row_scorer
 from tests.tiny_models import VOCAB_SIZE, tiny_next_token_model, tiny_reward_model, tiny_steering_head
 
 KINDS = {"siblings": tiny_reward_model, "next_token": tiny_next_token_model}
 LENGTH = 9
+
+
+SETTINGS = [
+    {"beta": 2.0, "top_k": 5},
+    {"beta": -1.5, "top_k": 3, "min_entropy": 0.8},
+    {"beta": 0.0, "top_k": 4},
+    {"beta": 1.0, "top_k": 1},
+    {"beta": 3.0, "top_k": 8, "top_p": 0.8, "max_increment": 0.5},
+    {"beta": 3.0, "min_p": 0.1, "max_step_kl": 0.1},
+]
+
+
+def resolved(settings):
+    return resolve_guidance(settings).config
 
 
 class Engine:
@@ -23,7 +38,7 @@ class Engine:
     def add(self, prompt, settings):
         self.rows.append((prompt, [], settings))
         if settings:
-            self.batch.join(len(self.rows) - 1, *settings)
+            self.batch.join(len(self.rows) - 1, resolved(settings))
 
     def remove(self, row):
         """The last row takes the place of the one that goes."""
@@ -49,8 +64,8 @@ class Engine:
 
 
 def alone(policy, reward_model, prompt, settings):
-    """What the transformers route generates for this prompt by itself."""
-    processors = [RewardGuidedLogitsProcessor(reward_model, *settings)] if settings else []
+    """The tokens that `generate()` of transformers gives for this prompt by itself."""
+    processors = [RewardGuidedLogitsProcessor(reward_model, **settings)] if settings else []
     ids = policy.generate(
         torch.tensor([prompt]), logits_processor=processors, max_new_tokens=LENGTH, do_sample=False, eos_token_id=None
     )
@@ -68,7 +83,7 @@ def test_every_request_gets_what_it_gets_alone(policy, kind, seed):
     waiting = []
     for _ in range(12):
         tail = [chance.randrange(3, VOCAB_SIZE) for _ in range(chance.randrange(1, 25))]
-        settings = chance.choice([None, (2.0, 5), (-1.5, 3), (0.0, 4), (1.0, 1)])
+        settings = chance.choice([None, *SETTINGS])
         waiting.append(((system + tail) if chance.random() < 0.5 else tail, settings))
     finished = 0
     while waiting or engine.rows:
@@ -96,12 +111,12 @@ def test_a_preempted_request_goes_on_as_if_nothing_had_happened(policy, kind):
     reward_model = KINDS[kind]()
     batch = GuidedBatch(make_row_scorer(reward_model))
     engine = Engine(policy, batch)
-    prompt, settings = [5, 9, 12, 7], (2.0, 5)
+    prompt, settings = [5, 9, 12, 7], {"beta": 2.0, "top_k": 5}
     engine.add(prompt, settings)
     for _ in range(4):
         engine.step()
     batch.leave(0)
-    batch.join(0, *settings)
+    batch.join(0, resolved(settings))
     for _ in range(LENGTH - 4):
         engine.step()
     assert engine.rows[0][1] == alone(policy, reward_model, prompt, settings)
@@ -114,7 +129,7 @@ def test_a_row_reads_each_token_once(kind):
     batch = GuidedBatch(scorer)
     prefixes = [list(range(3, 23)), list(range(4, 24))]
     for row in (0, 1):
-        batch.join(row, 1.0, 4)
+        batch.join(row, resolved({"beta": 1.0, "top_k": 4}))
     scores = torch.randn(2, VOCAB_SIZE)
     batch.guide([0, 1], prefixes, scores)
     siblings = 4 if kind == "siblings" else 0
@@ -128,7 +143,7 @@ def test_a_row_reads_each_token_once(kind):
 
 def test_a_candidate_that_is_ruled_out_stays_so(reward_model):
     batch = GuidedBatch(make_row_scorer(reward_model))
-    batch.join("a", 5.0, 8)
+    batch.join("a", resolved({"beta": 5.0, "top_k": 8}))
     scores = torch.randn(1, VOCAB_SIZE)
     scores[:, 4:] = float("-inf")  # as a grammar does
     guided = batch.guide(["a"], [[5, 6, 7]], scores)
@@ -140,13 +155,13 @@ def test_a_request_whose_rewards_are_not_finite_follows_the_policy_and_the_log_s
     reward_model = tiny_reward_model()
     batch = GuidedBatch(make_row_scorer(reward_model))
     torch.nn.init.constant_(reward_model.score.weight, float("nan"))
-    batch.join(0, 5.0, 8)
+    batch.join(0, resolved({"beta": 5.0, "top_k": 8}))
     scores = torch.randn(1, VOCAB_SIZE)
     guided = batch.guide([0], [[5, 6, 7]], scores)
     assert guided.argmax() == scores.argmax()
     batch.guide([0], [[5, 6, 7, int(guided.argmax())]], scores)
-    assert [record.message.split(" to ")[0] for record in caplog.records] == [
-        "The reward model gave a reward that is not finite"
+    assert [record.message.split(". ")[0] for record in caplog.records] == [
+        "The reward model gave 1 of the requests a reward that is not finite"
     ]
 
 
@@ -156,7 +171,7 @@ def test_a_steering_head_is_no_reward_model_of_rows(policy):
 
 
 def test_models_whose_candidates_cannot_be_siblings_are_refused():
-    with pytest.raises(ValueError, match="cannot be read as siblings"):
+    with pytest.raises(ValueError, match="need the scorer 'siblings'"):
         make_row_scorer(tiny_reward_model("bloom"))
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from rgtg_hf import RewardGuidanceConfig
-from rgtg_hf.serving.settings import RequestGuidance, ServerSettings, requested_guidance
+from rgtg_hf.config import DEFAULTS
+from rgtg_hf.serving.settings import MAX_TOP_K, ServerSettings, requested_guidance, resolved_request
+from tests.test_config import OF_A_STEP, OTHER_VALUES
 
 
 @pytest.mark.parametrize("extra_args", [None, {}, {"other": 1}, {"rgtgish": 1}])
@@ -21,20 +23,26 @@ def test_a_request_that_says_nothing_is_not_guided(extra_args):
     ],
 )
 def test_every_way_to_ask_says_the_same(extra_args):
-    assert requested_guidance(extra_args) == RequestGuidance(1.5, 7)
+    assert requested_guidance(extra_args) == RewardGuidanceConfig(beta=1.5, top_k=7)
 
 
-def test_what_a_request_leaves_out_is_the_reward_models_default():
+@pytest.mark.parametrize("name", OF_A_STEP)
+def test_a_request_may_give_every_setting_and_gets_the_servers_for_the_rest(name):
     default = RewardGuidanceConfig(beta=2.0, top_k=20)
-    assert requested_guidance({"rgtg": {}}).filled(default) == (2.0, 20)
-    assert requested_guidance({"rgtg_top_k": 3}).filled(default) == (2.0, 3)
-    assert RequestGuidance().filled(RewardGuidanceConfig(top_k=None)) == (1.0, 256)
+    requested = requested_guidance({"rgtg": {name: OTHER_VALUES[name]}})
+    found = vars(resolved_request(requested, default))
+    assert found == DEFAULTS | {"beta": 2.0, "top_k": 20} | {name: OTHER_VALUES[name]}
+
+
+def test_a_server_bounds_the_candidates():
+    assert resolved_request(RewardGuidanceConfig(), RewardGuidanceConfig(top_k=0)).top_k == MAX_TOP_K
+    assert resolved_request(RewardGuidanceConfig(), RewardGuidanceConfig(top_k=10**6)).top_k == MAX_TOP_K
 
 
 @pytest.mark.parametrize(
     ("extra_args", "sentence"),
     [
-        ({"rgtg": {"bta": 1}}, r"unknown settings \['bta'\]: known are \['beta', 'top_k'\]"),
+        ({"rgtg": {"bta": 1}}, r"unknown settings \['bta'\]: known are \['beta', 'top_k', "),
         ({"rgtg_bta": 1}, r"unknown settings \['bta'\]"),
         ({"rgtg": 3}, "is 3, but an object"),
         ({"rgtg": "{"}, "not valid JSON"),
@@ -43,9 +51,10 @@ def test_what_a_request_leaves_out_is_the_reward_models_default():
         ({"rgtg": {"beta": True}}, "a number is required"),
         ({"rgtg": {"beta": float("nan")}}, "a finite number is required"),
         ({"rgtg": {"beta": 1e9}}, "must be within 1e"),
-        ({"rgtg": {"top_k": 0}}, "at least 1"),
+        ({"rgtg": {"top_k": 0}}, "must be from 1 to 256"),
+        ({"rgtg": {"scorer": "reference"}}, "unknown settings"),
         ({"rgtg": {"top_k": 2.5}}, "an integer"),
-        ({"rgtg": {"top_k": 257}}, "256 at most"),
+        ({"rgtg": {"top_k": 257}}, "must be from 1 to 256"),
         ({"rgtg": {"beta": 1.0}, "rgtg_beta": 2.0}, r"\['beta'\] twice"),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_head_with_a_nonlinearity_steers_in_the_policys_logits(models):
         found = run(llm, prompts(6), [None] * 6)
     changed = 0
     for prompt, unsteered, ids in zip(prompts(6), plain, found, strict=True):
-        with steering(policy, [(head, beta)], top_k=None) as processor:
+        with steering(policy, [(head, beta)], top_k=0) as processor:
             expected = policy.generate(
                 torch.tensor([prompt]), logits_processor=[processor], max_new_tokens=LENGTH, do_sample=False
             )

@@ -57,10 +57,13 @@ def make_trainer(output_dir, settings):
 
 def train(output_dir, settings):
     """Returns the loss of each step, and the metrics of a final evaluation."""
-    resume, kill_at, save = (settings.pop(name, None) for name in ("resume", "kill_at", "save"))
+    names = ("resume", "kill_at", "save", "evaluate_first")
+    resume, kill_at, save, evaluate_first = (settings.pop(name, None) for name in names)
     trainer = make_trainer(output_dir, settings)
     if kill_at is not None:
         trainer.add_callback(KillAt(kill_at))
+    if evaluate_first:
+        trainer.evaluate()
     trainer.train(resume_from_checkpoint=resume)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # Under ZeRO-3 a process holds no more of a parameter than its shard, and the parameter itself is empty.

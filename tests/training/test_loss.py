@@ -10,7 +10,6 @@ from rgtg_hf.training.loss import (
     prefix_bradley_terry_loss,
     prefix_metrics,
     prefix_weights,
-    rewards_at_fraction,
 )
 from tests.training.helpers import make_reward_model
 
@@ -133,15 +132,6 @@ def test_loss_is_the_weighted_mean_of_bradley_terry_losses():
     assert_close(prefix_bradley_terry_loss(chosen, rejected, weights, margin=margin), expected)
     centered = prefix_bradley_terry_loss(chosen, rejected, weights, margin=margin, center_rewards_coefficient=0.1)
     assert_close(centered, expected + 0.1 * (1.5**2 + 3 * 1.0**2) / 4)
-
-
-def test_a_fraction_below_one_never_reads_the_last_token():
-    rewards = torch.arange(8.0)[None]
-    for length in range(1, 9):
-        for fraction in (0.25, 0.5, 0.75, 0.99):
-            read = rewards_at_fraction(rewards, torch.tensor([length]), fraction).item() + 1
-            assert 1 <= read <= max(1, length - 1)
-        assert rewards_at_fraction(rewards, torch.tensor([length]), 1).item() == length - 1
 
 
 def test_metrics_count_wins_and_give_half_a_win_to_a_tie():

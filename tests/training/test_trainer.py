@@ -6,12 +6,15 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainerCallback, default_data_collator
 from trl import RewardConfig
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
+from rgtg_hf.evaluation.accuracy import accuracy_by_fraction
+from rgtg_hf.rewards.pairs import TEXT, pair_ids
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from tests.training.helpers import make_policy, make_reward_model, make_tokenizer, text_rows
+from tests.training.helpers import make_policy, make_reward_model, text_rows
 
 
 def losses(trainer):
@@ -124,19 +127,6 @@ def test_lora_trains_and_saves_the_score_head(make_trainer, rows, tmp_path):
     assert any("score" in name for name in load_file(tmp_path / "saved" / "adapter_model.safetensors"))
 
 
-def test_lora_that_would_freeze_the_head_is_refused(make_trainer, rows):
-    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="task_type='CAUSAL_LM', which would leave the score head at random"):
-        make_trainer(rows, trainer_kwargs={"peft_config": lora})
-
-
-def test_a_frozen_head_is_refused(make_trainer, rows):
-    model = make_reward_model()
-    model.score.requires_grad_(False)
-    with pytest.raises(ValueError, match="score head is frozen"):
-        make_trainer(rows, model=model)
-
-
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
@@ -176,14 +166,6 @@ def test_a_bidirectional_model_is_refused(make_trainer, rows):
     model.config.is_causal = False
     with pytest.raises(ValueError, match="is not causal"):
         make_trainer(rows, model=model)
-
-
-def test_a_tokenizer_without_an_end_is_refused(rows, tmp_path):
-    args = PrefixRewardConfig(str(tmp_path), bf16=False)
-    tokenizer = make_tokenizer(eos_token=None, pad_token=None)
-    data = Dataset.from_list(rows)
-    with pytest.raises(ValueError, match=r"no end-of-sequence token.*and no padding token either"):
-        PrefixRewardTrainer(make_reward_model(), args, train_dataset=data, processing_class=tokenizer)
 
 
 def test_a_model_with_two_labels_is_refused(make_trainer, rows):
@@ -236,3 +218,146 @@ def test_other_settings_are_refused(rows, tokenizer, tmp_path):
         PrefixRewardTrainer(
             make_reward_model(), RewardConfig(str(tmp_path), bf16=False), train_dataset=Dataset.from_list(rows)
         )
+
+
+@pytest.mark.filterwarnings("ignore:The evaluation data set names its tokens:FutureWarning")
+def test_rows_with_the_older_names_of_tokens_train_alike(make_trainer, rows, tokenizer):
+    tokens = [
+        {f"{column}_ids": tokenizer(row["prompt"] + row[column] + "</s>")["input_ids"] for column in TEXT}
+        for row in rows
+    ]
+    old = [{f"{column}_input_ids": row[f"{column}_ids"] for column in TEXT} for row in tokens]
+    new = make_trainer(tokens, max_steps=2)
+    new.train()
+    with pytest.warns(FutureWarning, match="which is deprecated"):
+        other = make_trainer(old, max_steps=2)
+    other.train()
+    assert losses(other) == losses(new)
+    assert other.evaluate(Dataset.from_list(old)) | TIMES == new.evaluate(Dataset.from_list(tokens)) | TIMES
+
+
+# What an evaluation reports besides the model's figures.
+TIMES = dict.fromkeys(
+    ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"), 0
+)
+
+
+def swapped(rows):
+    return [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+
+
+def streamed(rows):
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+# What may happen on a trainer before an evaluation.
+BEFORE = {
+    "predict": lambda trainer, other: trainer.predict(other),
+    "evaluate": lambda trainer, other: trainer.evaluate(other),
+    "evaluate several": lambda trainer, other: trainer.evaluate({"a": other, "b": other}),
+    "evaluate a stream": lambda trainer, other: trainer.evaluate(streamed(list(other))),
+    "evaluate the same": lambda trainer, other: trainer.evaluate(),
+    "log": lambda trainer, other: trainer.log({"note": 1.0}),
+    "an evaluation that fails": lambda trainer, other: fail_to_evaluate(trainer, other),
+}
+
+
+def fail_to_evaluate(trainer, other):
+    trainer.compute_metrics = lambda predictions: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.evaluate(other)
+    trainer.compute_metrics = None
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_an_evaluation_gives_the_numbers_of_a_fresh_trainer(make_trainer, rows, before):
+    fresh = make_trainer(rows, evaluation=rows)
+    expected = fresh.evaluate()
+    trainer = make_trainer(rows, evaluation=rows)
+    BEFORE[before](trainer, Dataset.from_list(swapped(rows)))
+    assert trainer.evaluate() | TIMES == expected | TIMES
+    assert trainer.curves["eval"] == fresh.curves["eval"]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_training_gives_the_losses_of_a_fresh_trainer(make_trainer, rows, before):
+    fresh, trainer = (make_trainer(rows, evaluation=rows, max_steps=3) for _ in range(2))
+    fresh.train()
+    BEFORE[before](trainer, Dataset.from_list(swapped(rows)))
+    trainer.train()
+    logged = [[entry for entry in one.state.log_history if "grad_norm" in entry] for one in (fresh, trainer)]
+    assert logged[0] == logged[1]
+
+
+def test_predictions_come_with_the_figures_of_an_evaluation(make_trainer, rows):
+    trainer = make_trainer(rows)
+    metrics = trainer.predict(Dataset.from_list(rows)).metrics
+    expected = trainer.evaluate(Dataset.from_list(rows))
+    for name in ("loss", "accuracy", "margin_at_50"):
+        assert metrics[f"test_{name}"] == expected[f"eval_{name}"]
+    assert list(trainer.curves) == ["eval"]
+
+
+def test_evaluating_a_stream_twice_counts_its_dropped_rows_once(make_trainer, rows, caplog):
+    trainer = make_trainer(rows)
+    stream = streamed([*rows, {"prompt": "a", "chosen": "b", "rejected": "b"}])
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="rgtg_hf"):
+            trainer.evaluate(stream)
+        messages = [record.getMessage() for record in caplog.records if record.name.startswith("rgtg_hf")]
+        assert messages == ["Dropped 1 rows of the evaluation data set: 1 equal."]
+
+
+def test_metrics_and_callbacks_may_be_given_by_position(rows, tokenizer, tmp_path):
+    seen = []
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(state.global_step)
+
+    quiet = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "bf16": False, "save_strategy": "no"}
+    args = PrefixRewardConfig(str(tmp_path), max_steps=2, gradient_checkpointing=False, **quiet)
+    data = Dataset.from_list(rows)
+    trainer = PrefixRewardTrainer(
+        make_reward_model(),
+        args,
+        None,
+        data,
+        data,
+        tokenizer,
+        lambda given: {"rows": len(given.predictions)},
+        [Steps()],
+    )
+    trainer.train()
+    assert seen == [1, 2]
+    assert trainer.evaluate()["eval_rows"] == 2 * len(rows)
+
+
+class Reversed:
+    """Puts the rejected rows first."""
+
+    def __call__(self, rows):
+        swap = {"chosen_ids": "rejected_ids", "rejected_ids": "chosen_ids"}
+        return DataCollatorForPreference(0)([{swap.get(name, name): row[name] for name in row} for row in rows])
+
+
+def test_a_collator_of_the_user_works_or_is_refused_before_training(make_trainer, rows):
+    plain = make_trainer(rows, max_steps=2)
+    own = make_trainer(
+        rows, max_steps=2, trainer_kwargs={"data_collator": DataCollatorForPreference(0, pad_to_multiple_of=8)}
+    )
+    plain.train()
+    own.train()
+    assert losses(own) == pytest.approx(losses(plain), abs=1e-6)
+    with pytest.raises(ValueError, match=r"`data_collator` made no batch of pairs \(.*as TRL's"):
+        make_trainer(rows, trainer_kwargs={"data_collator": default_data_collator})
+    with pytest.raises(ValueError, match="`data_collator` changes or moves tokens"):
+        make_trainer(rows, trainer_kwargs={"data_collator": Reversed()})
+
+
+def test_evaluation_and_the_trainer_have_one_definition_of_accuracy(make_trainer, rows):
+    trainer = make_trainer(rows, evaluation=rows)
+    trainer.evaluate()
+    pairs = [pair_ids(row, trainer.processing_class) for row in rows]
+    assert accuracy_by_fraction(trainer.model.eval(), pairs) == trainer.curves["eval"]

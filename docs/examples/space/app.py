@@ -1,6 +1,6 @@
 """The playground as a Space: put this folder into one, and change the two names."""
 
-from rgtg_hf.cli.playground import make_app
+from rgtg_hf.cli.playground.playground_command import make_app
 
 POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REWARD_MODEL = "your-name/your-prefix-reward-model"

@@ -1,0 +1,243 @@
+"""`rgtg-hf evaluate`: guidance and other methods compared on a user's own prompts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.model_pair import add_loading_options
+from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
+from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
+from rgtg_hf.cli.partial import PartialOutput, digest, work_through
+from rgtg_hf.cli.processes import Processes, join_processes
+from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
+
+__all__ = ["run"]
+
+_MODELS = ("reward_model", "full_reward_model", "head", "fine_tuned")
+# The settings that the results depend on. An output folder belongs to one choice of them.
+_CONFIGURATION = [
+    *("model", *_MODELS, "methods", "betas", "args_betas", "ns", "offline_strengths", "gold", "top_k", "block_size"),
+    *("max_new_tokens", "seed", "batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One response to write.
+
+    Attributes:
+        index: Position among all responses.
+        method: The method that writes it.
+        strength: The method's beta, n or strength; 0 if it has none.
+        place: Position of the prompt in the file.
+        prompt: The prompt.
+        seed: Seed of the batch.
+    """
+
+    index: int
+    method: str
+    strength: float
+    place: int
+    prompt: Any
+    seed: int
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Writes the responses of all methods, judges them and writes the report.
+
+    Args:
+        arguments: The options of the command line.
+
+    Raises:
+        UserError: If the input is wrong.
+    """
+    options = _parser().parse_args(list(arguments))
+    _check(options)
+    prompts = read_prompts([], options.prompts)
+    # Hashes, because the name of a model may be the path of a private folder.
+    configuration = {name: digest(getattr(options, name)) for name in _CONFIGURATION} | {"prompts": digest(prompts)}
+    folder = Path(options.output)
+    _check_folder(folder, configuration)
+    processes = join_processes(options.device)
+
+    import torch
+    from transformers.utils import logging
+
+    from rgtg_hf.evaluation.gold_models import load_gold
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options.device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with blame_input("--gold: it cannot be loaded", (ImportError, OSError, ValueError)):
+        gold = load_gold(options.gold, device=options.device, trust_remote_code=options.trust_remote_code)
+    if processes.index == 0:
+        _warn_of_overlap(options.training_data, prompts)
+        claim_output_dir(folder, command="evaluate", configuration=configuration)
+    processes.wait()
+    if not (folder / "texts.jsonl").exists():
+        _write_texts(folder, options, prompts, configuration, processes)
+    processes.wait()
+    if processes.index == 0:
+        from rgtg_hf.cli.evaluate.evaluate_report import write_report
+
+        write_report(folder, options, prompts, gold)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from rgtg_hf.evaluation.methods import METHODS
+
+    for beta in [*options.betas, *(options.args_betas or [])]:
+        check_guidance(beta, options.top_k)
+    check_at_least_one(options, "max_new_tokens", "batch_size", "block_size")
+    if min(options.ns) < 1:
+        raise UserError(f"--ns has {min(options.ns)}; every n must be at least 1")
+    for option in ("model", *_MODELS):
+        if getattr(options, option):
+            check_model_name(f"--{option}", getattr(options, option))
+    if options.methods is None:
+        given = {name for name in _MODELS if getattr(options, name)}
+        options.methods = [name for name, method in METHODS.items() if method.needs is None or method.needs in given]
+    for name in options.methods:
+        if name not in METHODS:
+            raise UserError(f"--methods: there is no method {name!r}; choose from: {', '.join(METHODS)}")
+        needs = METHODS[name].needs
+        if needs and not getattr(options, needs):
+            raise UserError(f"--methods: {name} needs a model; name it with --{needs}, or leave the method out")
+    # All methods are compared with the policy.
+    options.methods = list(dict.fromkeys(["policy", *options.methods]))
+    options.args_betas = options.args_betas or options.betas
+
+
+def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
+    check_output_dir(folder, "--output")
+    marker = read_marker(folder)
+    if marker is None:
+        return
+    held = marker.get("configuration")
+    if held is None:
+        raise UserError(f"--output: {folder} holds the result of `rgtg-hf {marker.get('command')}`; choose another")
+    if changed := [name for name in configuration if held.get(name) != configuration[name]]:
+        raise UserError(
+            f"--output: {folder} holds another evaluation, which differs in: {', '.join(changed)}; give the same "
+            "settings to continue it, or choose another folder"
+        )
+
+
+def _warn_of_overlap(name: str | None, prompts: Sequence[Any]) -> None:
+    """Warns of prompts that the reward model was trained on, because a gain on them says little."""
+    if name is None:
+        return
+    from rgtg_hf.cli.preferences import check_preferences, load_preferences
+
+    pairs = load_preferences(name, None, "train")
+    check_preferences(pairs, name)
+    trained = {_as_key(row["prompt"] if "prompt" in row else row["chosen"]) for row in pairs}
+    shared = sum(_as_key(prompt) in trained for prompt in prompts)
+    if shared:
+        from rich.console import Console
+
+        Console(stderr=True).print(
+            f"[bold]Warning:[/bold] {shared} of {len(prompts)} prompts are among the training pairs of {name}; a "
+            "gain on them says little about new prompts"
+        )
+
+
+def _as_key(prompt: Any) -> str:
+    """The text of a prompt, or the first user message of a conversation, without differences in spaces and case."""
+    if not isinstance(prompt, str):
+        prompt = next((message["content"] for message in prompt if message["role"] == "user"), "")
+    return " ".join(prompt.split()).casefold()
+
+
+def _write_texts(
+    folder: Path, options: argparse.Namespace, prompts: Sequence[Any], configuration: Any, processes: Processes
+) -> None:
+    from rgtg_hf.cli.evaluate.evaluate_models import load_contestants
+
+    with PartialOutput(folder / "texts.jsonl", {"configuration": configuration}, processes) as output:
+        contestants = load_contestants(options)
+        tokenizer, policy = contestants.tokenizer, contestants.policy
+
+        def encode(some: Sequence[Any]) -> Any:
+            return encode_prompts(tokenizer, some, chat_template=not options.no_chat_template)
+
+        def make_rows(number: int, batch: list[_Job]) -> list[dict[str, Any]]:
+            inputs = dict(encode([job.prompt for job in batch]).to(policy.device))
+            first = batch[0]
+            sampled = contestants.respond(first.method, first.strength, inputs, first.seed)
+            steering = contestants.steering_rewards(first.method, inputs, sampled)
+            return [
+                {
+                    **vars(job),
+                    "response": sampled.texts[row],
+                    "tokens": len(sampled.ids[row]),
+                    "ids": sampled.ids[row],
+                    "kl": sampled.divergences[row],
+                    "log_likelihood": sampled.log_likelihoods[row],
+                    "steering_reward": steering[row] if steering else None,
+                    "seconds": sampled.seconds / len(batch),
+                    "reward_model_tokens": sampled.reward_model_tokens / len(batch),
+                }
+                for row, job in enumerate(batch)
+            ]
+
+        lengths = [encode([prompt])["input_ids"].shape[1] for prompt in prompts]
+        work_through(output, _plan(options, prompts, lengths), make_rows)
+
+
+def _plan(options: argparse.Namespace, prompts: Sequence[Any], lengths: Sequence[int]) -> list[list[_Job]]:
+    """Plans the batches of all methods from the settings alone. Every method gets the same batches and seeds."""
+    from rgtg_hf.evaluation.methods import METHODS
+
+    order = sorted(range(len(prompts)), key=lambda place: (-lengths[place], place))
+    batches, done = [], 0
+    for method in options.methods:
+        setting = METHODS[method].strengths
+        for strength in sorted(set(getattr(options, setting))) if setting else [0.0]:
+            for number, start in enumerate(range(0, len(order), options.batch_size)):
+                places = order[start : start + options.batch_size]
+                seed = options.seed + number
+                batches.append([_Job(done + p, method, float(strength), p, prompts[p], seed) for p in places])
+            done += len(prompts)
+    return batches
+
+
+def _parser() -> LineParser:
+    parser = LineParser(
+        prog="rgtg-hf evaluate",
+        description="Compare ways of guiding a policy with other methods, on your own prompts.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: rgtg-hf evaluate --model owner/policy --reward_model my_rm --prompts prompts.txt "
+        "--gold vader --output outputs/evaluation",
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="the policy: a folder or a hub name")
+    add("--prompts", required=True, metavar="FILE", help="one prompt per line, or .jsonl rows with a `prompt`")
+    add("--gold", required=True, help="the judge: vader, flesch, module:function, or another reward model")
+    add("--output", required=True, metavar="DIR", help="the output folder; an interrupted evaluation continues")
+    add("--methods", nargs="+", metavar="METHOD", help="policy, greedy, pargs, pargs_greedy, args, "
+        "args_greedy, best_of_n, best_of_n_full, blockwise, halving, head, offline (default: all)")  # fmt: skip
+    add("--reward_model", help="a prefix reward model, for pargs, best_of_n, blockwise and halving")
+    add("--full_reward_model", help="a reward model trained on whole responses, for args and best_of_n_full")
+    add("--head", help="a steering head of the policy")
+    add("--fine_tuned", help="the policy after offline fine-tuning (such as DPO), whole or as an adapter, for offline")
+    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering")
+    add("--args_betas", type=float, nargs="+", help="strengths for args, whose rewards have another scale "
+        "(default: --betas)")  # fmt: skip
+    add("--ns", type=int, nargs="+", default=[8], help="numbers of responses or blocks to choose from")
+    add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
+    add("--training_data", metavar="NAME", help="the training pairs, to warn of prompts that are among them")
+    add("--pairs", metavar="NAME", help="held-out pairs, for the reward models' accuracy by fraction read")
+    add("--top_k", type=int, default=10, help="candidates per step: the policy's most likely tokens")
+    add("--max_new_tokens", type=int, default=64, help="largest number of tokens per response")
+    add("--block_size", type=int, default=8, help="tokens per block of blockwise")
+    add("--seed", type=int, default=0, help="seed of sampling")
+    add("--batch_size", type=int, default=32, help="prompts decoded together")
+    add("--no_chat_template", action="store_true", help="continue the prompts as they are")
+    add_loading_options(parser)
+    return parser

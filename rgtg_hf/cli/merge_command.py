@@ -1,0 +1,75 @@
+"""`rgtg-hf merge`: merges linear steering heads into the output embedding of a policy."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.model_pair import is_steering_head
+from rgtg_hf.cli.option_checks import check_model_name
+from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Writes a policy with heads merged into it, as an ordinary checkpoint that needs no plugin.
+
+    Args:
+        arguments: The options of the command line.
+
+    Raises:
+        UserError: If the input is wrong.
+    """
+    options = _parser().parse_args(list(arguments))
+    betas = options.betas * (len(options.heads) if len(options.betas) == 1 else 1)
+    if len(betas) != len(options.heads):
+        raise UserError(f"--betas has {len(betas)} values for {len(options.heads)} heads; give one for each, or one")
+    if not all(map(math.isfinite, betas)):
+        raise UserError(f"--betas is {betas}; the numbers must be finite")
+    check_model_name("--model", options.model)
+    for head in options.heads:
+        check_model_name("--heads", head)
+    folder = Path(options.output_dir)
+    check_output_dir(folder)
+
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from rgtg_hf.rewards.load import load_model, load_tokenizer
+    from rgtg_hf.rewards.merge import merge_heads
+    from rgtg_hf.rewards.next_token import NextTokenRewardModel
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for head in options.heads:
+        with blame_input(f"the head {head} cannot be loaded"):
+            if not is_steering_head(head):
+                raise UserError(f"--heads: {head} is not a steering head; give one that was made from the policy")
+    with blame_input("the policy cannot be loaded"):
+        policy = load_model(AutoModelForCausalLM, options.model)
+        tokenizer = load_tokenizer(options.model)
+    with blame_input("the heads cannot be merged"):
+        heads = [load_model(NextTokenRewardModel, head) for head in options.heads]
+        merged = merge_heads(policy, list(zip(heads, betas, strict=True)))
+    claim_output_dir(folder)
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"Written: {folder}")
+
+
+def _parser() -> LineParser:
+    parser = LineParser(
+        prog="rgtg-hf merge",
+        description="Merge linear steering heads into a policy. The result is an ordinary checkpoint.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="the policy that the heads were trained on: a folder or a hub name")
+    add("--heads", nargs="+", required=True, help="linear heads (the default kind): folders or hub names")
+    add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
+    add("--output_dir", required=True, help="folder of the merged policy")
+    return parser

@@ -1,0 +1,167 @@
+"""A policy and its reward model on the command line: the options of both, and how they are loaded."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
+
+from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.option_checks import check_same_tokenizer
+from rgtg_hf.config import (
+    CHOICES,
+    DEFAULTS,
+    GUIDANCE_CONFIG_NAME,
+    RewardGuidanceConfig,
+    RewardModelSource,
+    resolve_guidance,
+)
+
+__all__ = [
+    "add_generation_options",
+    "add_guidance_options",
+    "add_loading_options",
+    "is_steering_head",
+    "load_models",
+    "load_policy",
+    "resolve_options",
+]
+
+# `top_p` and `min_p` are options of sampling, as in generate(): for candidates they are in guidance_config.json.
+_OF_GUIDANCE = tuple(name for name in DEFAULTS if name not in ("top_p", "min_p"))
+
+
+def add_generation_options(parser: LineParser, max_new_tokens: int) -> None:
+    """Adds the options of the commands that generate text with one policy and one reward model."""
+    add = parser.add_argument
+    add("--model", required=True, help="the policy: a folder or a hub name")
+    add("--reward_model", required=True, help="the reward model, with the policy's tokenizer, or a steering head")
+    add_guidance_options(parser, "beta", "top_k")
+    add("--max_new_tokens", type=int, default=max_new_tokens, help="largest number of tokens per response")
+    add("--greedy", action="store_true", help="choose the most likely candidate instead of sampling")
+    add("--seed", type=int, default=0, help="seed of sampling")
+    add("--no_chat_template", action="store_true", help="continue the prompt as it is")
+    add_loading_options(parser)
+
+
+def add_guidance_options(parser: LineParser, *names: str) -> None:
+    """Adds settings of guidance. An option that is not given is unset: see [`resolve_options`]."""
+    for one in fields(RewardGuidanceConfig):
+        if one.name in names:
+            default = one.metadata["default"]
+            choices = CHOICES.get(one.name)
+            kind: Any = None if choices else type(default)
+            text = f"{one.metadata['summary']} (default: as in {GUIDANCE_CONFIG_NAME}, or else {default})"
+            parser.add_argument(f"--{one.name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=text)
+
+
+def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGuidanceConfig:
+    """Gives the settings of guidance that were not given their values, in `options` too.
+
+    Args:
+        options: The options. Settings among them win over the reward model's `guidance_config.json`.
+        reward_model: The reward model's folder or hub name.
+
+    Returns:
+        All settings.
+
+    Raises:
+        UserError: If a setting is out of range, or the file is damaged.
+    """
+    given = {name: getattr(options, name) for name in DEFAULTS if name in _OF_GUIDANCE and hasattr(options, name)}
+    try:
+        found = resolve_guidance(given, source=RewardModelSource(reward_model))
+    except (TypeError, ValueError) as error:
+        raise UserError(re.sub(r"`(\w+)`", r"--\1", str(error), count=1)) from error
+    from_file = {name: getattr(found.config, name) for name, origin in found.sources.items() if " of " in origin}
+    if from_file:
+        print(f"from {GUIDANCE_CONFIG_NAME} of {reward_model}: {from_file}", file=sys.stderr)
+    for name in _OF_GUIDANCE:
+        setattr(options, name, getattr(found.config, name))
+    return found.config
+
+
+def add_loading_options(parser: LineParser) -> None:
+    """Adds the options that say how models are loaded."""
+    add = parser.add_argument
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="precision of the models")
+    add("--device", help="where the models run (default: the GPU if there is one, else the CPU)")
+    add("--trust_remote_code", action="store_true", help="run code that comes with a model; only for models you trust")
+
+
+def load_policy(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Loads a policy and its tokenizer, which gets a pad token if it has none.
+
+    Args:
+        options: With `model`, `dtype`, `device` and `trust_remote_code`.
+
+    Raises:
+        UserError: If it cannot be loaded, or is a reward model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rgtg_hf.rewards.load import load_model, load_tokenizer
+
+    trust = {"trust_remote_code": options.trust_remote_code}
+    with blame_input(f"--model: {options.model} cannot be loaded"):
+        tokenizer = load_tokenizer(options.model, **trust)
+        policy = load_model(AutoModelForCausalLM, options.model, dtype=options.dtype, **trust)
+    if any(kind.endswith("ForSequenceClassification") for kind in policy.config.architectures or []):
+        raise UserError(f"--model: {options.model} is a reward model; give the language model that is to be steered")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return policy.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+
+
+def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Loads a policy and a reward model that reads the same tokens. A steering head is attached to the policy.
+
+    Args:
+        options: As for [`load_policy`], with `reward_model`.
+
+    Returns:
+        The policy, its tokenizer, and the reward model.
+
+    Raises:
+        UserError: If a model cannot be loaded, the tokenizers differ, or the head belongs to another policy.
+    """
+    from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
+
+    trust = {"trust_remote_code": options.trust_remote_code}
+    is_head = False
+    with suppress(OSError, ValueError):  # an adapter may have no configuration; other faults are reported below
+        is_head = is_steering_head(options.reward_model)
+    if not is_head:  # a head has no tokenizer of its own; differing tokenizers are reported before models are loaded
+        with blame_input(f"--model: {options.model} cannot be loaded"):
+            tokenizer = load_tokenizer(options.model, **trust)
+        with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
+            reward_tokenizer = load_tokenizer(options.reward_model, **trust)
+        check_same_tokenizer(tokenizer, reward_tokenizer)
+    policy, tokenizer = load_policy(options)
+    with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
+        reward_model = load_reward_model(options.reward_model, dtype=options.dtype, **trust).to(policy.device)
+    if is_head:
+        with blame_input(f"--reward_model: {options.reward_model} does not fit the policy"):
+            reward_model.attach(policy)
+    return policy, tokenizer, reward_model
+
+
+def is_steering_head(name: str) -> bool:
+    """Whether a folder or a hub name holds a steering head, judged by its configuration.
+
+    Raises:
+        OSError: If there is no configuration.
+        ValueError: If it is damaged.
+    """
+    from transformers import AutoConfig
+
+    from rgtg_hf.rewards.load import reading
+    from rgtg_hf.rewards.next_token import NextTokenRewardConfig
+
+    with reading(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return isinstance(config, NextTokenRewardConfig) and config.policy is not None

@@ -1,0 +1,189 @@
+"""The playground's page and the actions of its buttons.
+
+The page shows an error in one line, without paths of this machine. The log has the whole error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.model_pair import load_models
+from rgtg_hf.cli.playground.request_limit import RequestLimit
+from rgtg_hf.inspection.inspect import display_name, encode_prompt
+from rgtg_hf.inspection.markup import escape, reward_scale, tokens_html
+from rgtg_hf.inspection.page import SWITCH, key_html, styles, summary
+from rgtg_hf.inspection.side_by_side import stream_side_by_side
+from rgtg_hf.inspection.trace import Trace
+
+__all__ = ["Playground"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PROMPT = 4000  # characters
+_LONGEST_QUEUE = 20  # waiting requests; one is answered at a time
+_LARGEST_REQUEST = 64 * 1024  # bytes
+
+_LOOKS = """
+.gradio-container { color-scheme: light; }
+.dark .gradio-container { color-scheme: dark; }
+#guided, #unguided, #guided *, #unguided * { overflow: visible; }
+#guided .rgtg-text, #unguided .rgtg-text { min-height: 6em; font-size: 1rem; }
+#guided h2, #unguided h2 { font-size: 1.05rem; margin: 0; }
+.rgtg-pop table, .rgtg-pop tr { border: 0 !important; }
+.rgtg-quiet { color: var(--rgtg-quiet); font-size: 0.9rem; }
+.rgtg-error { border-inline-start: 4px solid var(--rgtg-down); padding-inline-start: 0.8em; }
+"""
+
+
+class Playground:
+    """The playground for the models in the options.
+
+    Args:
+        options: `models`, `reward_models`, `beta`, `top_k`, `max_new_tokens`, `dtype`, `device`, `trust_remote_code`.
+
+    Attributes:
+        blocks: The `gradio.Blocks`.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        self._options = options
+        self._running: dict[str, threading.Event] = {}
+        self._loaded: tuple[tuple[int, int], Any] | None = None
+        self.blocks = self._build()
+
+    def launch(self, **settings: Any) -> Any:
+        """Serves the page by `gradio.Blocks.launch` with these settings. A Space needs none."""
+        plain = gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        )
+        looks: dict[str, Any] = {"css": styles(".gradio-container") + _LOOKS, "theme": plain, "footer_links": []}
+        limits = {"middleware": [Middleware(RequestLimit, most=_LARGEST_REQUEST)]}
+        return self.blocks.launch(**looks | {"show_error": False, "app_kwargs": limits} | settings)
+
+    def _build(self) -> gr.Blocks:
+        options = self._options
+        with gr.Blocks(title="Steering playground", analytics_enabled=False) as blocks:
+            gr.Markdown("# Steering playground\nOne prompt, answered with and without a reward model.")
+            with gr.Row():
+                # The browser gets positions in the lists, never the paths.
+                policy = gr.Dropdown(_choices(options.models), value=0, label="Policy")
+                reward_model = gr.Dropdown(
+                    _choices(options.reward_models), value=0, label="Reward model", elem_id="reward_model"
+                )
+            prompt = gr.Textbox(label="Prompt", lines=2, max_length=_LONGEST_PROMPT, elem_id="prompt")
+            with gr.Row():
+                low, most = min(0.0, options.beta), options.max_new_tokens
+                beta = gr.Slider(
+                    low, 10, options.beta, step=0.1, label="Beta", info="Strength of steering", elem_id="beta"
+                )
+                tokens = gr.Slider(
+                    1, most, most, step=1, label="Tokens", info="Largest number per response", elem_id="tokens"
+                )
+                sample = gr.Checkbox(False, label="Sample", info="Otherwise the most likely candidate is chosen")
+            with gr.Row():
+                start = gr.Button("Generate", variant="primary", elem_id="generate")
+                stop = gr.Button("Stop", elem_id="stop")
+            status = gr.HTML(_status("Ready."), elem_id="status")
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    guided = gr.HTML(_column("Guided", Trace(), 1.0), elem_id="guided")
+                with gr.Column(min_width=300):
+                    unguided = gr.HTML(_column("Unguided", Trace(), 1.0), elem_id="unguided")
+            key = gr.HTML(key_html(1.0), elem_id="key")
+            gr.HTML(SWITCH)
+            inputs = [policy, reward_model, prompt, beta, tokens, sample]
+            outputs = [status, guided, unguided, key]
+            settings: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+            gr.on([start.click, prompt.submit], self._generate, inputs, outputs, **settings)
+            stop.click(self._stop, None, None, queue=False, **settings)
+        return blocks.queue(max_size=_LONGEST_QUEUE)
+
+    def _generate(
+        self,
+        policy: int,
+        reward_model: int,
+        prompt: str,
+        beta: float,
+        tokens: float,
+        sample: bool,
+        request: gr.Request,
+    ) -> Iterator[tuple[str, ...]]:
+        session = str(request.session_hash)
+        stop = self._running[session] = threading.Event()
+        shown = _columns(Trace(), Trace())
+        try:
+            if not prompt.strip():
+                raise UserError("Write a prompt first.")
+            if len(prompt) > _LONGEST_PROMPT:
+                raise UserError(f"The prompt has {len(prompt)} characters; the limit is {_LONGEST_PROMPT}.")
+            yield _status("Loading the models …"), *shown
+            models = self._load(policy, reward_model)
+            yield _status("Writing …"), *shown
+            for traces in stream_side_by_side(
+                *models,
+                encode_prompt(models[1], prompt),
+                replace(self._options.guidance, beta=beta),
+                do_sample=sample,
+                max_new_tokens=min(int(tokens), self._options.max_new_tokens),
+                stop=stop,
+            ):
+                # Candidates are most of the markup and cannot be read while text appears, so they come at the end.
+                shown = _columns(*traces, candidates=False)
+                yield _status("Writing …"), *shown
+            yield _status("Stopped." if stop.is_set() else "Done."), *_columns(*traces)
+        except UserError as error:
+            yield _status(str(error), error=True), *shown
+        except Exception:
+            # Messages of libraries may contain paths, so they are only logged.
+            logger.exception("The playground could not answer")
+            yield _status("An error occurred; the playground's log has the reason.", error=True), *shown
+        finally:
+            self._running.pop(session, None)
+
+    def _stop(self, request: gr.Request) -> None:
+        if running := self._running.get(str(request.session_hash)):
+            running.set()
+
+    def _load(self, policy: int, reward_model: int) -> tuple[Any, Any, Any]:
+        """The models at these positions of the lists. The last pair is kept in memory."""
+        places = (policy, reward_model)
+        if self._loaded is None or self._loaded[0] != places:
+            self._loaded = None  # frees its memory first
+            names = self._options.models[policy], self._options.reward_models[reward_model]
+            options = argparse.Namespace(**vars(self._options) | {"model": names[0], "reward_model": names[1]})
+            try:
+                self._loaded = places, load_models(options)
+            except UserError as error:
+                logger.error("%s", error)
+                shown = " and ".join(map(display_name, names))
+                raise UserError(f"{shown} cannot be used together; the playground's log has the reason.") from error
+        return self._loaded[1]
+
+
+def _choices(names: list[str]) -> list[tuple[str, int]]:
+    return [(display_name(name), place) for place, name in enumerate(names)]
+
+
+def _status(text: str, error: bool = False) -> str:
+    kind = 'role="alert" class="rgtg-error"' if error else 'role="status"'
+    return f"<p {kind}>{escape(text)}</p>"
+
+
+def _columns(guided: Trace, unguided: Trace, candidates: bool = True) -> tuple[str, ...]:
+    scale = reward_scale([guided, unguided])
+    columns = (_column(*side, scale, candidates) for side in (("Guided", guided), ("Unguided", unguided)))
+    return *columns, key_html(scale)
+
+
+def _column(name: str, trace: Trace, scale: float, candidates: bool = True) -> str:
+    text = tokens_html(trace, scale, f"{name} response, token by token", candidates=candidates)
+    return f'<h2>{name}</h2><p class="rgtg-quiet">{summary(trace)}</p>{text}'

@@ -1,0 +1,150 @@
+"""Prompts from the command line or a file, and their token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.lines import json_rows, text_lines
+
+__all__ = ["check_length", "encode_prompts", "read_prompt_rows", "read_prompts"]
+
+Prompt = str | list[dict[str, str]]
+
+
+def read_prompts(arguments: Sequence[str], file: str | None) -> list[Prompt]:
+    """Collects the prompts. Those of the command line come first.
+
+    Args:
+        arguments: Prompts given on the command line.
+        file: A text file with one prompt per line, or a `.jsonl` file whose rows have a `prompt`: text, or a list of
+            messages with `role` and `content`. None for no file.
+
+    Returns:
+        At least one prompt.
+
+    Raises:
+        UserError: If the file is missing, broken or empty, or no prompt was given.
+    """
+    if any(not prompt.strip() for prompt in arguments):
+        raise UserError("a prompt is empty; give each prompt some text")
+    prompts: list[Prompt] = list(arguments)
+    if file is not None:
+        if file.endswith(".jsonl"):
+            prompts += [row["prompt"] for row in read_prompt_rows(file)]
+        else:
+            lines = text_lines("--prompts", Path(file).expanduser())
+            prompts += [line.strip() for _, line in lines if line.strip()]
+            if not prompts:
+                raise UserError(f"--prompts: {file} has no prompts; write one on each line")
+    if not prompts:
+        raise UserError("no prompt was given; write one after the options, or name a file with --prompts")
+    return prompts
+
+
+def read_prompt_rows(file: str) -> list[dict[str, Any]]:
+    """Reads the rows of a JSON-lines file of prompts.
+
+    Args:
+        file: The file. Blank lines are skipped.
+
+    Returns:
+        At least one row, each with a usable `prompt`.
+
+    Raises:
+        UserError: If the file is missing or empty, or a line is not a row with a prompt.
+    """
+    rows = []
+    for number, row in json_rows("--prompts", Path(file).expanduser()):
+        if not _is_prompt(row.get("prompt")):
+            raise UserError(
+                f"--prompts: line {number} of {file} has no usable `prompt`; it must be text, or a list of messages "
+                "with `role` and `content`"
+            )
+        rows.append(row)
+    if not rows:
+        raise UserError(f'--prompts: {file} has no prompts; write rows such as {{"prompt": "Hello!"}}')
+    return rows
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bool = True) -> Any:
+    """Turns prompts into one left-padded batch.
+
+    Args:
+        tokenizer: The policy's tokenizer. It is set to pad on the left, with the end token if it has no pad token.
+        prompts: Texts or lists of messages.
+        chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
+            message. Otherwise texts are continued as they are.
+
+    Returns:
+        A `BatchEncoding` of tensors `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
+
+    Raises:
+        UserError: If the chat template refuses a prompt, or there is none and a prompt is a list of messages.
+    """
+    from jinja2 import TemplateError
+
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template and tokenizer.chat_template:
+        messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+        with blame_input("the tokenizer's chat template refuses a prompt", (TemplateError,)):
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
+            )
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise UserError("a prompt is a list of messages, but the tokenizer has no chat template; give text")
+    return tokenizer(list(prompts), padding=True, return_tensors="pt")
+
+
+def check_length(
+    tokenizer: Any, policy: Any, prompt: Prompt, number: int, max_new_tokens: int, *, chat_template: bool = True
+) -> int:
+    """Counts the tokens of a prompt, and refuses a prompt that leaves too little room for its response.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        policy: The policy.
+        prompt: The prompt.
+        number: The prompt's number, from 1, for the message.
+        max_new_tokens: Largest number of tokens of its response.
+        chat_template: As in [`encode_prompts`].
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        UserError: If prompt and response together can be longer than the policy's limit.
+    """
+    most = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    limit = most if isinstance(most, int) and most > 0 else None
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    # A far too long text is not tokenized, because that would take minutes and gigabytes.
+    least = sum(map(len, texts)) // max(map(len, tokenizer.get_vocab()), default=1)
+    exact = limit is None or least <= limit
+    length = encode_prompts(tokenizer, [prompt], chat_template=chat_template)["input_ids"].shape[1] if exact else least
+    if limit is not None and length + max_new_tokens > limit:
+        raise UserError(
+            f"prompt {number} has {'' if exact else 'at least '}{length} tokens and its response may have "
+            f"{max_new_tokens}, but the policy's limit is {limit} in all; shorten the prompt, or give a smaller "
+            "max_new_tokens"
+        )
+    return length
+
+
+def _is_prompt(value: object) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )

@@ -1,0 +1,1 @@
+"""`rgtg-hf train`: trains a prefix reward model."""

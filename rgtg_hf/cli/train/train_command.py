@@ -1,0 +1,164 @@
+"""`rgtg-hf train`: TRL's flags in, a prefix reward model out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.option_checks import check_model_name
+from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
+from rgtg_hf.cli.preferences import check_preferences, load_preferences
+
+__all__ = ["run"]
+
+_DESCRIPTION = """Train a prefix reward model. The flags are those of `trl reward`;
+--config file.yaml sets any of them.
+
+  rgtg-hf train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10 \\
+      --dataset_name pairs.jsonl --output_dir reward_model
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Trains a reward model and saves it.
+
+    Args:
+        arguments: The options of the command line.
+
+    Raises:
+        UserError: If the input is wrong; nothing has been written then.
+    """
+    if "-h" not in arguments and "--help" not in arguments:
+        # Errors in the words alone are reported before libraries are loaded, which takes seconds.
+        _check_early(list(arguments))
+    from trl import get_peft_config, get_quantization_config
+
+    from rgtg_hf.training.trainer import PrefixRewardTrainer
+
+    script, training, model = _parse(arguments)
+    if not model.model_name_or_path:
+        raise UserError("--model_name_or_path is missing; name the model to start from")
+    if not script.dataset_name:
+        raise UserError("--dataset_name is missing; name a data set on the hub or a local file")
+    check_model_name("--model_name_or_path", model.model_name_or_path)
+    output_dir = Path(training.output_dir)
+    # Only one process of a distributed run checks: the others would find the folder that it has just made.
+    is_main = training.process_index == 0
+    if is_main:
+        check_output_dir(output_dir)
+
+    datasets = {
+        name: load_preferences(script.dataset_name, script.dataset_config, split, streaming=script.dataset_streaming)
+        for name, split in _splits(script, training).items()
+    }
+    for dataset in datasets.values():
+        check_preferences(dataset, script.dataset_name)
+
+    training.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(training.model_init_kwargs or {}),
+    }
+    with blame_input("training cannot start"):
+        trainer = PrefixRewardTrainer(
+            model=model.model_name_or_path,
+            args=training,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets.get("eval"),
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
+    if is_main:
+        claim_output_dir(output_dir, command="train", finished=False)
+    _train(trainer, training, output_dir)
+    _save(trainer, output_dir)
+    if is_main:
+        claim_output_dir(output_dir, command="train", finished=True)
+        print(f"The reward model is in {output_dir}. Steer with it: rgtg-hf generate --reward_model {output_dir} ...")
+    if training.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+
+
+def _train(trainer: Any, training: Any, output_dir: Path) -> None:
+    """Trains from the beginning or from a checkpoint. The message of an interruption says how to go on."""
+    from contextlib import nullcontext
+
+    from rgtg_hf.cli.train.interruption import StopGently
+    from rgtg_hf.training.resume import last_checkpoint
+
+    resume = training.resume_from_checkpoint
+    if resume is not None and resume.lower() in ("true", "last"):
+        resume = last_checkpoint(output_dir)
+        if resume is None and training.process_index == 0:
+            print(f"There is no checkpoint in {output_dir} yet: training starts from the beginning.", file=sys.stderr)
+    stop = StopGently()
+    trainer.add_callback(stop)
+    try:
+        # Several processes would not stop at the same step, and wait for each other for ever.
+        with stop if training.world_size == 1 else nullcontext(), blame_input("training cannot go on", (ValueError,)):
+            trainer.train(resume_from_checkpoint=resume)
+        if stop.asked:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        reached = last_checkpoint(output_dir)
+        how = (
+            f"it is saved in {reached}; the same command with `--resume_from_checkpoint last` goes on from there"
+            if reached
+            else "there is no checkpoint yet, so the same command starts from the beginning"
+        )
+        raise KeyboardInterrupt(f"training stopped after step {trainer.state.global_step}; {how}") from None
+
+
+def _save(trainer: Any, output_dir: Path) -> None:
+    """Saves the model in a folder of its own first, and moves it into place, file by file, when it is complete."""
+    staging = output_dir / "saving"
+    trainer.save_model(str(staging))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        for file in [path for path in staging.rglob("*") if path.is_file()]:
+            place = output_dir / file.relative_to(staging)
+            place.parent.mkdir(exist_ok=True)
+            file.replace(place)
+        shutil.rmtree(staging)
+
+
+def _check_early(arguments: list[str]) -> None:
+    for option in ("--model_name_or_path", "--model"):
+        if option in arguments[:-1]:
+            check_model_name(option, arguments[arguments.index(option) + 1])
+    if "--config" in arguments:
+        position = arguments.index("--config") + 1
+        if position >= len(arguments) or not os.path.isfile(arguments[position]):
+            given = arguments[position] if position < len(arguments) else "nothing"
+            raise UserError(f"--config: {given} is not a file; give a YAML file with one option per line")
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Any, Any, Any]:
+    import yaml
+    from trl import ModelConfig, ScriptArguments, TrlParser
+
+    from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
+
+    class Parser(TrlParser):
+        def error(self, message: str) -> Any:
+            raise UserError(f"{message} (see `{self.prog} --help`)")
+
+    dataclasses: Any = (ScriptArguments, PrefixRewardConfig, ModelConfig)
+    parser = Parser(dataclasses, prog="rgtg-hf train", description=_DESCRIPTION)
+    # TRL's default is meant for language models; with it the reward head would stay frozen and unsaved.
+    parser.set_defaults(lora_task_type="SEQ_CLS")
+    with blame_input("the options cannot be used", (OSError, ValueError, yaml.YAMLError)):
+        return parser.parse_args_and_config(list(arguments))  # type: ignore[return-value]
+
+
+def _splits(script: Any, training: Any) -> dict[str, str]:
+    splits = {"train": script.dataset_train_split}
+    if training.eval_strategy != "no":
+        splits["eval"] = script.dataset_test_split
+    return splits

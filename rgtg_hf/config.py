@@ -1,0 +1,314 @@
+"""Every setting of guidance, with its meaning, its check and its default; and where its value comes from.
+
+A setting that is `None` is unset. It is resolved in one place, [`resolve_guidance`][rgtg_hf.config.resolve_guidance]:
+
+    explicit argument  >  config object  >  guidance_config.json beside the reward model  >  default
+
+To add a setting, declare it here and say what it does in [`guide_step`][rgtg_hf.decoding.step.guide_step]. The
+processor, the mixin, `custom_generate`, `steering`, the command line and the server take it from here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+from rgtg_hf.arguments import check_count, check_number, shown
+from rgtg_hf.files import write_whole
+
+__all__ = [
+    "CHOICES",
+    "DEFAULTS",
+    "GUIDANCE_CONFIG_NAME",
+    "SCORER_NAMES",
+    "SEARCHES",
+    "ResolvedGuidance",
+    "RewardGuidanceConfig",
+    "RewardModelSource",
+    "resolve_guidance",
+]
+
+GUIDANCE_CONFIG_NAME = "guidance_config.json"
+SEARCHES = ("tokens", "best", "resample", "halve", "none")
+SCORER_NAMES = ("auto", "siblings", "expand", "next_token", "reference")
+
+CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES}
+_WHOLE_VOCABULARY = 2**31 - 1  # more tokens than any has
+
+logger = logging.getLogger(__name__)
+
+
+class RewardModelSource(NamedTuple):
+    """Where a reward model was loaded from: a folder or a name on the hub, and the branch, tag or commit."""
+
+    name: str
+    revision: str | None = None
+
+
+def _setting(default: Any, summary: str) -> Any:
+    return field(default=None, metadata={"default": default, "summary": summary})
+
+
+@dataclass
+class RewardGuidanceConfig:
+    """How a reward model steers. Saved beside a reward model as `guidance_config.json`.
+
+    Every setting may be left unset (`None`). Then the value comes from the reward model's `guidance_config.json`, or
+    is the default.
+
+    Args:
+        beta: Strength of steering, in nats per unit of reward: it multiplies the increments. Defaults to 1. 0 does
+            not steer, and negative values steer away from what the reward model prefers.
+        top_k: How many of the policy's most likely tokens are candidates at each step. All others are ruled out.
+            Defaults to 10. 0 means the whole vocabulary, which is meant for small ones.
+        top_p: Among the top k, only the most likely tokens whose probabilities (under the policy, over the whole
+            vocabulary) reach `top_p` together are candidates. Defaults to 1, which filters nothing.
+        min_p: Among the top k, only tokens at least `min_p` times as likely as the most likely one are candidates.
+            Defaults to 0, which filters nothing.
+        min_entropy: Guide a row only where the policy's entropy over the candidates, in nats, is at least this. Below
+            it the row follows the policy over the same candidates. Defaults to 0, which guides every step. In beam
+            search an unguided step adds no reward to the path's score.
+        max_increment: The most, in nats, that guidance may add to a candidate's score or take from it. Defaults to
+            infinity.
+        max_step_kl: The most divergence from the policy, in nats, that a step may have. Where guidance would move a
+            row further, it is scaled down for this step and row, as if `beta` were smaller. Defaults to infinity.
+        search: What is guided. `"tokens"` (the default): every token, as described above. The others write
+            `num_rows` responses to each prompt and select among them after every block; see
+            [`search`][rgtg_hf.decoding.search]. `"best"`: the row of highest reward goes on. `"resample"`: rows are
+            drawn with weights exp(beta · increment of the block). `"halve"`: the lower half stops. `"none"`: the best
+            response in the end.
+        num_rows: Rows per prompt of a search. Defaults to 4. Each needs its own caches.
+        block_size: Tokens per block of a search. Defaults to 8.
+        max_rows: The most rows that a search runs at once; a larger batch is split. Defaults to 0, no limit.
+        scorer: `"auto"` (the default) for the fastest scorer that a probe finds right, or one of `"siblings"`,
+            `"expand"`, `"next_token"`, `"reference"`. It makes no difference to a steering head.
+
+    Raises:
+        ValueError: If a value is out of range.
+        TypeError: If a value has another type.
+
+    Example:
+        ```python
+        from rgtg_hf import RewardGuidanceConfig
+
+        config = RewardGuidanceConfig(beta=1.5, top_k=20)
+        config.save_pretrained("my-reward-model")
+        assert RewardGuidanceConfig.from_pretrained("my-reward-model") == config
+        ```
+    """
+
+    beta: float | None = _setting(1.0, "strength of steering, in nats per unit of reward; 0 does not steer")
+    top_k: int | None = _setting(10, "candidates per step: the policy's most likely tokens; 0: the whole vocabulary")
+    top_p: float | None = _setting(1.0, "candidates are the most likely tokens that have this probability together")
+    min_p: float | None = _setting(0.0, "candidates are at least this many times as likely as the most likely one")
+    min_entropy: float | None = _setting(0.0, "guide only where the policy's entropy, in nats, is at least this")
+    max_increment: float | None = _setting(math.inf, "the most nats that guidance may change a candidate's score by")
+    max_step_kl: float | None = _setting(math.inf, "the most nats of divergence from the policy in one step")
+    search: str | None = _setting("tokens", "guide every token, or select among rows after every block of tokens")
+    num_rows: int | None = _setting(4, "rows per prompt of a search")
+    block_size: int | None = _setting(8, "tokens per block of a search")
+    max_rows: int | None = _setting(0, "the most rows that a search runs at once; 0: no limit")
+    scorer: str | None = _setting("auto", "how increments are computed")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                _check_setting(name, value)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes the settings that are set to `guidance_config.json`, into a directory that is made if needed."""
+        if not isinstance(save_directory, (str, Path)):
+            raise TypeError(f"`save_directory` is {save_directory!r}, but the path of a directory is required.")
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        # JSON has no infinity. It is the default of the settings that may be infinite.
+        given = {name: value for name, value in asdict(self).items() if value not in (None, math.inf)}
+        write_whole(directory / GUIDANCE_CONFIG_NAME, json.dumps(given, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> RewardGuidanceConfig:
+        """Reads `guidance_config.json` of a reward model.
+
+        Args:
+            name: The reward model's directory, or its name on the hub.
+            revision: A branch, tag or commit of the hub's repository.
+
+        Raises:
+            TypeError: If `name` is neither a text nor a path.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not valid JSON or holds unknown or invalid settings.
+        """
+        if not isinstance(name, (str, Path)):
+            raise TypeError(f"`name` is {name!r}, but a directory or a name on the hub is required.")
+        path = Path(name) / GUIDANCE_CONFIG_NAME
+        try:
+            if not path.parent.is_dir():
+                path = Path(hf_hub_download(str(name), GUIDANCE_CONFIG_NAME, revision=revision))
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, EntryNotFoundError, HFValidationError):
+            raise FileNotFoundError(
+                f"No {GUIDANCE_CONFIG_NAME} in {str(name)!r}. Write one with RewardGuidanceConfig(...)."
+                "save_pretrained, or pass the settings themselves."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}). Write it again with save_pretrained.") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} holds a {type(settings).__name__}, but an object of settings is required.")
+        if unknown := sorted(set(settings) - set(DEFAULTS)):
+            raise ValueError(f"{path} has unknown settings {unknown}: known are {sorted(DEFAULTS)}.")
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    @staticmethod
+    def stacked(configs: Sequence[RewardGuidanceConfig], device: Any = None) -> RewardGuidanceConfig:
+        """Settings of several rows together, for [`guide_step`][rgtg_hf.decoding.step.guide_step].
+
+        Args:
+            configs: The resolved settings of each row. They share one `scorer`.
+            device: Where tensors go.
+
+        Returns:
+            A config that holds a number where all rows agree, and a tensor of shape `[rows, 1]` where they differ.
+        """
+        import torch  # which settings by themselves do without: the command line shows its help at once
+
+        together = copy(configs[0])
+        for name in DEFAULTS:
+            values = [getattr(config, name) for config in configs]
+            if values.count(values[0]) < len(values):
+                if name == "top_k":
+                    values = [value or _WHOLE_VOCABULARY for value in values]
+                setattr(together, name, torch.tensor(values, device=device)[:, None])
+        return together
+
+
+DEFAULTS: dict[str, Any] = {one.name: one.metadata["default"] for one in fields(RewardGuidanceConfig)}
+
+
+class ResolvedGuidance(NamedTuple):
+    """Settings that are all set.
+
+    Attributes:
+        config: The settings.
+        sources: Where each of them came from, in words.
+    """
+
+    config: RewardGuidanceConfig
+    sources: dict[str, str]
+
+
+def resolve_guidance(
+    settings: Mapping[str, Any],
+    guidance_config: RewardGuidanceConfig | None = None,
+    source: RewardModelSource | None = None,
+) -> ResolvedGuidance:
+    """Gives every setting its value.
+
+    Args:
+        settings: Settings that were given as arguments. `None` means unset.
+        guidance_config: The config object that was given, if any.
+        source: Where the reward model was loaded from, for its `guidance_config.json`. `None` for nowhere.
+
+    Returns:
+        The settings, and where each came from.
+
+    Raises:
+        TypeError: If a setting is unknown or has another type, or `guidance_config` is not a `RewardGuidanceConfig`.
+        ValueError: If a setting is out of range, or the file is damaged.
+
+    Example:
+        ```python
+        from rgtg_hf import RewardGuidanceConfig
+        from rgtg_hf.config import resolve_guidance
+
+        config, sources = resolve_guidance({"beta": 1.0}, RewardGuidanceConfig(beta=3.0, top_k=20))
+        assert (config.beta, config.top_k, config.min_p) == (1.0, 20, 0.0)
+        assert sources["beta"] == "argument"
+        ```
+    """
+    if not isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
+        raise TypeError(
+            f"`guidance_config` is a {type(guidance_config).__name__}, but a RewardGuidanceConfig is required."
+        )
+    if unknown := sorted(set(settings) - set(DEFAULTS)):
+        raise TypeError(f"Unknown setting `{unknown[0]}`: the settings of guidance are {sorted(DEFAULTS)}.")
+    layers = [("argument", vars(RewardGuidanceConfig(**settings)))]
+    if guidance_config is not None:
+        layers.append(("guidance_config", vars(guidance_config)))
+    if source is not None and (saved := _saved_guidance(source)) is not None:
+        layers.append((f"{GUIDANCE_CONFIG_NAME} of {source.name}", vars(saved)))
+    layers.append(("default", DEFAULTS))
+    values, sources = {}, {}
+    for name in DEFAULTS:
+        origin, values[name] = next((origin, layer[name]) for origin, layer in layers if layer[name] is not None)
+        sources[name] = origin
+    return ResolvedGuidance(RewardGuidanceConfig(**values), sources)
+
+
+def _saved_guidance(source: RewardModelSource) -> RewardGuidanceConfig | None:
+    """The `guidance_config.json` beside a reward model, if there is one. A folder is read again, the hub once."""
+    if not Path(source.name).is_dir():
+        return _hub_guidance(source)
+    try:
+        return RewardGuidanceConfig.from_pretrained(source.name)
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def _hub_guidance(source: RewardModelSource) -> RewardGuidanceConfig | None:
+    try:
+        return RewardGuidanceConfig.from_pretrained(*source)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # no network, no such repository, no access to it
+        logger.warning(
+            "%s of %s could not be looked up (%s), so the default settings apply.",
+            GUIDANCE_CONFIG_NAME,
+            source.name,
+            type(error).__name__,
+        )
+        return None
+
+
+_ZERO_MEANS = {"top_k": "the whole vocabulary", "max_rows": "no limit"}
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name in CHOICES:
+        if not isinstance(value, str):
+            raise TypeError(f"`{name}` is {shown(value)}, but one of {list(CHOICES[name])} is required.")
+        if value not in CHOICES[name]:
+            raise ValueError(f"`{name}` is {shown(value)}, but must be one of {list(CHOICES[name])}.")
+    elif name in _ZERO_MEANS:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"`{name}` is {shown(value)}, but an integer is required, or 0 for {_ZERO_MEANS[name]}.")
+        if value < 0:
+            raise ValueError(f"`{name}` is {shown(value)}, but must be at least 1, or 0 for {_ZERO_MEANS[name]}.")
+    elif name in ("num_rows", "block_size"):
+        check_count(name, value)
+    elif name in ("max_increment", "max_step_kl"):
+        if value != math.inf:
+            check_number(name, value)
+        if value <= 0:
+            raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required.")
+    else:
+        check_number(name, value)
+        if name == "top_p" and not 0 < value <= 1:
+            raise ValueError(f"`top_p` is {value}, but a probability above 0 and up to 1 is required.")
+        if name == "min_p" and not 0 <= value <= 1:
+            raise ValueError(f"`min_p` is {value}, but a number from 0 to 1 is required.")
+        if name == "min_entropy" and value < 0:
+            raise ValueError(f"`min_entropy` is {value}, but an entropy is 0 nats or more.")

@@ -1,0 +1,445 @@
+"""Search inside `generate()`: rows write a block of tokens, the reward model reads it, and rows are selected.
+
+| search | after each block | in the end |
+| --- | --- | --- |
+| `"best"` | the row of highest reward goes on, in all rows | the best rows of the last block |
+| `"resample"` | rows are drawn with weights exp(beta · increment of the block) | rows are drawn with their weights |
+| `"halve"` | the lower half of the rows stops | the best rows that are left |
+| `"none"` | nothing | the best rows |
+
+These are block-wise best-of-n (Mudgal et al., arXiv:2310.17022), particles, that is sequential Monte Carlo with the
+RLHF optimum as its target (Zhao et al., arXiv:2404.17546), best-of-n with early stopping (Sun et al.,
+arXiv:2410.20290), and best-of-n.
+
+Both caches are kept: a prompt is read once and repeated, and the rows of the caches follow the selection. So a search
+costs what plain sampling of its rows costs, and one reading of each row's tokens by the reward model.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteria
+from transformers import StoppingCriteriaList as Criteria
+from transformers.utils import ModelOutput
+
+from rgtg_hf.config import RewardGuidanceConfig
+from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, ranked, resampled
+from rgtg_hf.decoding.step import keep_candidates, select_candidates
+from rgtg_hf.private_names import SAMPLING_LOOP
+from rgtg_hf.scoring.scorer import Scorer
+
+__all__ = ["CandidateFilter", "SearchOutput", "search"]
+
+_LEAST_EFFECTIVE_SHARE = 0.5  # particles are drawn again when fewer than this share of the rows counts
+
+
+@dataclass
+class SearchOutput(ModelOutput):
+    """The output of a search with `return_dict_in_generate=True`.
+
+    Attributes:
+        sequences: Prompts and responses, padded on the right, shape `[prompts * num_return_sequences, length]`.
+        rewards: r(x, y) - r(x) of each response, float32, shape `[prompts * num_return_sequences]`.
+        weights: The weight that each response had among the rows of its prompt in the end, float32, same shape. They
+            add up to 1 over all rows. Equal, but for `"resample"`.
+        log_normalizer: For `"resample"` an estimate of log E_policy[exp(beta (r(x, y) - r(x)))] for each prompt,
+            float32, shape `[prompts]`; without the logarithm it is unbiased. `None` for others.
+        policy_tokens: Tokens that all rows together wrote.
+        reward_model_tokens: Tokens that the reward model computed.
+    """
+
+    sequences: Tensor | None = None
+    rewards: Tensor | None = None
+    weights: Tensor | None = None
+    log_normalizer: Tensor | None = None
+    policy_tokens: int | None = None
+    reward_model_tokens: int | None = None
+
+
+class CandidateFilter(LogitsProcessor):
+    """Restricts the policy to its candidates: the proposal of a search that is not guided within its blocks.
+
+    Args:
+        config: The resolved settings.
+        vocabulary_size: How many token ids the reward model can read.
+    """
+
+    def __init__(self, config: RewardGuidanceConfig, vocabulary_size: int | None):
+        self.config, self.vocabulary_size = config, vocabulary_size
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """The scores, `-inf` for all but the candidates."""
+        candidates = select_candidates(scores, self.config, self.vocabulary_size)
+        return keep_candidates(scores, candidates, self.vocabulary_size)
+
+
+@torch.no_grad()
+def search(
+    model: Any,
+    input_ids: Tensor,
+    scorer: Scorer,
+    config: RewardGuidanceConfig,
+    *,
+    logits_processor: LogitsProcessorList,
+    guides: Sequence[LogitsProcessor],
+    stopping_criteria: Criteria,
+    generation_config: Any,
+    own_prompts: list[list[int]] | None = None,
+    streamer: Any = None,
+    **model_kwargs: Any,
+) -> Tensor | SearchOutput:
+    """Searches for responses of high reward. [`reward_guided_generate`][rgtg_hf.decoding.generation] calls it.
+
+    Args:
+        model: The policy.
+        input_ids: Prompts, each repeated `num_return_sequences` times, shape `[rows, length]`.
+        scorer: Computes the rewards.
+        config: The resolved settings, with a `search` other than `"tokens"`.
+        logits_processor: The processors of the proposal, by which rows are sampled.
+        guides: Those among them that guide within blocks. The particles' weights divide by what they do.
+        stopping_criteria: The criteria that end a row.
+        generation_config: The settings of generation, complete.
+        own_prompts: Prompts that the reward model reads in place of the policy's, token ids without padding.
+        streamer: Gets the tokens that all rows share, as soon as they do. For one prompt and one response.
+        model_kwargs: The cache, the attention mask and so on, from `generate()`.
+
+    Returns:
+        What `generate()` returns: sequences, or a [`SearchOutput`] with `return_dict_in_generate=True`.
+
+    Raises:
+        ValueError: If a setting of generation does not go with a search.
+    """
+    returned = generation_config.num_return_sequences
+    _check(model, generation_config, config, returned, len(input_ids) // returned, streamer)
+    settings = copy.deepcopy(generation_config)
+    settings.do_sample = True
+    settings.return_dict_in_generate = settings.output_scores = settings.output_logits = False
+    prompts = input_ids[::returned]
+    model_kwargs = _select(model_kwargs, range(0, len(input_ids), returned), len(input_ids))
+    at_once = max(1, config.max_rows // config.num_rows) if config.max_rows else len(prompts)  # type: ignore[operator]
+    if own_prompts is not None and len(own_prompts) != len(prompts):
+        raise ValueError(
+            f"There are {len(own_prompts)} `reward_prompts` for {len(prompts)} prompts: give one for each."
+        )
+    outputs, read_before = [], scorer.tokens_computed
+    for start in range(0, len(prompts), at_once):
+        some = prompts[start : start + at_once]
+        # The cache is empty so far, and each part of the batch fills one of its own.
+        kwargs = copy.deepcopy(_select(model_kwargs, range(start, start + len(some)), len(prompts)))
+        own = own_prompts and own_prompts[start : start + at_once]
+        run = _Search(model, some, own, scorer, config, logits_processor, guides, stopping_criteria, settings, kwargs)
+        outputs.append(run.run(returned, streamer))
+    output = _joined(outputs, generation_config)
+    output.reward_model_tokens = scorer.tokens_computed - read_before
+    if streamer is not None:
+        streamer.end()
+    return output if generation_config.return_dict_in_generate else output.sequences  # type: ignore[return-value]
+
+
+class _Search:
+    """The rows of some prompts, those of a prompt next to each other."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Tensor,
+        own_prompts: list[list[int]] | None,
+        scorer: Scorer,
+        config: Any,
+        logits_processor: LogitsProcessorList,
+        guides: Sequence[LogitsProcessor],
+        stopping_criteria: Criteria,
+        settings: Any,
+        model_kwargs: dict[str, Any],
+    ):
+        self.model, self.scorer, self.config, self.settings = model, scorer, config, settings
+        self.stopping_criteria = stopping_criteria
+        self.cache, self.kwargs = model_kwargs.get("past_key_values"), model_kwargs
+        self.proposal = _Proposal(logits_processor, guides) if config.search == "resample" and guides else None
+        self.processors = LogitsProcessorList([self.proposal]) if self.proposal else logits_processor
+        self.prompt_length, self.per_prompt = prompts.shape[1], config.num_rows
+        mask = model_kwargs.get("attention_mask")
+        self.prompt_mask = torch.ones_like(prompts) if mask is None else mask
+        self.own_prompts = own_prompts or [
+            ids[kept].tolist() for ids, kept in zip(prompts, self.prompt_mask.bool(), strict=True)
+        ]
+        self._read_prompts(prompts)
+        self.ids = prompts
+        self.lengths: list[int | None] = [None] * len(prompts)  # of responses that have ended
+        self.at_start = self.scorer.rewards(self.own_prompts, [[] for _ in self.own_prompts])
+        self.rewards = list(self.at_start)
+        self.log_weights = [0.0] * len(prompts)
+        self.log_normalizers = [0.0] * len(prompts)
+        self.policy_tokens = 0
+        self._go_on_with([row for row in range(len(prompts)) for _ in range(self.per_prompt)])
+
+    def run(self, returned: int, streamer: Any) -> SearchOutput:
+        """Writes and selects until all rows have ended."""
+        streamed = 0
+        while True:
+            self._write_block()
+            if None not in self.lengths:
+                break
+            self._select_rows(returned)
+            if streamer is not None:
+                streamed = self._stream(streamer, streamed)
+        is_weighted = self.config.search == "resample"
+        if not is_weighted:
+            self.log_weights = [0.0] * len(self.log_weights)
+        weights = [normalized(group) for group in self._groups(self.log_weights)]
+        for prompt, group in enumerate(self._groups(self.log_weights)):
+            self.log_normalizers[prompt] += log_mean_exp(group)
+        chosen = self._final(returned)
+        self._go_on_with(chosen, cached=False)
+        if streamer is not None:
+            self._stream(streamer, streamed)
+        flat = [weight for group in weights for weight in group]
+        return SearchOutput(
+            sequences=self._sequences(),
+            rewards=torch.tensor([reward - self.at_start[row // returned] for row, reward in enumerate(self.rewards)]),
+            weights=torch.tensor([flat[row] for row in chosen]),
+            log_normalizer=torch.tensor(self.log_normalizers) if is_weighted else None,
+            policy_tokens=self.policy_tokens,
+        )
+
+    def _read_prompts(self, prompts: Tensor) -> None:
+        """Reads all but the last token of each prompt, once. The loop reads the last one in every row."""
+        if self.cache is None or self.prompt_length < 2:
+            return
+        kwargs = self.kwargs | self._padding_arguments(self.prompt_mask[:, :-1])
+        inputs = self.model.prepare_inputs_for_generation(prompts[:, :-1], is_first_iteration=True, **kwargs)
+        self.model(**inputs, return_dict=True)
+
+    def _padding_arguments(self, mask: Tensor) -> dict[str, Tensor]:
+        """The mask of all columns, and their positions if `generate()` prepared some."""
+        if "position_ids" not in self.kwargs:
+            return {"attention_mask": mask}
+        return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+    def _write_block(self) -> None:
+        """Lets every row that has not ended write a block, and updates rewards and weights."""
+        before, length = [len(own) for own in self._responses()], self.ids.shape[1]
+        end = min(length + self.config.block_size, self.settings.max_length)
+        ending = _Ending(self.stopping_criteria, [one is not None for one in self.lengths])
+        written = torch.ones(len(self.ids), length - self.prompt_length).to(self.prompt_mask)
+        repeated = self.prompt_mask.repeat_interleave(self.per_prompt, dim=0)
+        kwargs = self.kwargs | self._padding_arguments(torch.cat([repeated, written], dim=1))
+        self.ids = getattr(type(self.model), SAMPLING_LOOP)(
+            self.model,
+            self.ids,
+            logits_processor=self.processors,
+            stopping_criteria=Criteria([ending, MaxLengthCriteria(end)]),
+            generation_config=self.settings,
+            **kwargs,
+        )
+        for row, at in enumerate(ending.lengths()):
+            if self.lengths[row] is None and at is not None:
+                self.lengths[row] = at - self.prompt_length
+        responses = self._responses()
+        self.policy_tokens += sum(map(len, responses)) - sum(before)
+        changed = [row for row, own in enumerate(responses) if len(own) > before[row]]
+        prompts = [self.own_prompts[row // self.per_prompt] for row in changed]
+        rewards = self.scorer.rewards(prompts, [responses[row] for row in changed])
+        ratios = self.proposal.log_ratios(self.ids) if self.proposal else None
+        for row, reward in zip(changed, rewards, strict=True):
+            if not math.isfinite(reward):
+                raise FloatingPointError(
+                    f"The reward model gave the reward {reward} to a response of {len(responses[row])} tokens: load "
+                    "it in float32 or bfloat16, and check its weights."
+                )
+            self.log_weights[row] += self.config.beta * (reward - self.rewards[row])
+            if ratios is not None:
+                self.log_weights[row] += sum(ratios[row][: len(responses[row]) - before[row]])
+            self.rewards[row] = reward
+
+    def _select_rows(self, returned: int) -> None:
+        keep: list[int] = []
+        for prompt, rewards in enumerate(self._groups(self._scaled())):
+            first, weights = prompt * self.per_prompt, self._groups(self.log_weights)[prompt]
+            places = list(range(self.per_prompt))
+            if self.config.search == "best":
+                places = ranked(rewards, 1) * self.per_prompt
+            elif self.config.search == "halve":
+                places = sorted(ranked(rewards, max(returned, math.ceil(self.per_prompt / 2))))
+            elif self.config.search == "resample" and (
+                effective_size(weights) < _LEAST_EFFECTIVE_SHARE * self.per_prompt
+            ):
+                places = resampled(weights, self.per_prompt, float(torch.rand(())))
+                self.log_normalizers[prompt] += log_mean_exp(weights)
+                self.log_weights[first : first + self.per_prompt] = [0.0] * self.per_prompt
+            keep += [first + place for place in places]
+        self.per_prompt = len(keep) // len(self.own_prompts)
+        self._go_on_with(keep)
+
+    def _final(self, returned: int) -> list[int]:
+        chosen: list[int] = []
+        for prompt, rewards in enumerate(self._groups(self._scaled())):
+            if self.config.search == "resample":
+                weights = self._groups(self.log_weights)[prompt]
+                places = resampled(weights, returned, float(torch.rand(())))
+            else:
+                places = ranked(rewards, returned)
+            chosen += [prompt * self.per_prompt + place for place in places]
+        return chosen
+
+    def _go_on_with(self, rows: list[int], cached: bool = True) -> None:
+        """Keeps the rows given, in their order."""
+        if rows == list(range(len(self.ids))):
+            return
+        index = torch.tensor(rows, device=self.ids.device)
+        self.ids = self.ids[index]
+        if self.cache is not None and cached:
+            self.cache.reorder_cache(index)
+        self.lengths = [self.lengths[row] for row in rows]
+        self.rewards = [self.rewards[row] for row in rows]
+        self.log_weights = [self.log_weights[row] for row in rows]
+
+    def _scaled(self) -> list[float]:
+        """Rewards by which rows are ranked: a negative beta prefers low ones, and 0 none."""
+        return [self.config.beta * reward for reward in self.rewards]
+
+    def _groups(self, values: list[Any]) -> list[list[Any]]:
+        return [values[start : start + self.per_prompt] for start in range(0, len(values), self.per_prompt)]
+
+    def _responses(self) -> list[list[int]]:
+        rows = self.ids[:, self.prompt_length :].tolist()
+        return [row[:length] for row, length in zip(rows, self.lengths, strict=True)]
+
+    def _sequences(self) -> Tensor:
+        """Prompts and responses, padded, with the columns that are used."""
+        ids = self.ids.clone()
+        width = max(length or 0 for length in self.lengths)
+        lengths = torch.tensor([length or 0 for length in self.lengths], device=ids.device)
+        columns = torch.arange(ids.shape[1] - self.prompt_length, device=ids.device)
+        ids[:, self.prompt_length :].masked_fill_(columns >= lengths[:, None], _padding(self.settings))
+        return ids[:, : self.prompt_length + width]
+
+    def _stream(self, streamer: Any, streamed: int) -> int:
+        """Hands on the tokens that all rows share."""
+        responses = self._responses()
+        shared = 0
+        while all(len(one) > shared and one[shared] == responses[0][shared] for one in responses):
+            shared += 1
+        if shared > streamed:
+            streamer.put(torch.tensor(responses[0][streamed:shared]))
+        return max(shared, streamed)
+
+
+class _Ending(StoppingCriteria):
+    """The criteria of a call, with a memory of the rows that have ended and where."""
+
+    def __init__(self, criteria: Criteria, ended: list[bool]):
+        self.criteria, self.already = criteria, ended
+        self.first: Tensor | None = None
+        # generate() pads rows that have ended only where a criterion has this name.
+        for one in criteria:
+            if hasattr(one, "eos_token_id"):
+                self.eos_token_id = one.eos_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        """Rows that have ended, shape `[rows]`, boolean."""
+        if self.first is None:
+            self.first = torch.tensor([0 if one else -1 for one in self.already], device=input_ids.device)
+        ended = self.criteria(input_ids, scores, **kwargs) & (self.first < 0)
+        self.first = self.first.masked_fill(ended, input_ids.shape[1])
+        return self.first >= 0
+
+    def lengths(self) -> list[int | None]:
+        """The length at which each row ended in this block."""
+        found = [] if self.first is None else self.first.tolist()
+        return [length if length > 0 else None for length in found]
+
+
+class _Proposal(LogitsProcessor):
+    """Runs the processors of a guided proposal, and measures how far it is from the unguided one.
+
+    The unguided one is the policy under the other processors, over the tokens that the proposal can choose.
+    """
+
+    def __init__(self, processors: LogitsProcessorList, guides: Sequence[LogitsProcessor]):
+        self.guided = processors
+        self.plain = LogitsProcessorList([one for one in processors if one not in guides])
+        self._last: Tensor | None = None
+        self._ratios: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """The guided scores, shape `[rows, vocabulary]`."""
+        self._note(input_ids)
+        guided = self.guided(input_ids, scores.clone())  # type: ignore[arg-type]
+        plain = self.plain(input_ids, scores.clone())  # type: ignore[arg-type]
+        plain = plain.masked_fill(guided == float("-inf"), float("-inf"))
+        self._last = plain.log_softmax(-1) - guided.log_softmax(-1)
+        return guided
+
+    def _note(self, input_ids: Tensor) -> None:
+        if self._last is not None:
+            self._ratios.append(self._last.gather(1, input_ids[:, -1:])[:, 0])
+        self._last = None
+
+    def log_ratios(self, input_ids: Tensor) -> list[list[float]]:
+        """log policy(v) - log proposal(v) of the tokens of the block that was just written, a list for each row."""
+        self._note(input_ids)
+        ratios = torch.stack(self._ratios, dim=1).tolist()
+        self._ratios = []
+        return ratios
+
+
+def _check(model: Any, generation_config: Any, config: Any, returned: int, prompts: int, streamer: Any) -> None:
+    if model.config.is_encoder_decoder:
+        raise ValueError("A search needs a decoder-only policy. Guide an encoder-decoder by tokens: search='tokens'.")
+    if generation_config.num_beams and generation_config.num_beams > 1:
+        raise ValueError(
+            f"num_beams is {generation_config.num_beams}, but a search has rows of its own: use num_rows."
+        )
+    if returned > config.num_rows:
+        raise ValueError(
+            f"num_return_sequences is {returned}, but a search with num_rows={config.num_rows} has no more rows to "
+            "return."
+        )
+    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
+        if getattr(generation_config, name, None):
+            raise ValueError(f"`{name}` does not go with a search, whose rows are copied and dropped: leave it out.")
+    if config.max_rows and config.max_rows < config.num_rows:
+        raise ValueError(f"`max_rows` is {config.max_rows}, but one prompt alone has num_rows={config.num_rows} rows.")
+    if streamer is not None and (prompts > 1 or returned > 1):
+        raise ValueError("A streamer follows one response, but this call has several prompts or return sequences.")
+
+
+def _select(model_kwargs: dict[str, Any], rows: Any, count: int) -> dict[str, Any]:
+    """The arguments for some of the rows."""
+    index = list(rows)
+    return {
+        name: value[index] if isinstance(value, Tensor) and value.dim() and len(value) == count else value
+        for name, value in model_kwargs.items()
+    }
+
+
+def _padding(settings: Any) -> int:
+    """The id that pads, as `generate()` chooses it."""
+    pad = settings.pad_token_id
+    if pad is None and settings.eos_token_id is not None:
+        pad = settings.eos_token_id[0] if isinstance(settings.eos_token_id, list) else settings.eos_token_id
+    return pad or 0
+
+
+def _joined(outputs: list[SearchOutput], settings: Any) -> SearchOutput:
+    width = max(one.sequences.shape[1] for one in outputs)  # type: ignore[union-attr]
+    padded = [
+        torch.nn.functional.pad(one.sequences, (0, width - one.sequences.shape[1]), value=_padding(settings))  # type: ignore[union-attr, arg-type]
+        for one in outputs
+    ]
+    some = outputs[0].log_normalizer is not None
+    return SearchOutput(
+        sequences=torch.cat(padded),
+        rewards=torch.cat([one.rewards for one in outputs]),  # type: ignore[misc]
+        weights=torch.cat([one.weights for one in outputs]),  # type: ignore[misc]
+        log_normalizer=torch.cat([one.log_normalizer for one in outputs]) if some else None,  # type: ignore[misc]
+        policy_tokens=sum(one.policy_tokens for one in outputs),  # type: ignore[misc]
+    )

@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+from rgtg_hf.cli.main import main
+from tests.cli.conftest import byte_tokenizer, save
+
+PROMPTS = ["Hello there", "How was the long day at the sea?", "Tell me", "A story of a cat, please", "Why?"]
+
+
+@pytest.fixture(scope="module")
+def full_reward_folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("full"), LlamaForSequenceClassification, byte_tokenizer(), 5, num_labels=1)
+
+
+@pytest.fixture(scope="module")
+def tuned_folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("tuned"), LlamaForCausalLM, byte_tokenizer(), 6, num_hidden_layers=3)
+
+
+@pytest.fixture
+def arguments(policy_folder, reward_folder, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS))
+    (tmp_path / "judge.py").write_text("def vowels(prompts, texts):\n    return [t.count('e') / 9 for t in texts]\n")
+
+    def of(output, *extra):
+        options = ["--model", policy_folder, "--prompts", str(file), "--gold", "judge:vowels", "--output", str(output)]
+        settings = ["--max_new_tokens", "6", "--batch_size", "2", "--betas", "1", "3", "--top_k", "5"]
+        return ["evaluate", *options, *settings, "--reward_model", reward_folder, *extra]
+
+    return of
+
+
+@pytest.fixture
+def evaluate(arguments, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda output, *extra: main(arguments(output, *extra))
+
+
+def texts(folder):
+    rows = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_reward_folder, tuned_folder, capsys):
+    models = ["--full_reward_model", full_reward_folder, "--fine_tuned", tuned_folder, "--ns", "2", "3"]
+    assert evaluate(tmp_path / "out", *models) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    methods = {(row["method"], row["strength"]) for row in report["rows"]}
+    assert methods == {
+        ("policy, sampled", 0),
+        ("policy, greedy", 0),
+        *((name, beta) for name in ("PARGS", "PARGS-G", "ARGS", "ARGS, greedy") for beta in (1, 3)),
+        *(
+            (name, n)
+            for name in (
+                "best-of-n, prefix RM",
+                "best-of-n, full-sequence RM",
+                "block-wise best-of-n, prefix RM",
+                "best-of-n by halving, prefix RM",
+            )
+            for n in (2, 3)
+        ),
+        ("fine-tuned policy", 1),
+    }
+    assert all(row["prompts"] == len(PROMPTS) for row in report["rows"])
+    assert "PARGS" in report["at_equal_kl"][0]
+    rows = texts(tmp_path / "out")
+    assert [row["index"] for row in rows] == list(range(len(methods) * len(PROMPTS)))
+    assert [row["prompt"] for row in rows[: len(PROMPTS)]] == PROMPTS
+    assert report["gold"]["pargs 1"] == [
+        row["response"].count("e") / 9 for row in rows if (row["method"], row["strength"]) == ("pargs", 1)
+    ]
+    for name in ("reward_vs_kl.png", "reward_vs_speed.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "| PARGS | 3 |" in table
+    assert capsys.readouterr().out.strip() in table
+    written = [file.read_text() for file in (tmp_path / "out").iterdir() if file.suffix != ".png"]
+    places = (str(tmp_path), str(Path(full_reward_folder).parent))
+    assert not [place for place in places if any(place in text for text in written)]
+
+
+@pytest.mark.parametrize("kept_bytes", [0.2, 0.7, 1.0])
+def test_killed_evaluation_goes_on_and_repeats_nothing_that_was_finished(evaluate, tmp_path, monkeypatch, kept_bytes):
+    from rgtg_hf.cli.partial import PartialOutput
+    from rgtg_hf.evaluation.methods import Contestants
+
+    methods = ["--methods", "pargs"]
+    assert evaluate(tmp_path / "whole", *methods) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialOutput, "finish", lambda self: sys.exit(9))  # killed at the last moment
+        with pytest.raises(SystemExit):
+            evaluate(tmp_path / "out", *methods)
+    partial = tmp_path / "out" / "texts.jsonl.partial"
+    content = partial.read_bytes()
+    partial.write_bytes(content[: int(len(content) * kept_bytes)])
+    finished = partial.read_bytes().count(b"\n") - 1
+    written, respond = [], Contestants.respond
+
+    def counting(self, method, strength, inputs, seed):
+        written.append(len(inputs["input_ids"]))
+        return respond(self, method, strength, inputs, seed)
+
+    monkeypatch.setattr(Contestants, "respond", counting)
+    assert evaluate(tmp_path / "out", *methods) == 0
+    assert texts(tmp_path / "out") == texts(tmp_path / "whole")
+    assert sum(written) <= 3 * len(PROMPTS) - finished + 1  # a batch that was cut in two is drawn again as a whole
+    written.clear()
+    assert evaluate(tmp_path / "out", *methods) == 0  # only the report is made anew
+    assert written == []
+
+
+@pytest.mark.slow
+def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkeypatch):
+    assert evaluate(tmp_path / "one", "--methods", "pargs", "best_of_n") == 0
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines"]
+    command += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rgtg_hf.cli.main"]
+    subprocess.run([*command, *arguments(tmp_path / "two", "--methods", "pargs", "best_of_n")], check=True)
+    assert texts(tmp_path / "two") == texts(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--methods", "pargs", "magic"], "there is no method 'magic'; choose from: policy, greedy, pargs"),
+        (["--methods", "args"], "args needs a model; name it with --full_reward_model"),
+        (["--gold", "judge:consonants"], "the module judge has no function 'consonants'"),
+        (["--gold", "nowhere:f"], "No module named 'nowhere'"),
+        (["--gold", "./nothing-here"], "--gold"),
+        (["--ns", "0"], "--ns has 0"),
+        (["--max_new_tokens", "0"], "--max_new_tokens is 0"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(evaluate, tmp_path, capsys, extra, message):
+    assert evaluate(tmp_path / "out", *extra) == 2
+    error = capsys.readouterr().err
+    assert message.lower() in error.lower()
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_belongs_to_one_configuration(evaluate, tmp_path, capsys):
+    assert evaluate(tmp_path / "out", "--methods", "policy") == 0
+    capsys.readouterr()
+    assert evaluate(tmp_path / "out", "--methods", "policy", "--seed", "7") == 2
+    assert "holds another evaluation, which differs in: seed" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert evaluate(tmp_path / "mine") == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_prompts_that_were_trained_on_are_counted(evaluate, tmp_path, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": p, "chosen": "yes", "rejected": "no"} for p in (" hello  There", "Other", "Why?")]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--methods", "policy", "--training_data", str(pairs)]
+    assert evaluate(tmp_path / "out", *options) == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "Warning: 2 of 5 prompts are among the training pairs" in error
+
+
+def test_accuracy_on_held_out_pairs_is_drawn_by_fraction_read(evaluate, tmp_path, full_reward_folder):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": p, "chosen": "yes, of course", "rejected": "no, not at all"} for p in PROMPTS]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--methods", "pargs", "args", "--full_reward_model", full_reward_folder, "--pairs", str(pairs)]
+    assert evaluate(tmp_path / "out", *options) == 0
+    accuracy = json.loads((tmp_path / "out" / "report.json").read_text())["accuracy_by_fraction_read"]
+    assert accuracy["prefix-trained"]["all"]["pairs"] == 5
+    assert len(accuracy["full-sequence"]["of like length"]["accuracy"]) == 10
+    assert (tmp_path / "out" / "accuracy_vs_fraction.png").exists()
+
+
+def test_a_reward_model_can_be_the_gold(evaluate, tmp_path, full_reward_folder):
+    assert evaluate(tmp_path / "out", "--methods", "policy", "--gold", full_reward_folder) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(set(report["gold"]["policy 0"])) > 1
+    assert report["settings"]["gold"] == full_reward_folder.rsplit("/", 1)[-1]

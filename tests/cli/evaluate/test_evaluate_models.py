@@ -1,0 +1,32 @@
+from argparse import Namespace
+
+import pytest
+
+from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.evaluate.evaluate_models import load_contestants
+
+
+@pytest.fixture
+def options(policy_folder, reward_folder, head_folder):
+    models = {"model": policy_folder, "reward_model": reward_folder, "head": head_folder}
+    settings = {"top_k": 5, "max_new_tokens": 4, "block_size": 2, "dtype": "auto", "device": "cpu"}
+    return Namespace(**models, **settings, full_reward_model=None, fine_tuned=None, trust_remote_code=False)
+
+
+def test_only_the_models_that_methods_need_are_loaded(options):
+    options.methods = ["policy", "pargs"]
+    contestants = load_contestants(options)
+    assert contestants.reward_model is not None
+    assert contestants.head is None
+
+
+def test_a_head_is_attached_to_the_policy(options):
+    options.methods = ["policy", "head"]
+    contestants = load_contestants(options)
+    assert contestants.head.backbone is contestants.policy.model
+
+
+def test_a_reward_model_with_another_vocabulary_is_refused(options, foreign_reward_folder):
+    options.methods, options.reward_model = ["pargs"], foreign_reward_folder
+    with pytest.raises(UserError, match="different vocabularies"):
+        load_contestants(options)

@@ -1,0 +1,89 @@
+"""What the playground does, without a browser. What it looks like there: test_browser.py."""
+
+import asyncio
+import re
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from rgtg_hf.cli.playground.playground_command import make_app
+
+SETTINGS = {"prompt": "Hi!", "beta": 2.0, "tokens": 4, "sample": False}
+REQUEST = SimpleNamespace(session_hash="one")
+
+
+async def within_a_loop(function, *arguments):
+    """Gradio makes an event loop for each app that is built outside of one, and leaves it open."""
+    return function(*arguments)
+
+
+@pytest.fixture
+def app(policy_folder, reward_folder, foreign_reward_folder):
+    options = ["--model", policy_folder, "--reward_model", reward_folder, foreign_reward_folder]
+    return asyncio.run(within_a_loop(make_app, [*options, "--max_new_tokens", "6", "--device", "cpu"]))
+
+
+def answer(app, policy=0, reward_model=0, **settings):
+    return list(app._generate(policy, reward_model, **SETTINGS | settings, request=REQUEST))
+
+
+def test_both_sides_stream_and_end(app):
+    *_, (status, guided, unguided, key) = answer(app)
+    assert "Done." in status
+    assert guided.count('role="option"') >= 1
+    assert "Guided" in guided
+    assert "KL 0.00 nats" in unguided
+    assert "or more" in key
+
+
+def test_beta_changes_the_steered_side_alone(app):
+    weak, strong = (answer(app, beta=beta)[-1] for beta in (0.0, 50.0))
+    words = [
+        [re.findall("<bdi>([^<]*)</bdi><span class=.rgtg-num", part) for part in end[1:3]] for end in (weak, strong)
+    ]
+    assert words[0][0] == words[0][1] == words[1][1]
+    assert words[1][0] != words[1][1]
+
+
+def test_no_more_tokens_than_the_options_allow(app):
+    guided = answer(app, tokens=100000)[-1][1]
+    assert guided.count('role="option"') <= 6
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "x" * 4001])
+def test_prompts_that_cannot_be_answered_are_told_on_the_page(app, prompt):
+    (status, *_), *more = answer(app, prompt=prompt)
+    assert 'role="alert"' in status
+    assert not more
+
+
+def test_errors_tell_no_places(app, reward_folder, foreign_reward_folder, caplog):
+    status = answer(app, reward_model=1)[-1][0]
+    assert 'role="alert"' in status
+    assert "cannot be used together" in status
+    assert foreign_reward_folder not in status
+    assert "different vocabularies" in caplog.text
+    app._load = lambda *places: (_ for _ in ()).throw(OSError(f"{reward_folder}: no such file"))
+    status = answer(app)[-1][0]
+    assert "the playground&#x27;s log has the reason" in status
+    assert reward_folder not in status
+
+
+def test_hostile_prompts_and_messages_stay_text(app):
+    for part in answer(app, prompt="<script>alert(1)</script>"):
+        assert "<script" not in "".join(part)
+
+
+def test_stop_is_of_one_session(app):
+    mine, other = threading.Event(), threading.Event()
+    app._running = {"one": mine, "two": other}
+    app._stop(REQUEST)
+    assert (mine.is_set(), other.is_set()) == (True, False)
+    app._stop(SimpleNamespace(session_hash="nobody"))
+
+
+def test_paths_do_not_reach_the_browser(app, policy_folder, reward_folder):
+    sent = str(app.blocks.get_config_file())
+    assert policy_folder not in sent
+    assert reward_folder not in sent

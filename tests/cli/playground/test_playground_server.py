@@ -1,0 +1,110 @@
+"""The playground's real server on the loopback address: many at once, too much at once, and nonsense."""
+
+import json
+import logging
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rgtg_hf.cli.playground.playground_command import make_app
+
+# Gradio's server leaves an event loop and its sockets open when it is closed.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+GOOD = [0, 0, "Hi!", 2.0, 4, False]
+
+
+@pytest.fixture(scope="module")
+def server(policy_folder, reward_folder):
+    options = ["--model", policy_folder, "--reward_model", reward_folder, "--max_new_tokens", "6", "--device", "cpu"]
+    app = make_app(options)
+    _, address, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False)
+    number = next(n for n, function in app.blocks.fns.items() if function.name == "_generate")
+
+    def ask(data, session):
+        """Status of the request, and everything that the server said."""
+        with httpx.Client(base_url=address, timeout=300) as client:
+            event = {"data": data, "fn_index": number, "session_hash": session}
+            # What JSON cannot say, such as NaN, is sent all the same.
+            joined = client.post(
+                "gradio_api/queue/join", content=json.dumps(event), headers={"content-type": "application/json"}
+            )
+            if joined.status_code != 200:
+                return joined.status_code, joined.text
+            said = ""
+            with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+                for line in stream.iter_lines():
+                    said += line
+                    if '"process_completed"' in line or '"unexpected_error"' in line:
+                        break
+            return 200, said
+
+    yield address, ask
+    app.blocks.close()
+
+
+def test_fifty_at_once_are_answered_or_refused_in_words(server):
+    _, ask = server
+    with ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(lambda i: ask(GOOD, f"session{i}"), range(50)))
+    answered = [said for status, said in results if status == 200]
+    refused = [said for status, said in results if status != 200]
+    print(f"\nanswered {len(answered)}, refused {len(refused)}")
+    assert {status for status, _ in results} <= {200, 503}
+    assert len(answered) >= 20  # the queue's length
+    assert all("Done." in said for said in answered)
+    assert all("queue" in said.lower() and "Traceback" not in said for said in refused)
+    assert "Done." in ask(GOOD, "later")[1]  # and it goes on
+
+
+NONSENSE = [
+    [],
+    [0, 0, "Hi!"],
+    [99, 0, "Hi!", 1.0, 4, False],
+    [-1, -1, "Hi!", 1.0, 4, False],
+    ["../../etc/passwd", 0, "Hi!", 1.0, 4, False],
+    [0, None, "Hi!", 1.0, 4, False],
+    [0, 0, None, 1.0, 4, False],
+    [0, 0, {"a": ["b"]}, 1.0, 4, False],
+    [0, 0, "x" * 5000, 1.0, 4, False],
+    [0, 0, "\x00\u202e\ud83d", 1.0, 4, False],
+    [0, 0, "Hi!", 1e308, 4, False],
+    [0, 0, "Hi!", math.nan, 4, False],
+    [0, 0, "Hi!", "strong", 4, False],
+    [0, 0, "Hi!", 1.0, -4, False],
+    [0, 0, "Hi!", 1.0, 1e9, False],
+    [0, 0, "Hi!", 1.0, 4, "maybe"],
+]
+
+
+@pytest.mark.parametrize("number", range(len(NONSENSE)))
+def test_nonsense_is_answered_without_traces_or_places(server, number, policy_folder, caplog):
+    _, ask = server
+    caplog.set_level(logging.CRITICAL)
+    _, said = ask(NONSENSE[number], f"nonsense{number}")
+    for secret in ("Traceback", 'File "', str(Path.home()) + "/", str(Path(policy_folder).parent), "site-packages"):
+        assert secret not in said
+
+
+def test_requests_that_are_too_large_or_without_a_size_are_refused(server):
+    address, ask = server
+    assert ask([0, 0, "x" * 100_000, 1.0, 4, False], "large")[0] == 413
+    upload = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.txt", b"x" * 100_000)})
+    assert upload.status_code == 413
+    assert httpx.post(f"{address}gradio_api/queue/join", content=iter([b"x"] * 9)).status_code == 411
+
+
+def test_files_of_the_machine_are_not_served(server, policy_folder):
+    address, _ = server
+    for path in ("/etc/passwd", f"{policy_folder}/config.json", __file__, "../../etc/passwd"):
+        for route in ("gradio_api/file=", "file=", "static/", "assets/"):
+            response = httpx.get(f"{address}{route}{path}")
+            assert response.status_code in (403, 404), route + path
+            assert "root:" not in response.text

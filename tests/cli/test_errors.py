@@ -1,0 +1,24 @@
+import pytest
+
+from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+
+
+def test_errors_of_a_library_become_one_line():
+    with pytest.raises(UserError, match=r"^reading failed: first second$"), blame_input("reading failed"):
+        raise ValueError("first\n  second\n")
+
+
+def test_the_cause_is_told_where_there_is_one():
+    with pytest.raises(UserError, match=r"^reading failed: no such row$"), blame_input("reading failed"):
+        raise ValueError("something went wrong") from ValueError("no such row")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError), blame_input("loading failed"):
+        raise RuntimeError
+
+
+def test_a_mistake_in_the_options_is_a_user_error():
+    parser = LineParser(prog="rgtg-hf test")
+    with pytest.raises(UserError, match=r"unrecognized arguments: --no .*see `rgtg-hf test --help`"):
+        parser.parse_args(["--no"])

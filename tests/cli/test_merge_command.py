@@ -1,0 +1,51 @@
+import pytest
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rgtg_hf.cli.main import main
+from tests.tiny_models import tiny_steering_head
+
+
+@pytest.fixture
+def save_head(tmp_path, policy_folder):
+    def save(seed=3, nonlinear=False):
+        head = tiny_steering_head(AutoModelForCausalLM.from_pretrained(policy_folder), seed, nonlinear=nonlinear)
+        head.save_pretrained(tmp_path / f"head-{seed}")
+        return str(tmp_path / f"head-{seed}"), head
+
+    return save
+
+
+def test_the_merged_checkpoint_is_the_steered_policy(tmp_path, policy_folder, save_head):
+    (first, one), (second, other) = save_head(3), save_head(4)
+    arguments = ["--heads", first, second, "--betas", "1.5", "-0.5", "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", "--model", policy_folder, *arguments]) == 0
+    ids = AutoTokenizer.from_pretrained(tmp_path / "merged")("Hello", return_tensors="pt")["input_ids"]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    expected = AutoModelForCausalLM.from_pretrained(policy_folder)(ids).logits[:, -1]
+    expected = expected + 1.5 * one.next_token_rewards(ids) - 0.5 * other.next_token_rewards(ids)
+    assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_nonlinear_head_is_refused_in_one_line(capsys, tmp_path, policy_folder, save_head):
+    head, _ = save_head(nonlinear=True)
+    capsys.readouterr()
+    arguments = ["--model", policy_folder, "--heads", head, "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "nonlinear=True" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "merged").exists()
+
+
+def test_betas_and_heads_must_agree_in_number(capsys, tmp_path, policy_folder, save_head):
+    head, _ = save_head()
+    arguments = ["--heads", head, "--betas", "1", "2", "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", "--model", policy_folder, *arguments]) == 2
+    assert "2 values for 1 heads" in capsys.readouterr().err
+
+
+def test_a_model_that_is_no_head_is_refused(capsys, tmp_path, policy_folder, reward_folder):
+    arguments = ["--model", policy_folder, "--heads", reward_folder, "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", *arguments]) == 2
+    assert "is not a steering head" in capsys.readouterr().err
