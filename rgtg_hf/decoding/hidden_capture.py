@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -23,8 +24,14 @@ class _Pass(NamedTuple):
     """A forward pass: the ids it read, the cache it used, and the last column's hidden states."""
 
     ids: Tensor | None
-    cache: int
+    cache: ref[Any] | None
     hidden: Tensor
+
+    def continues(self, other: _Pass) -> bool:
+        """Whether it went on with the cache of another pass."""
+        # Only a living cache can be the same: the number of one that was freed is given to the next.
+        own = self.cache and self.cache()
+        return own is not None and own is (other.cache and other.cache())
 
     def ends(self, input_ids: Tensor) -> bool:
         """Whether it read the end of these prefixes."""
@@ -50,8 +57,8 @@ class HiddenCapture:
 
     def store(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """The forward hook: keeps the last hidden states, and the ids and the cache that they belong to."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        one = _Pass(ids, id(kwargs.get("past_key_values")), output[0][:, -1])
+        ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
+        one = _Pass(ids, None if cache is None else ref(cache), output[0][:, -1])
         self._of_thread.__dict__.setdefault("passes", deque(maxlen=_MOST_KEPT)).append(one)
 
     def take(self, input_ids: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ class HiddenCapture:
         passes = self._of_thread.__dict__.pop("passes", ())
         found: _Pass | None = None
         for one in passes:
-            if (found is None or one.cache == found.cache) and one.ends(input_ids):
+            if (found is None or one.continues(found)) and one.ends(input_ids):
                 found = one
         if found is None:
             raise ValueError(

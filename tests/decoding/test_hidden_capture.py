@@ -42,13 +42,18 @@ def test_the_last_chunk_of_a_long_prompt_counts(policy):
         torch.testing.assert_close(capture.take(IDS), expected)
 
 
+@pytest.mark.parametrize("cached", ["caches that live", "caches that are freed", "no cache"])
 @torch.no_grad()
-def test_a_pass_of_another_processor_is_not_taken_for_the_policys(policy):
+def test_a_pass_of_another_processor_is_not_taken_for_the_policys(policy, cached):
     # Classifier-free guidance reads the last token alone, with a cache of its own, after generate() has read the rows.
     expected = last_hidden(policy, IDS)
+    living = [DynamicCache(), DynamicCache()]
     with capture_hidden(policy) as capture:
-        policy(IDS, past_key_values=DynamicCache())
-        policy(IDS[:, -1:], past_key_values=DynamicCache())
+        for ids, cache in zip((IDS, IDS[:, -1:]), living, strict=True):
+            if cached == "no cache":
+                policy(ids, use_cache=False)
+            else:
+                policy(ids, past_key_values=cache if cached == "caches that live" else DynamicCache())
         assert torch.equal(capture.take(IDS), expected)
 
 
