@@ -8,7 +8,7 @@ from typing import Any
 from transformers import LogitsProcessor
 
 from rgtg_hf.cli.prompt_files import encode_prompts
-from rgtg_hf.evaluation.best_of import unpadded
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.gold import vader_sentiment
 from rgtg_hf.evaluation.sampling import sample_responses
 
@@ -36,7 +36,7 @@ def sample(
         "texts": sampled.texts,
         "ids": sampled.ids,
         "log_likelihoods": sampled.log_likelihoods,
-        "prompt_ids": unpadded(inputs),
+        "prompt_ids": kept_ids(inputs["input_ids"], inputs["attention_mask"]),
     }
 
 

@@ -29,7 +29,7 @@ from benchmarks.estimates import estimate
 from benchmarks.heads.samples import MAX_NEW_TOKENS, TOP_K
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.cli.prompt_files import encode_prompts
-from rgtg_hf.evaluation.best_of import unpadded
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.sampling import sample_responses
 from rgtg_hf.training.hidden_states import HiddenStateStore
 
@@ -95,7 +95,11 @@ def draw_responses(
             some = prompts[start : start + batch_size]
             inputs = encode_prompts(tokenizer, some)
             sampled = sample_responses(policy, tokenizer, inputs, seed=start, **settings)
-            sources = [pair for pair in zip(some, unpadded(inputs), strict=True) for _ in range(draws)]
+            sources = [
+                pair
+                for pair in zip(some, kept_ids(inputs["input_ids"], inputs["attention_mask"]), strict=True)
+                for _ in range(draws)
+            ]
             for (prompt, prompt_ids), ids, text in zip(sources, sampled.ids, sampled.texts, strict=True):
                 rows.append({"prompt": prompt, "prompt_ids": prompt_ids, "ids": ids, "text": text})
             print(f"{len(rows)} of {draws * len(prompts)} responses", flush=True)

@@ -22,7 +22,8 @@ from benchmarks.training.demo_data import training_prompts
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.cli.prompt_files import encode_prompts
-from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, search_responses, unpadded
+from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, search_responses
 from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.files import write_whole
@@ -77,7 +78,7 @@ class Sampler:
 
     @cached_property
     def _prompt_ids(self) -> list[list[int]]:
-        return unpadded(self._inputs)
+        return kept_ids(self._inputs["input_ids"], self._inputs["attention_mask"])
 
     def _encode(self, prompts: list[str]) -> dict[str, Any]:
         """A left-padded batch with the cache of all but its last column, for use by many generations."""

@@ -24,6 +24,7 @@ from benchmarks.record import record
 from rgtg_hf import RewardGuidedLogitsProcessor, reward_guided_generate
 from rgtg_hf.cli.demo.demo_rows import evaluation_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import end_token_ids
 from rgtg_hf.rewards.load import load_reward_model
@@ -110,10 +111,10 @@ def measured(policy: Any, reward_model: Any, inputs: Any, output: Any) -> dict[s
     """The mean reward r(x, y) - r(x) of the responses, and the tokens that the policy wrote for them."""
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     copies, width = len(sequences) // len(inputs["input_ids"]), inputs["input_ids"].shape[1]
-    pairs = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-    prompts = [ids[mask].tolist() for ids, mask in pairs for _ in range(copies)]
+    own = kept_ids(inputs["input_ids"], inputs["attention_mask"])
+    prompts = [prompt for prompt in own for _ in range(copies)]
     kept = response_mask(sequences[:, width:], end_token_ids(policy))
-    responses = [row[mask].tolist() for row, mask in zip(sequences[:, width:], kept, strict=True)]
+    responses = kept_ids(sequences[:, width:], kept)
     ends = sequence_rewards(reward_model, [one + own for one, own in zip(prompts, responses, strict=True)])
     starts = sequence_rewards(reward_model, prompts)
     gains = [end - start for end, start in zip(ends, starts, strict=True)]

@@ -253,16 +253,16 @@ def reward_guided_generate(
         raise TypeError(
             f"`streamer` is a {type(streamer).__name__}, but a streamer is required, with `put` and `end`."
         )
-    if resolve_guidance(settings, guidance_config, source_of(reward_model)).config.search != "tokens":
+    config = resolve_guidance(settings, guidance_config, source_of(reward_model)).config
+    if config.search != "tokens":
         return search_with(
             model,
             input_ids,
             reward_model,
+            config,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
-            guidance_config=guidance_config,
-            settings=settings,
             weights=weights,
             reward_prompts=reward_prompts,
             tokenizer=tokenizer,

@@ -1,11 +1,11 @@
-"""Finds out what `generate()` does not tell a logits processor: which columns are padding."""
+"""Padding: which columns it is, which `generate()` does not tell a logits processor, and rows without it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_mask", "infer_attention_mask"]
+__all__ = ["check_mask", "infer_attention_mask", "kept_ids"]
 
 
 def check_mask(attention_mask: object) -> None:
@@ -56,7 +56,8 @@ def infer_attention_mask(
             raise ValueError(
                 f"`attention_mask` has shape {tuple(prompt_mask.shape)}, but this call of generate() has "
                 f"{len(input_ids)} rows of {input_ids.shape[1]} tokens. It must be the mask of the prompts that are "
-                "being continued: make a new processor, or call reset(attention_mask=...), when the prompts change."
+                "being continued: make a new processor, or call set_prompts(attention_mask=...), when the prompts "
+                "change."
             )
         mask[:, :width] = prompt_mask.to(mask).repeat_interleave(len(input_ids) // prompts, dim=0)
         return mask
@@ -77,3 +78,24 @@ def infer_attention_mask(
             "mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
         )
     return mask - leading
+
+
+def kept_ids(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The token ids of each row without those that a mask leaves out.
+
+    Args:
+        ids: Token ids, shape `[rows, length]`.
+        mask: 1 or true for the tokens to keep, same shape.
+
+    Returns:
+        A list of ids for each row.
+
+    Example:
+        ```python
+        import torch
+        from rgtg_hf.decoding.padding import kept_ids
+
+        assert kept_ids(torch.tensor([[0, 5], [6, 7]]), torch.tensor([[0, 1], [1, 1]])) == [[5], [6, 7]]
+        ```
+    """
+    return [row[kept].tolist() for row, kept in zip(ids, mask.bool(), strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["RewardPrompts"]
@@ -95,7 +96,7 @@ def _as_rows(
                 f"`reward_prompts` has ids of shape {tuple(ids.shape)} and a mask of {tuple(mask.shape)}: they must "
                 "be of the same shape."
             )
-        return [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
+        return kept_ids(ids, mask)
     if isinstance(prompts, Tensor):
         _check_ids(prompts)
         return _without_padding(prompts.tolist(), pad_token_id, special_ids)

@@ -30,6 +30,7 @@ from transformers import StoppingCriteriaList as Criteria
 from transformers.utils import ModelOutput
 
 from rgtg_hf.config import RewardGuidanceConfig
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, ranked, resampled
 from rgtg_hf.decoding.step import keep_candidates, select_candidates
 from rgtg_hf.private_names import SAMPLING_LOOP
@@ -167,9 +168,7 @@ class _Search:
         self.prompt_length, self.per_prompt = prompts.shape[1], config.num_rows
         mask = model_kwargs.get("attention_mask")
         self.prompt_mask = torch.ones_like(prompts) if mask is None else mask
-        self.own_prompts = own_prompts or [
-            ids[kept].tolist() for ids, kept in zip(prompts, self.prompt_mask.bool(), strict=True)
-        ]
+        self.own_prompts = own_prompts or kept_ids(prompts, self.prompt_mask)
         self._read_prompts(prompts)
         self.ids = prompts
         self.lengths: list[int | None] = [None] * len(prompts)  # of responses that have ended
@@ -261,8 +260,8 @@ class _Search:
 
     def _select_rows(self, returned: int) -> None:
         keep: list[int] = []
-        for prompt, rewards in enumerate(self._groups(self._scaled())):
-            first, weights = prompt * self.per_prompt, self._groups(self.log_weights)[prompt]
+        for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
+            first = prompt * self.per_prompt
             places = list(range(self.per_prompt))
             if self.config.search == "best":
                 places = ranked(rewards, 1) * self.per_prompt
@@ -280,9 +279,8 @@ class _Search:
 
     def _final(self, returned: int) -> list[int]:
         chosen: list[int] = []
-        for prompt, rewards in enumerate(self._groups(self._scaled())):
+        for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
             if self.config.search == "resample":
-                weights = self._groups(self.log_weights)[prompt]
                 places = resampled(weights, returned, float(torch.rand(())))
             else:
                 places = ranked(rewards, returned)
@@ -301,9 +299,11 @@ class _Search:
         self.rewards = [self.rewards[row] for row in rows]
         self.log_weights = [self.log_weights[row] for row in rows]
 
-    def _scaled(self) -> list[float]:
-        """Rewards by which rows are ranked: a negative beta prefers low ones, and 0 none."""
-        return [self.config.beta * reward for reward in self.rewards]
+    def _rewards_and_weights(self) -> list[tuple[list[float], list[float]]]:
+        """For each prompt the rewards by which its rows are ranked, and the logarithms of their weights."""
+        # A negative beta prefers low rewards, and 0 none.
+        ranked_by = [self.config.beta * reward for reward in self.rewards]
+        return list(zip(self._groups(ranked_by), self._groups(self.log_weights), strict=True))
 
     def _groups(self, values: list[Any]) -> list[list[Any]]:
         return [values[start : start + self.per_prompt] for start in range(0, len(values), self.per_prompt)]

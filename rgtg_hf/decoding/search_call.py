@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
+from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.processor_order import insert_guidance
 from rgtg_hf.decoding.reward_prompts import RewardPrompts
 from rgtg_hf.decoding.search import CandidateFilter, search
 from rgtg_hf.decoding.special_tokens import special_tokens
 from rgtg_hf.decoding.steering import SteeringProcessor
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
-from rgtg_hf.rewards.source import source_of
 from rgtg_hf.scoring.make import make_scorer
 
 __all__ = ["search_with"]
@@ -27,12 +26,11 @@ def search_with(
     model: Any,
     input_ids: Tensor,
     reward_model: Any,
+    config: RewardGuidanceConfig,
     *,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: Any,
-    settings: Mapping[str, Any],
-    guidance_config: RewardGuidanceConfig | None,
     weights: Any,
     reward_prompts: Any,
     tokenizer: Any,
@@ -40,12 +38,11 @@ def search_with(
     streamer: Any,
     **model_kwargs: Any,
 ) -> Any:
-    """Runs the search of a call; the arguments are those of `reward_guided_generate`.
+    """Runs the search of a call. `config` has the resolved settings; all else is as for `reward_guided_generate`.
 
     A processor or a steering head among `logits_processor` guides the rows within their blocks. Without any, rows are
     sampled from the policy's candidates.
     """
-    config = resolve_guidance(settings, guidance_config, source_of(reward_model)).config
     several = isinstance(reward_model, (list, tuple))
     for one in reward_model if several else [reward_model]:
         if isinstance(one, NextTokenRewardModel) and one.config.policy is not None:
@@ -66,8 +63,7 @@ def search_with(
     if reward_prompts is not None:
         special = [tokens.bos, *tokens.eos]
         own = RewardPrompts(reward_prompts, tokenizer, tokens.pad, special, scorer.vocabulary_size)
-        kept = own.attention_mask.bool()
-        own_prompts = [ids[mask].tolist() for ids, mask in zip(own.input_ids, kept, strict=True)]
+        own_prompts = kept_ids(own.input_ids, own.attention_mask)
     if streamer is not None:
         streamer.put(input_ids.cpu())
     with torch.no_grad():

@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.generation import generate_guided
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
@@ -26,7 +27,6 @@ __all__ = [
     "best_of_n",
     "best_of_n_divergence_bound",
     "search_responses",
-    "unpadded",
 ]
 
 
@@ -118,7 +118,7 @@ def search_responses(
     seconds = time.perf_counter() - start
     response_ids = found.sequences[:, inputs["input_ids"].shape[1] :]
     mask = response_mask(response_ids, end_token_ids(policy))
-    ids = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
+    ids = kept_ids(response_ids, mask)
     choices = [math.ceil(len(own) / block_size) if search == "best" else 1 for own in ids]
     return SampledResponses(
         texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
@@ -126,7 +126,7 @@ def search_responses(
         tokens=sum(map(len, ids)),
         seconds=seconds,
         ids=ids,
-        log_likelihoods=_log_likelihoods(policy, unpadded(inputs), ids),
+        log_likelihoods=_log_likelihoods(policy, kept_ids(inputs["input_ids"], inputs["attention_mask"]), ids),
         reward_model_tokens=found.reward_model_tokens,
     )
 
@@ -142,9 +142,3 @@ def _log_likelihoods(policy: Any, prompts: list[list[int]], responses: list[list
         float(row[len(prompt) - 1 : len(prompt) - 1 + len(own)].sum())
         for row, prompt, own in zip(chosen, prompts, responses, strict=True)
     ]
-
-
-def unpadded(inputs: Mapping[str, Tensor]) -> list[list[int]]:
-    """The token ids of each prompt of a padded batch, without the padding."""
-    pairs = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-    return [ids[kept].tolist() for ids, kept in pairs]

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.steering import steering
-from rgtg_hf.evaluation.best_of import search_responses, unpadded
+from rgtg_hf.evaluation.best_of import search_responses
 from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
@@ -135,5 +136,8 @@ class Contestants:
         """
         if METHODS[method].needs not in ("reward_model", "full_reward_model"):
             return None
-        sequences = [prompt + own for prompt, own in zip(unpadded(inputs), sampled.ids, strict=True)]
+        sequences = [
+            prompt + own
+            for prompt, own in zip(kept_ids(inputs["input_ids"], inputs["attention_mask"]), sampled.ids, strict=True)
+        ]
         return sequence_rewards(getattr(self, METHODS[method].needs), sequences)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper, set_seed
 
+from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 
 __all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
@@ -103,7 +104,7 @@ def sample_responses(
         divergences=recorder.divergences(response_ids, eos_token_ids).tolist(),
         tokens=int(mask.sum()),
         seconds=seconds,
-        ids=[row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)],
+        ids=kept_ids(response_ids, mask),
         log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
         reward_model_tokens=_reward_model_tokens(processor),
     )

@@ -191,7 +191,6 @@ def probe_reader(reward_model: PreTrainedModel, name: str) -> Verdict:
 
 def _tried(reward_model: PreTrainedModel, kind: object, pairs: Iterator[tuple[Tensor, Tensor]]) -> Verdict:
     """The verdict on pairs of found and expected values, remembered if it is final."""
-    #
     key = (kind, reward_model.dtype, attention_kind(reward_model))
     known = _verdicts.setdefault(reward_model, {})
     if key in known:

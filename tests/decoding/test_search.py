@@ -8,7 +8,6 @@ import torch
 from torch.testing import assert_close
 from transformers import JambaForCausalLM, LogitsProcessor, LogitsProcessorList
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from rgtg_hf import (
     RewardGuidanceConfig,
@@ -19,6 +18,7 @@ from rgtg_hf import (
 )
 from rgtg_hf.config import SEARCHES
 from rgtg_hf.decoding.hub import generate_by_name
+from tests.decoding.test_generation import Collect
 from tests.decoding.test_reward_kinds import TOKENIZER, kinds
 from tests.tiny_models import (
     EOS,
@@ -304,17 +304,6 @@ def test_rows_end_by_any_criterion_inside_a_block(policy, reward_model, search):
             ended = True
             assert all(token == PAD for token in response[ends[0] + 1 :])
     assert ended
-
-
-class Collect(BaseStreamer):
-    def __init__(self):
-        self.tokens, self.ended = [], False
-
-    def put(self, value):
-        self.tokens += value.flatten().tolist()
-
-    def end(self):
-        self.ended = True
 
 
 @pytest.mark.parametrize("search", SELECTIONS)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
+from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor, reward_guided_generate
 from rgtg_hf.decoding import search_call
 from rgtg_hf.decoding.search import CandidateFilter
 from tests.tiny_models import EOS, PAD, tiny_next_token_model, tiny_steering_head
@@ -14,35 +14,28 @@ IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 
 @pytest.fixture
 def made_ready(policy, monkeypatch):
-    """Calls `search_with` and returns what it hands to the search itself, which does not run."""
+    """Calls the callable and returns what reaches the search itself, which does not run."""
     handed = {}
 
     def keep(model, input_ids, scorer, config, **rest):
         handed.update(rest, model=model, scorer=scorer, config=config)
 
     monkeypatch.setattr(search_call, "search", keep)
-    generation_config = policy.generation_config
 
     def call(reward_model, logits_processor=(), **arguments):
-        given = dict.fromkeys(("weights", "reward_prompts", "tokenizer", "reward_tokenizer", "streamer")) | arguments
-        search_call.search_with(
-            policy,
-            IDS,
-            reward_model,
-            logits_processor=LogitsProcessorList(logits_processor),
-            stopping_criteria=None,
-            generation_config=generation_config,
-            settings=given.pop("settings", {"search": "best"}),
-            guidance_config=given.pop("guidance_config", None),
-            **given,
-        )
+        given = {"search": "best"} | arguments
+        if "guidance_config" in arguments:
+            del given["search"]
+        processors, criteria = LogitsProcessorList(logits_processor), StoppingCriteriaList()
+        settings = policy.generation_config
+        reward_guided_generate(policy, IDS, processors, criteria, settings, reward_model=reward_model, **given)
         return handed
 
     return call
 
 
 def test_rows_are_sampled_from_the_policys_candidates(made_ready, reward_model):
-    handed = made_ready(reward_model, settings={"search": "best", "top_k": 3})
+    handed = made_ready(reward_model, top_k=3)
     (only,) = handed["logits_processor"]
     assert isinstance(only, CandidateFilter)
     assert only.config.top_k == 3
@@ -57,7 +50,7 @@ def test_a_guide_that_the_user_gave_takes_the_place_of_the_filter(made_ready, re
 
 def test_arguments_win_over_the_object(made_ready, reward_model):
     given = RewardGuidanceConfig(search="halve", num_rows=6, beta=3.0)
-    config = made_ready(reward_model, settings={"num_rows": 5}, guidance_config=given)["config"]
+    config = made_ready(reward_model, num_rows=5, guidance_config=given)["config"]
     assert (config.search, config.num_rows, config.beta) == ("halve", 5, 3.0)
 
 

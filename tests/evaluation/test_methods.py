@@ -1,6 +1,7 @@
 import pytest
 
-from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound, unpadded
+from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound
 from rgtg_hf.evaluation.methods import METHODS, Contestants
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from tests.tiny_models import PAD, left_padded, tiny_policy, tiny_reward_model, tiny_steering_head
@@ -59,7 +60,10 @@ def test_best_of_n_raises_the_reward_and_reports_the_bound(contestants, method):
 
 def test_steering_rewards_are_those_of_the_model_that_steered(contestants):
     sampled = contestants.respond("args", 2.0, INPUTS, seed=0)
-    sequences = [prompt + own for prompt, own in zip(unpadded(INPUTS), sampled.ids, strict=True)]
+    sequences = [
+        prompt + own
+        for prompt, own in zip(kept_ids(INPUTS["input_ids"], INPUTS["attention_mask"]), sampled.ids, strict=True)
+    ]
     expected = sequence_rewards(contestants.full_reward_model, sequences)
     assert contestants.steering_rewards("args", INPUTS, sampled) == expected
     for method in ("policy", "head", "offline"):

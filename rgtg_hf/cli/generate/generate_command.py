@@ -105,6 +105,7 @@ def _respond(
 ) -> list[list[int]]:
     """Generates for one batch. Returns the ids of each response up to its end, without padding."""
     from rgtg_hf.decoding.generation import generate_guided
+    from rgtg_hf.decoding.padding import kept_ids
     from rgtg_hf.evaluation.divergence import response_mask
     from rgtg_hf.evaluation.sampling import end_token_ids
 
@@ -132,7 +133,7 @@ def _respond(
         )
     response_ids = output[:, inputs["input_ids"].shape[1] :].cpu()
     mask = response_mask(response_ids, end_token_ids(policy))
-    return [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
+    return kept_ids(response_ids, mask)
 
 
 def _check_sampling(options: argparse.Namespace) -> None:
