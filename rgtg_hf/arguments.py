@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["check_count", "check_number", "check_switch", "is_finite", "shown"]
+__all__ = ["check_count", "check_number", "check_switch", "is_finite", "near_names", "shown"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -50,6 +52,13 @@ def is_finite(number: float) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
+
+
+def near_names(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """A sentence about names that may have been meant, in front of one that lists all; empty if none is near."""
+    names = list(known)
+    near = [match for name in unknown for match in get_close_matches(name, names, n=2)]
+    return f"Did you mean {' or '.join(f'`{name}`' for name in dict.fromkeys(near))}? " if near else ""
 
 
 def shown(value: Any) -> str:

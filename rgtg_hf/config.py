@@ -2,7 +2,7 @@
 
 A setting that is `None` is unset. It is resolved in one place, [`resolve_guidance`][rgtg_hf.config.resolve_guidance]:
 
-    explicit argument  >  config object  >  guidance_config.json beside the reward model  >  default
+    argument  >  config object  >  GenerationConfig  >  guidance_config.json beside the reward model  >  default
 
 To add a setting, declare it here and say what it does in [`guide_step`][rgtg_hf.decoding.step.guide_step]. The
 processor, the mixin, `custom_generate`, `steering`, the command line and the server take it from here.
@@ -13,23 +13,24 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from rgtg_hf.arguments import check_count, check_number, shown
+from rgtg_hf.arguments import check_count, check_number, near_names, shown
 from rgtg_hf.files import write_whole
 
 __all__ = [
     "CHOICES",
     "DEFAULTS",
     "GUIDANCE_CONFIG_NAME",
+    "OF_SAMPLING",
     "SCORER_NAMES",
     "SEARCHES",
     "ResolvedGuidance",
@@ -43,6 +44,8 @@ SEARCHES = ("tokens", "best", "resample", "halve", "none")
 SCORER_NAMES = ("auto", "siblings", "expand", "next_token", "reference")
 
 CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES}
+# In `generate()` and a `GenerationConfig`, these are settings of sampling.
+OF_SAMPLING = ("top_k", "top_p", "min_p")
 _WHOLE_VOCABULARY = 2**31 - 1  # more tokens than any has
 
 logger = logging.getLogger(__name__)
@@ -165,7 +168,8 @@ class RewardGuidanceConfig:
         if not isinstance(settings, dict):
             raise ValueError(f"{path} holds a {type(settings).__name__}, but an object of settings is required.")
         if unknown := sorted(set(settings) - set(DEFAULTS)):
-            raise ValueError(f"{path} has unknown settings {unknown}: known are {sorted(DEFAULTS)}.")
+            near = near_names(unknown, DEFAULTS)
+            raise ValueError(f"{path} has unknown settings {unknown}. {near}The settings are {sorted(DEFAULTS)}.")
         try:
             return cls(**settings)
         except (TypeError, ValueError) as error:
@@ -211,15 +215,19 @@ class ResolvedGuidance(NamedTuple):
 
 def resolve_guidance(
     settings: Mapping[str, Any],
-    guidance_config: RewardGuidanceConfig | None = None,
+    guidance_config: RewardGuidanceConfig | ResolvedGuidance | None = None,
     source: RewardModelSource | None = None,
+    generation_config: Any = None,
 ) -> ResolvedGuidance:
-    """Gives every setting its value.
+    """Gives every setting its value. What `beta` is and where it comes from is logged once.
 
     Args:
         settings: Settings that were given as arguments. `None` means unset.
-        guidance_config: The config object that was given, if any.
+        guidance_config: The config object that was given, if any. Resolved settings stay as they are, but for the
+            arguments: nothing else is looked up.
         source: Where the reward model was loaded from, for its `guidance_config.json`. `None` for nowhere.
+        generation_config: A `GenerationConfig` that may hold settings too, but for those that are its own: `top_k`,
+            `top_p` and `min_p`.
 
     Returns:
         The settings, and where each came from.
@@ -238,23 +246,48 @@ def resolve_guidance(
         assert sources["beta"] == "argument"
         ```
     """
-    if not isinstance(guidance_config, (RewardGuidanceConfig, type(None))):
+    if not isinstance(guidance_config, (RewardGuidanceConfig, ResolvedGuidance, type(None))):
         raise TypeError(
             f"`guidance_config` is a {type(guidance_config).__name__}, but a RewardGuidanceConfig is required."
         )
     if unknown := sorted(set(settings) - set(DEFAULTS)):
-        raise TypeError(f"Unknown setting `{unknown[0]}`: the settings of guidance are {sorted(DEFAULTS)}.")
-    layers = [("argument", vars(RewardGuidanceConfig(**settings)))]
-    if guidance_config is not None:
-        layers.append(("guidance_config", vars(guidance_config)))
+        near = near_names(unknown[:1], DEFAULTS)
+        raise TypeError(f"Unknown setting `{unknown[0]}`. {near}The settings of guidance are {sorted(DEFAULTS)}.")
+    arguments = vars(RewardGuidanceConfig(**settings))
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if isinstance(guidance_config, ResolvedGuidance):
+        values, sources = dict(vars(guidance_config.config)), dict(guidance_config.sources)
+    else:
+        layers = [("default", DEFAULTS), *_found_layers(source, generation_config)]
+        if guidance_config is not None:
+            layers.append(("guidance_config", vars(guidance_config)))
+    for origin, layer in [*layers, ("argument", arguments)]:
+        given = {name: value for name, value in layer.items() if value is not None}
+        values |= given
+        sources |= dict.fromkeys(given, origin)
+    resolved = ResolvedGuidance(RewardGuidanceConfig(**values), sources)
+    if sources["beta"] != "argument":  # which needs no telling
+        _log_beta(resolved.config.beta, sources["beta"])
+    return resolved
+
+
+def _found_layers(source: RewardModelSource | None, generation_config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings that were not given with guidance, the weaker ones first, and where they come from."""
     if source is not None and (saved := _saved_guidance(source)) is not None:
-        layers.append((f"{GUIDANCE_CONFIG_NAME} of {source.name}", vars(saved)))
-    layers.append(("default", DEFAULTS))
-    values, sources = {}, {}
-    for name in DEFAULTS:
-        origin, values[name] = next((origin, layer[name]) for origin, layer in layers if layer[name] is not None)
-        sources[name] = origin
-    return ResolvedGuidance(RewardGuidanceConfig(**values), sources)
+        yield f"{GUIDANCE_CONFIG_NAME} of {source.name}", vars(saved)
+    names = [name for name in DEFAULTS if name not in OF_SAMPLING]
+    if found := {name: value for name in names if (value := getattr(generation_config, name, None)) is not None}:
+        yield "GenerationConfig", vars(RewardGuidanceConfig(**found))
+
+
+@lru_cache(maxsize=256)
+def _log_beta(beta: float, origin: str) -> None:
+    """Says once which beta is in use; loudly where it stands in a file that the caller may not have looked at."""
+    quiet = origin in ("default", "guidance_config")
+    level = logging.INFO if quiet else logging.WARNING
+    logger.log(level, "Steering with beta=%s, from: %s. Pass `beta` to change it.", beta, origin)
 
 
 def _saved_guidance(source: RewardModelSource) -> RewardGuidanceConfig | None:

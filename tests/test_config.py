@@ -7,9 +7,10 @@ from dataclasses import fields
 import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers import GenerationConfig
 
 from rgtg_hf import RewardGuidanceConfig, config
-from rgtg_hf.config import DEFAULTS, SCORER_NAMES, SEARCHES, RewardModelSource, resolve_guidance
+from rgtg_hf.config import DEFAULTS, OF_SAMPLING, SCORER_NAMES, SEARCHES, RewardModelSource, resolve_guidance
 from rgtg_hf.scoring.choose import SCORERS
 
 # A value of each setting that is not its default, for tables of all settings.
@@ -78,6 +79,12 @@ def test_an_argument_wins_over_the_object_over_the_file_over_the_default(name, t
 
     assert resolved({name: value_of(2)}, given, source) == (value_of(2), "argument")
     assert resolved({name: None}, given, source) == (value_of(1), "guidance_config")
+    generation = GenerationConfig(max_new_tokens=3, **{name: value_of(3)})
+    assert resolved({}, given, source, generation) == (value_of(1), "guidance_config")
+    if name not in OF_SAMPLING:  # which are settings of sampling there
+        assert resolved({}, RewardGuidanceConfig(), source, generation) == (value_of(3), "GenerationConfig")
+    else:
+        assert resolved({}, None, source, generation) == (value_of(0), "guidance_config.json")
     assert resolved({}, RewardGuidanceConfig(), source) == (value_of(0), "guidance_config.json")
     assert resolved({}, None, RewardModelSource(str(tmp_path / "nowhere"))) == (DEFAULTS[name], "default")
     assert resolved({}) == (DEFAULTS[name], "default")
@@ -88,8 +95,35 @@ def test_an_argument_that_equals_the_default_still_wins():
     assert (found.config.beta, found.config.top_k) == (1.0, 10)
 
 
+def test_resolved_settings_stay_but_for_arguments(tmp_path):
+    RewardGuidanceConfig(top_k=7).save_pretrained(tmp_path)
+    found = resolve_guidance({"min_p": 0.1}, RewardGuidanceConfig(beta=3.0))
+    again = resolve_guidance({"beta": 2.0}, found, RewardModelSource(str(tmp_path)), GenerationConfig(min_entropy=1.0))
+    assert vars(again.config) == vars(found.config) | {"beta": 2.0}
+    assert again.sources == found.sources | {"beta": "argument"}
+    assert resolve_guidance({}, found) == found
+
+
+def test_where_beta_comes_from_is_said_once_and_loudly_if_it_stands_in_a_file(tmp_path, caplog):
+    config._log_beta.cache_clear()
+    caplog.set_level("INFO", "rgtg_hf.config")
+    RewardGuidanceConfig(beta=8.0).save_pretrained(tmp_path)
+    source = RewardModelSource(str(tmp_path))
+    for _ in range(2):
+        resolve_guidance({"beta": 5.0}, None, source)
+        resolve_guidance({})
+        resolve_guidance({}, RewardGuidanceConfig(beta=3.0), source)
+        resolve_guidance({}, None, None, GenerationConfig(beta=4.0))
+        resolve_guidance({}, None, source)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == ["INFO", "INFO", "WARNING", "WARNING"]
+    words = ["beta=1.0, from: default", "beta=3.0, from: guidance_config.", "beta=4.0, from: GenerationConfig",
+             f"beta=8.0, from: guidance_config.json of {tmp_path}"]  # fmt: skip
+    assert all(part in message for part, (_, message) in zip(words, said, strict=True))
+
+
 def test_an_unknown_setting_is_refused_with_the_known_ones():
-    with pytest.raises(TypeError, match=r"`topk`: the settings of guidance are \['beta'"):
+    with pytest.raises(TypeError, match=r"`topk`. Did you mean `top_k` or `top_p`\? The settings "):
         resolve_guidance({"topk": 5})
 
 

@@ -17,18 +17,19 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import GenerationMode
 
-from rgtg_hf.config import DEFAULTS, resolve_guidance
+from rgtg_hf.config import DEFAULTS, OF_SAMPLING, resolve_guidance
 from rgtg_hf.decoding.processor_choice import guidance_processor
 from rgtg_hf.decoding.processor_order import insert_guidance
 from rgtg_hf.decoding.search_call import search_with
 from rgtg_hf.private_names import BEAM_LOOP, SAMPLING_LOOP
+from rgtg_hf.rewards.named import load_for_policy
 from rgtg_hf.rewards.source import source_of
 
 __all__ = ["RewardGuidedGenerationMixin", "generate_guided", "reward_guided_generate"]
 
 # Settings that a call of generate() may give directly. `top_p` and `min_p` are its own: they belong to its sampling,
 # and filter candidates only in `guidance_config`.
-_SETTINGS = tuple(name for name in DEFAULTS if name not in ("top_p", "min_p"))
+_SETTINGS = tuple(name for name in DEFAULTS if name not in OF_SAMPLING or name == "top_k")
 _GUIDANCE_ARGUMENTS = (*_SETTINGS, "guidance_config", "weights", "reward_prompts", "reward_tokenizer")
 _LOOPS = {
     GenerationMode.GREEDY_SEARCH: SAMPLING_LOOP,
@@ -49,13 +50,14 @@ _KEPT_FROM_CALLABLES = (
 class RewardGuidedGenerationMixin:
     """Gives a model class a `generate()` that takes a reward model.
 
-    Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it, these arguments
-    are understood besides all ordinary ones: `reward_model`; the settings `beta`, `top_k` (the candidates; the
-    `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`, `max_step_kl`, `search`, `num_rows`,
-    `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`, `reward_prompts` and
-    `reward_tokenizer`; see
+    Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it (a model, its folder
+    or hub name, or a list of such), these arguments are understood besides all ordinary ones: the settings `beta`,
+    `top_k` (the candidates; the `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`,
+    `max_step_kl`, `search`, `num_rows`, `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`,
+    `reward_prompts` and `reward_tokenizer`; see
     [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor]. `tokenizer`, the
-    policy's, is also that of the ordinary `generate()`.
+    policy's, is also that of the ordinary `generate()`. A setting may also stand in the `GenerationConfig`, but for
+    `top_k`, which is that of sampling there.
 
     Example:
         ```python
@@ -139,14 +141,19 @@ def generate_guided(
             "nothing would be steered: leave it out."
         )
     given = {name: kwargs.pop(name) for name in _GUIDANCE_ARGUMENTS if name in kwargs}
-    settings = {name: given[name] for name in _SETTINGS if name in given}
-    if resolve_guidance(settings, given.get("guidance_config"), source_of(reward_model)).config.search != "tokens":
-        kept = {"tokenizer": kwargs.get("tokenizer"), "streamer": kwargs.pop("streamer", None)}
+    config: Any = generation_config or policy.generation_config
+    reward_model, tokenizer, reward_tokenizer = load_for_policy(
+        policy, reward_model, kwargs.get("tokenizer"), given.pop("reward_tokenizer", None)
+    )
+    settings = {name: given.pop(name) for name in _SETTINGS if name in given}
+    guidance = resolve_guidance(settings, given.get("guidance_config"), source_of(reward_model), config)
+    given |= {"guidance_config": guidance, "reward_tokenizer": reward_tokenizer}
+    if guidance.config.search != "tokens":
+        kept = {"tokenizer": tokenizer, "streamer": kwargs.pop("streamer", None)}
         kwargs["custom_generate"] = partial(reward_guided_generate, **kept)
         return generate(
             inputs, generation_config, logits_processor, *args, reward_model=reward_model, **given, **kwargs
         )
-    config: Any = generation_config or policy.generation_config
     mask = kwargs.get("attention_mask")
     if policy.config.is_encoder_decoder:
         source = kwargs.get("input_ids", inputs)
@@ -164,7 +171,7 @@ def generate_guided(
         attention_mask=mask,
         pad_token_id=kwargs.get("pad_token_id", config.pad_token_id),
         eos_token_id=kwargs.get("eos_token_id", config.eos_token_id),
-        tokenizer=kwargs.get("tokenizer"),
+        tokenizer=tokenizer,
         **given,
     ) as processor:
         processors = LogitsProcessorList([*(logits_processor or []), processor])
@@ -211,7 +218,7 @@ def reward_guided_generate(
         logits_processor: The processors of this call.
         stopping_criteria: The criteria that end a generation.
         generation_config: The settings of generation, complete.
-        reward_model: The reward model.
+        reward_model: The reward model, or its folder or hub name, or a list of such.
         guidance_config: Settings of guidance as an object, `top_p` and `min_p` among them. Arguments win over it.
         weights: With a list of reward models, the weight of each.
         reward_prompts: The reward model's own prompts.
@@ -253,13 +260,14 @@ def reward_guided_generate(
         raise TypeError(
             f"`streamer` is a {type(streamer).__name__}, but a streamer is required, with `put` and `end`."
         )
-    config = resolve_guidance(settings, guidance_config, source_of(reward_model)).config
-    if config.search != "tokens":
+    reward_model, tokenizer, reward_tokenizer = load_for_policy(model, reward_model, tokenizer, reward_tokenizer)
+    guidance = resolve_guidance(settings, guidance_config, source_of(reward_model), generation_config)
+    if guidance.config.search != "tokens":
         return search_with(
             model,
             input_ids,
             reward_model,
-            config,
+            guidance.config,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
@@ -277,12 +285,11 @@ def reward_guided_generate(
             attention_mask=mask,
             reward_prompts=reward_prompts,
             weights=weights,
-            guidance_config=guidance_config,
+            guidance_config=guidance,
             pad_token_id=generation_config.pad_token_id,
             eos_token_id=generation_config.eos_token_id,
             tokenizer=tokenizer,
             reward_tokenizer=reward_tokenizer,
-            **settings,
         )
         try:
             processor = stack.enter_context(chosen)

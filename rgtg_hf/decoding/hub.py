@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from rgtg_hf.config import DEFAULTS, GUIDANCE_CONFIG_NAME, RewardGuidanceConfig
+from rgtg_hf.config import DEFAULTS, GUIDANCE_CONFIG_NAME, RewardGuidanceConfig, RewardModelSource
 from rgtg_hf.decoding.generation import generate_guided
-from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from rgtg_hf.version import __version__
 
 __all__ = ["add_to_card", "generate_by_name", "write_custom_generate"]
@@ -61,9 +59,6 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
 
 """
-
-# Reward models that were loaded for a policy, with their tokenizers once needed; they live as long as the policy does.
-_loaded: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, str | None], list[Any]]] = WeakKeyDictionary()
 
 
 def write_custom_generate(
@@ -134,13 +129,13 @@ def add_to_card(card: str, model_id: str, policy: str, beta: float) -> str:
 
 def generate_by_name(
     model: PreTrainedModel,
-    reward_model: PreTrainedModel | str | None = None,
+    reward_model: PreTrainedModel | RewardModelSource | str | None = None,
     revision: str | None = None,
     **arguments: Any,
 ) -> Any:
     """An ordinary `generate()`, steered by a reward model that is named; `custom_generate/generate.py` calls it.
 
-    The reward model is loaded once per policy, onto the policy's device and in its own precision.
+    The reward model is loaded once per policy, onto the policy's device and in its own precision, with its tokenizer.
 
     Args:
         model: The policy.
@@ -149,8 +144,9 @@ def generate_by_name(
         revision: A branch, tag or commit of the hub's repository.
         arguments: All other arguments of `generate()`, and those of guidance, as for
             [`RewardGuidedGenerationMixin`][rgtg_hf.decoding.generation.RewardGuidedGenerationMixin]. Settings default
-            to the repository's `guidance_config.json`. With `tokenizer`, the policy's, a reward model with another
-            one can be used too.
+            to the repository's `guidance_config.json`. A reward model with another tokenizer than the policy's is
+            read through text: `tokenizer`, the policy's, is needed for that, unless the policy's own is found where
+            the policy was loaded from.
 
     Returns:
         The output of `generate()`.
@@ -163,16 +159,7 @@ def generate_by_name(
             "These files do not know the name of their reward model: pass `reward_model=` with its directory or name."
         )
     if isinstance(reward_model, (str, Path)):
-        name = str(reward_model)
-        loaded = _loaded.setdefault(model, {}).setdefault((name, revision), [])
-        if not loaded:
-            loaded.append(load_reward_model(name, revision, dtype="auto"))
-        reward_model = loaded[0].to(model.device)
-        if arguments.get("tokenizer") is not None and "reward_tokenizer" not in arguments:
-            if len(loaded) == 1:
-                lacks_one = Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()
-                loaded.append(None if lacks_one else load_tokenizer(name, revision=revision or "main"))
-            arguments["reward_tokenizer"] = loaded[1]
+        reward_model = RewardModelSource(str(reward_model), revision)
     inputs, config = arguments.pop("inputs", None), arguments.pop("generation_config", None)
     processors = arguments.pop("logits_processor", None)
     return generate_guided(model.generate, model, reward_model, inputs, config, processors, **arguments)  # type: ignore[arg-type]

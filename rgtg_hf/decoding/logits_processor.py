@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock, Thread, current_thread
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,13 +14,14 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from rgtg_hf.arguments import check_switch
-from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
+from rgtg_hf.config import ResolvedGuidance, RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
 from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.reward_prompts import RewardPrompts
 from rgtg_hf.decoding.special_tokens import special_tokens
 from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
 from rgtg_hf.decoding.tracking import GenerationTracker
+from rgtg_hf.rewards.named import load_names
 from rgtg_hf.rewards.source import source_of
 from rgtg_hf.scoring.make import RewardModel, make_scorer
 from rgtg_hf.scoring.scorer import PrefixBatch
@@ -38,7 +40,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     (PARGS, arXiv:2406.07780). Greedy decoding, sampling and beam search work as they are. One object serves any number
     of `generate()` calls, and where a later call begins like an earlier one, it does not read that part again.
-    Threads may share one, and then take turns step by step; with one each they do not wait.
+    Threads may share one, and then take turns step by step; with one each they do not wait. It can be copied and
+    pickled, which leaves behind what it has read and counted.
 
     The processors of the generation config run before, temperature and other warpers after: a temperature also divides
     `beta`, and a `top_k` of `generate()` below this one cuts the candidates once more.
@@ -47,7 +50,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
             trained on prefixes. It may be on another device than the policy. It is put into evaluation mode. Also,
             through text and more slowly: a causal model with another tokenizer, an encoder, or any function
-            `(prompts, responses) -> rewards`; these need `tokenizer`. Or a list of such, added up by `weights`.
+            `(prompts, responses) -> rewards`; these need `tokenizer`. Or the folder or the hub name of a model, which
+            is loaded onto the GPU if there is one; with `tokenizer`, its own is loaded and compared, and if it reads
+            other ids, its rewards go through text. Or a list of such, added up by `weights`.
         beta: Strength of steering, in nats per unit of reward. 0 does not steer. Like every setting, it defaults to
             that of the reward model's `guidance_config.json`, and else to that of
             [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig], 1.
@@ -95,7 +100,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        reward_model: RewardModel | Sequence[RewardModel],
+        reward_model: RewardModel | str | Path | Sequence[RewardModel | str | Path],
         beta: float | None = None,
         top_k: int | None = None,
         *,
@@ -106,13 +111,15 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         tokenizer: PreTrainedTokenizerBase | None = None,
         reward_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
         weights: Sequence[float] | None = None,
-        guidance_config: RewardGuidanceConfig | None = None,
+        guidance_config: RewardGuidanceConfig | ResolvedGuidance | None = None,
         collect_records: bool = False,
         **settings: Any,
     ):
         check_switch("collect_records", collect_records)
         settings |= {"beta": beta, "top_k": top_k}
-        self.config, self.sources = resolve_guidance(settings, guidance_config, source_of(reward_model))
+        reward_model, tokenizer, reward_tokenizer = load_names(reward_model, tokenizer, reward_tokenizer)
+        guidance = resolve_guidance(settings, guidance_config, source_of(reward_model))
+        self.config, self.sources = guidance
         if self.config.search != "tokens" and self.sources["search"] in ("argument", "guidance_config"):
             raise ValueError(
                 f"`search` is {self.config.search!r}, which a logits processor cannot do: it selects among rows. "
@@ -121,7 +128,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self.tokenizer = tokenizer
         self._tokens = special_tokens(tokenizer, reward_model, pad_token_id, eos_token_id)
         self.scorer = make_scorer(
-            reward_model,
+            reward_model,  # type: ignore[arg-type]
             self.config.scorer,  # type: ignore[arg-type]
             tokenizer=tokenizer,
             reward_tokenizer=reward_tokenizer,
@@ -131,8 +138,24 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
         self._lock = Lock()
         self._collect_records = collect_records
+        self._arguments = {
+            "reward_model": reward_model,
+            "guidance_config": guidance,
+            "pad_token_id": pad_token_id,
+            "eos_token_id": eos_token_id,
+            "tokenizer": tokenizer,
+            "reward_tokenizer": reward_tokenizer,
+            "weights": weights,
+            "collect_records": collect_records,
+        }
         self.set_prompts(attention_mask, reward_prompts)
         self.reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is a new processor of the same models and settings, told of the same prompts. It has read nothing."""
+        prompts = None if self._reward_prompts is None else vars(self._reward_prompts)
+        told = {"attention_mask": self._prompt_mask, "reward_prompts": prompts}
+        return _made_again, (type(self), self._arguments | told)
 
     def set_prompts(self, attention_mask: Tensor | None = None, reward_prompts: Any = None) -> None:
         """Says of the next `generate()` what a processor cannot see. It ends with that generation.
@@ -257,3 +280,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 "`tokenizer=` (the policy's) and `reward_tokenizer=`: equal ones are used as they are, different ones "
                 "go through text."
             )
+
+
+def _made_again(kind: type[RewardGuidedLogitsProcessor], arguments: dict[str, Any]) -> RewardGuidedLogitsProcessor:
+    return kind(**arguments)

@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
+from rgtg_hf.config import ResolvedGuidance
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.steering import steering
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
-from rgtg_hf.rewards.source import source_of
 from rgtg_hf.scoring.combined import check_weights
 
 __all__ = ["guidance_processor"]
@@ -28,12 +27,11 @@ def guidance_processor(
     attention_mask: Tensor | None = None,
     reward_prompts: Any = None,
     weights: Sequence[float] | None = None,
-    guidance_config: RewardGuidanceConfig | None = None,
+    guidance_config: ResolvedGuidance,
     pad_token_id: int | None = None,
     eos_token_id: int | list[int] | None = None,
     tokenizer: Any = None,
     reward_tokenizer: Any = None,
-    **settings: Any,
 ) -> Iterator[LogitsProcessor]:
     """Makes the processor for calls of `generate()` inside the block.
 
@@ -47,7 +45,8 @@ def guidance_processor(
         reward_model: The reward model, or several.
         drafted: Whether tokens are drafted, as in assisted decoding, so that a pass of the policy has no single last
             state.
-        attention_mask: See `RewardGuidedLogitsProcessor`, as for all that follow.
+        guidance_config: The resolved settings of the call.
+        attention_mask: See `RewardGuidedLogitsProcessor`, as for all others.
 
     Yields:
         The processor.
@@ -56,14 +55,14 @@ def guidance_processor(
     models = list(reward_model) if several else [reward_model]
     heads = [model for model in models if isinstance(model, NextTokenRewardModel) and model.config.policy is not None]
     if heads and len(heads) == len(models) and not drafted and reward_prompts is None:
-        config, _ = resolve_guidance(settings, guidance_config, source_of(reward_model))
+        config = guidance_config.config
         if config.scorer == "auto":  # any other one reads the prefixes by itself
             if weights is not None and not several:
                 raise ValueError(
                     "`weights` goes with a list of reward models: pass `reward_model=[...]`, or scale `beta`."
                 )
             betas = [config.beta * weight for weight in check_weights(weights, len(heads))]  # type: ignore[operator]
-            with steering(policy, list(zip(heads, betas, strict=True)), guidance_config=config) as processor:
+            with steering(policy, list(zip(heads, betas, strict=True)), guidance_config=guidance_config) as processor:
                 yield processor
             return
     for head in heads:
@@ -78,5 +77,4 @@ def guidance_processor(
         eos_token_id=eos_token_id,
         tokenizer=tokenizer,
         reward_tokenizer=reward_tokenizer,
-        **settings,
     )

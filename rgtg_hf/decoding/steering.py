@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from rgtg_hf.arguments import check_number
-from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
+from rgtg_hf.config import ResolvedGuidance, RewardGuidanceConfig, RewardModelSource, resolve_guidance
 from rgtg_hf.decoding.hidden_capture import HiddenCapture, capture_hidden
 from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
+from rgtg_hf.rewards.named import is_name, load_for_policy
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
 from rgtg_hf.rewards.source import source_of
@@ -29,14 +31,15 @@ from rgtg_hf.rewards.token_head import token_increments
 __all__ = ["SteeringProcessor", "steering"]
 
 Beta = float | Tensor
+Head = NextTokenRewardModel | str | Path
 
 
 @contextmanager
 def steering(
     policy: PreTrainedModel,
-    heads: Sequence[NextTokenRewardModel | tuple[NextTokenRewardModel, Beta | None]],
+    heads: Sequence[Head | tuple[Head, Beta | None]],
     *,
-    guidance_config: RewardGuidanceConfig | None = None,
+    guidance_config: RewardGuidanceConfig | ResolvedGuidance | None = None,
     **settings: Any,
 ) -> Iterator[SteeringProcessor]:
     """Steers a policy with one or several heads, on the hidden states that `generate()` computes anyway.
@@ -48,8 +51,9 @@ def steering(
         policy: The policy. Its decoder has a forward hook for the length of the block.
         heads: Steering heads, each alone or with its beta, in nats per unit of reward: a number, or a tensor with one
             value per prompt of the batch. Negative steers away. A head without a beta uses `beta` of
-            `guidance_config`, or of its own `guidance_config.json`, or 1. Heads are attached to the policy if they
-            are not yet.
+            `guidance_config`, or of the policy's `generation_config`, or of its own `guidance_config.json`, or 1.
+            Heads are attached to the policy if they are not yet. The folder or the hub name of a head can stand in
+            its place; it is loaded once per policy.
         guidance_config: Settings as an object. Arguments win over it.
         settings: Settings of [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig] besides `beta`: `top_k`,
             `top_p`, `min_p`, `min_entropy`, `max_increment`, `max_step_kl`. What is unset comes from the
@@ -82,15 +86,16 @@ def steering(
     if "beta" in settings:
         raise TypeError("Give each head its own beta: steering(policy, [(head, beta), ...]).")
     given: Any = heads
-    if isinstance(heads, Sequence):
-        given = [(head, None) if isinstance(head, NextTokenRewardModel) else head for head in heads]
+    if isinstance(heads, (list, tuple)):
+        given = [_with_beta(policy, head) for head in heads]
     check_heads(given)
-    pairs: list[tuple[NextTokenRewardModel, Beta]] = [
-        (head, resolve_guidance({}, guidance_config, source_of(head)).config.beta if beta is None else beta)  # type: ignore[misc]
-        for head, beta in given
-    ]
-    source = source_of(pairs[0][0]) if len(pairs) == 1 else None
-    config, _ = resolve_guidance(settings, guidance_config, source)
+
+    def resolved(settings: dict[str, Any], source: RewardModelSource | None) -> Any:
+        return resolve_guidance(settings, guidance_config, source, getattr(policy, "generation_config", None)).config
+
+    pairs = [(head, resolved({}, source_of(head)).beta if beta is None else beta) for head, beta in given]
+    first = 1.0 if isinstance(pairs[0][1], Tensor) else pairs[0][1]
+    config = resolved(settings | {"beta": first}, source_of(pairs[0][0]) if len(pairs) == 1 else None)
     with capture_hidden(policy) as capture:
         yield SteeringProcessor(policy, pairs, capture, config)
 
@@ -122,10 +127,22 @@ class SteeringProcessor(LogitsProcessor):
     ) -> None:
         check_heads(heads)
         self.config = config
+        self._policy = policy
         self.betas = [beta for _, beta in heads]
         self.heads = [head.attach(policy).eval() for head, _ in heads]
         self._embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self._capture = capture
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SteeringProcessor:
+        """A processor on the same policy, in the same block, with betas of its own."""
+        heads = list(zip(self.heads, self.betas, strict=True))
+        return SteeringProcessor(self._policy, heads, self._capture, replace(self.config))
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A processor of steering() cannot be pickled: it reads the passes of a policy in this process. Call "
+            "steering(policy, heads) where the policy is."
+        )
 
     @property
     def betas(self) -> list[Beta]:
@@ -165,6 +182,15 @@ class SteeringProcessor(LogitsProcessor):
         step = guide_step(scores, self._step_config, score, vocabulary_size=len(self._embeddings), compare_paths=True)
         raise_if_not_finite(step, self.betas, input_ids.shape[1])
         return step.scores
+
+
+def _with_beta(policy: PreTrainedModel, head: Any) -> Any:
+    """A head and its beta, `None` where there is none. A name becomes the head that it names."""
+    if isinstance(head, NextTokenRewardModel) or is_name(head):
+        head = (head, None)
+    if isinstance(head, (list, tuple)) and len(head) == 2 and is_name(head[0]):
+        head = (load_for_policy(policy, head[0]).reward_model, head[1])
+    return head
 
 
 def _checked_beta(beta: Any) -> Beta:

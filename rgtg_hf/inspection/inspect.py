@@ -115,7 +115,8 @@ def inspect(
     for name, switch in (("do_sample", do_sample), ("chat_template", chat_template)):
         check_switch(name, switch)
     settings = {"beta": beta, "top_k": top_k, "search": "tokens"}
-    config: Any = resolve_guidance(settings, guidance_config, source_of(reward_model)).config
+    own = getattr(policy, "generation_config", None)
+    config: Any = resolve_guidance(settings, guidance_config, source_of(reward_model), own).config
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
     writing: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []

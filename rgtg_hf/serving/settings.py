@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rgtg_hf.arguments import check_number, shown
+from rgtg_hf.arguments import check_number, near_names, shown
 from rgtg_hf.config import DEFAULTS, RewardGuidanceConfig, resolve_guidance
 
 __all__ = ["MAX_TOP_K", "ServerSettings", "requested_guidance", "resolved_request"]
@@ -77,7 +77,10 @@ class ServerSettings:
             )
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"additional_config[{_KEY!r}] has unknown settings {unknown}: known are {known}.")
+            near = near_names(unknown, known)
+            raise ValueError(
+                f"additional_config[{_KEY!r}] has unknown settings {unknown}. {near}The settings are {known}."
+            )
         return cls(**given)
 
 
@@ -120,7 +123,8 @@ def requested_guidance(extra_args: dict[str, Any] | None) -> RewardGuidanceConfi
     settings = (given or {}) | flat
     known = [name for name in DEFAULTS if name not in _NOT_SERVED]
     if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"`{_KEY}` has unknown settings {unknown}: known are {known}.")
+        near = near_names(unknown, known)
+        raise ValueError(f"`{_KEY}` has unknown settings {unknown}. {near}The settings are {known}.")
     if twice := sorted(set(given or {}) & set(flat)):
         raise ValueError(f"`{_KEY}` has {twice} twice: once in the object and once as a key of its own.")
     try:

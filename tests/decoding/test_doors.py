@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from rgtg_hf import (
     RewardGuidanceConfig,
@@ -106,3 +106,23 @@ def test_every_setting_is_read_from_the_file_beside_the_reward_model(policy, doo
     with DOORS[door](policy, model) as arguments:
         run = partial(LlamaForCausalLM.generate, policy) if door != "mixin" else policy.generate
         return assert_obeys_the_law(partial(run, **arguments), model, config)
+
+
+@pytest.mark.parametrize("name", ["beta", "min_entropy", "max_increment", "max_step_kl", "scorer"])
+@pytest.mark.parametrize(("door", "kind"), [case for case in CASES if case[0] != "processor"])
+def test_every_setting_is_read_from_a_generation_config(policy, door, kind, name, monkeypatch):
+    """A processor, which does not see the policy, is the one way in without it."""
+    model, settings = MODELS[kind](policy), {"beta": 2.0, name: OTHER_VALUES[name]}
+    monkeypatch.setattr(policy, "generation_config", GenerationConfig(pad_token_id=0, eos_token_id=2, **settings))
+    with DOORS[door](policy, model) as arguments:
+        run = partial(LlamaForCausalLM.generate, policy) if door != "mixin" else policy.generate
+        assert_obeys_the_law(partial(run, **arguments), model, resolve_guidance(settings).config)
+
+
+@pytest.mark.parametrize(("door", "kind"), [case for case in CASES if case[0] in ("mixin", "callable")])
+def test_an_argument_wins_over_a_generation_config(policy, door, kind, monkeypatch):
+    model, given = MODELS[kind](policy), GenerationConfig(beta=-1.0, pad_token_id=0, eos_token_id=2)
+    with DOORS[door](policy, model, beta=2.0) as arguments:
+        run = partial(LlamaForCausalLM.generate, policy) if door != "mixin" else policy.generate
+        run = partial(run, generation_config=given, **arguments)
+        assert_obeys_the_law(run, model, resolve_guidance({"beta": 2.0}).config)

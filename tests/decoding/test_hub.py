@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
-from rgtg_hf.decoding import hub
 from rgtg_hf.decoding.hub import add_to_card, generate_by_name, write_custom_generate
+from rgtg_hf.rewards import named
 from rgtg_hf.rewards.load import load_reward_model as load
 from tests.tiny_models import left_padded, tiny_policy, tiny_reward_model
 
@@ -81,7 +81,7 @@ def test_without_trust_nothing_is_run(place):
 
 def test_the_reward_model_is_loaded_once_per_policy(place, monkeypatch):
     loaded = []
-    monkeypatch.setattr(hub, "load_reward_model", lambda name, *a, **k: loaded.append(name) or load(name, *a, **k))
+    monkeypatch.setattr(named, "load_reward_model", lambda name, *a, **k: loaded.append(name) or load(name, *a, **k))
     policy = AutoModelForCausalLM.from_pretrained("policy")
     by_name = {"custom_generate": "reward", "reward_model": "reward", "trust_remote_code": True}
     for beta in (0.5, 1.0):
@@ -102,7 +102,7 @@ def test_a_repository_knows_its_own_name(place, tmp_path, monkeypatch):
     shutil.copytree("reward", tmp_path / "copy")
     write_custom_generate(tmp_path / "copy", repository="owner/reward")
     policy = AutoModelForCausalLM.from_pretrained("policy")
-    monkeypatch.setattr(hub, "load_reward_model", lambda name, *a, **k: load({"owner/reward": "reward"}[name]))
+    monkeypatch.setattr(named, "load_reward_model", lambda name, *a, **k: load({"owner/reward": "reward"}[name]))
     by_name = {"custom_generate": str(tmp_path / "copy"), "trust_remote_code": True}
     found = policy.generate(IDS, attention_mask=MASK, **by_name, **SHORT)
     assert found.tolist() == steered(RECOMMENDED, **SHORT)

@@ -1,12 +1,16 @@
 """What the processor refuses, and what it leaves alone."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from torch.testing import assert_close
 from transformers import BertConfig, BertForSequenceClassification, LlamaForSequenceClassification
 
 from rgtg_hf import RewardGuidedLogitsProcessor
 from rgtg_hf.config import RewardGuidanceConfig
-from tests.tiny_models import BOS, EOS, PAD, left_padded, tiny_policy, tiny_reward_model
+from tests.tiny_models import BOS, EOS, PAD, left_padded, tiny_next_token_model, tiny_policy, tiny_reward_model
 
 
 def generate(policy, processor, ids, mask=None, **settings):
@@ -35,9 +39,11 @@ def test_a_reward_model_that_reads_ahead_is_refused():
         RewardGuidedLogitsProcessor(LlamaForSequenceClassification(config))
 
 
-def test_something_that_is_no_model_is_refused():
-    with pytest.raises(TypeError, match="`reward_model` is a str"):
-        RewardGuidedLogitsProcessor("my/reward-model")
+def test_something_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="`reward_model` is a int"):
+        RewardGuidedLogitsProcessor(5)
+    with pytest.raises(OSError, match="no-such-folder"):
+        RewardGuidedLogitsProcessor(str(tmp_path / "no-such-folder"))
 
 
 @pytest.mark.parametrize("size", [30, 50])
@@ -136,3 +142,21 @@ def test_no_padding_is_seen_where_none_is(policy):
     policy = tiny_policy()
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(pad_token_id=None))
     generate(policy, processor, torch.tensor([[5, 6, 7]]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("kind", [tiny_reward_model, lambda: tiny_reward_model("bloom"), tiny_next_token_model])
+def test_a_copy_gives_the_same_scores_and_has_read_nothing(policy, kind, copied):
+    ids, mask = left_padded([[5, 6, 7, 8], [9, 10]])
+    prompts = torch.tensor([[9, 8, 7], [6, 5, 4]])
+    processor = RewardGuidedLogitsProcessor(kind(), beta=2.0, max_increment=0.5, eos_token_id=[2, 3])
+    generate(policy, processor, ids, mask)
+    processor.set_prompts(reward_prompts=prompts)
+    copy_of_it = copied(processor)
+    assert copy_of_it.stats.reward_model_tokens == copy_of_it.stats.steps == 0
+    assert (copy_of_it.config, copy_of_it.sources) == (processor.config, processor.sources)
+    scores = torch.randn(2, 40)
+    assert_close(copy_of_it(ids, scores), processor(ids, scores))
+    read = processor.scorer.tokens_computed
+    copy_of_it(ids, scores)
+    assert processor.scorer.tokens_computed == read

@@ -1,5 +1,7 @@
 """Steering heads inside generate(): they add up, leave no trace, and refuse what they cannot serve."""
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -138,3 +140,13 @@ def test_a_reward_that_is_not_finite_is_refused(policy):
     torch.nn.init.constant_(head.score.key.weight, float("nan"))
     with steering(policy, [(head, 1.0)]) as processor, pytest.raises(FloatingPointError, match="not finite"):
         step(policy, processor)
+
+
+def test_a_copy_has_betas_of_its_own_and_is_not_pickled(policy):
+    with steering(policy, [(tiny_steering_head(policy), 2.0)], max_increment=0.5) as processor:
+        other = copy.deepcopy(processor)
+        other.betas = [-2.0]
+        assert (processor.betas, other.config) == ([2.0], processor.config)
+        step(policy, processor)
+        with pytest.raises(TypeError, match="Call steering"):
+            pickle.dumps(processor)

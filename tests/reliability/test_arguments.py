@@ -185,7 +185,7 @@ SHARE = PROBABILITY | {ValueError: [-0.1, 1.0001, NAN, INF, -INF, HUGE]}
 NATS = {TypeError: ["1", True, [1.0], torch.tensor([1.0])], ValueError: [0.0, -1.0, NAN, -INF, HUGE]}
 SWITCH = {TypeError: ["no", 2, None]}
 BETA = {TypeError: ["1", True, [1.0], torch.tensor(1.0), 1j], ValueError: [NAN, INF, -INF, HUGE, -HUGE]}
-MODEL = {TypeError: [None, "owner/name", 3, {}, torch.nn.ReLU], ValueError: [torch.nn.Linear(2, 2), []]}
+MODEL = {TypeError: [None, 3, {}, torch.nn.ReLU], ValueError: [torch.nn.Linear(2, 2), []]}
 IDS_OR_TEXT = {
     TypeError: [5, "text", [5, 6], [[5.5]], [["a"]], [None], torch.tensor([[5.0]]), {"input_ids": IDS}, [[True]]],
     ValueError: [[], [[]], [[5], []], [[-1, 5]], [[5, VOCAB_SIZE]], torch.tensor([[5, 999]]), torch.tensor([5, 6])],
@@ -239,7 +239,7 @@ TABLE = [
     (called, "scores", {ValueError: [torch.zeros(2, VOCAB_SIZE), torch.zeros(1, 7)]}),
     (called, "scores", {FloatingPointError: [torch.full((1, VOCAB_SIZE), NAN)]}),
     (used, "beta", {FloatingPointError: [1e300, -1e39]}),
-    (mixin, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [[]]}),
+    (mixin, "reward_model", {TypeError: [3, {}], ValueError: [[]]}),
     (mixin, "beta", BETA),
     (mixin, "top_k", TOP_K),
     (mixin, "max_step_kl", NATS),
@@ -254,7 +254,7 @@ TABLE = [
     (mixin_with_heads, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
     (made_of_two, "weights", {TypeError: ["ab", 1.0, ["1", "1"], [True, True], [None, 1.0], torch.ones(2)]}),
     (made_of_two, "weights", {ValueError: [[1.0], [1.0, NAN], [INF, 1.0], [HUGE, 1], []]}),
-    (custom, "reward_model", {TypeError: ["owner/name", 3, {}], ValueError: [None, []]}),
+    (custom, "reward_model", {TypeError: [3, {}], ValueError: [None, []]}),
     (custom, "beta", {TypeError: ["1", True, [1.0]], ValueError: [NAN, INF, HUGE]}),
     (custom, "top_k", {TypeError: ["8", 2.5, True], ValueError: [-2]}),
     (custom, "max_increment", NATS),
@@ -263,7 +263,7 @@ TABLE = [
     (custom_with, "tokenizer", {TypeError: ["name", 5]}),
     (custom, "weights", {ValueError: [[1.0]]}),
     (steered, "policy", {TypeError: [None, "owner/name", 3, reward_model()]}),
-    (steered, "heads", {TypeError: [None, 5, "heads", [5], [(head(),)], [("head", 1.0)], [(None, 1.0)]]}),
+    (steered, "heads", {TypeError: [None, 5, "heads", [5], [(head(),)], [(None, 1.0)]]}),
     (steered, "heads", {ValueError: [[], [(tiny_next_token_model(), 1.0)]]}),
     (beta_of_head, "beta", {TypeError: ["1", True, [1.0], 1j, torch.tensor([1j])]}),
     (beta_of_head, "beta", {ValueError: [NAN, INF, HUGE, torch.tensor([NAN]), torch.ones(2), torch.ones(0)]}),

@@ -42,7 +42,7 @@ def test_a_server_bounds_the_candidates():
 @pytest.mark.parametrize(
     ("extra_args", "sentence"),
     [
-        ({"rgtg": {"bta": 1}}, r"unknown settings \['bta'\]: known are \['beta', 'top_k', "),
+        ({"rgtg": {"bta": 1}}, r"unknown settings \['bta'\]. Did you mean `beta`\?"),
         ({"rgtg_bta": 1}, r"unknown settings \['bta'\]"),
         ({"rgtg": 3}, "is 3, but an object"),
         ({"rgtg": "{"}, "not valid JSON"),
