@@ -50,8 +50,8 @@ _KEPT_FROM_CALLABLES = (
 class RewardGuidedGenerationMixin:
     """Gives a model class a `generate()` that takes a reward model.
 
-    Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it (a model, its folder
-    or hub name, or a list of such), these arguments are understood besides all ordinary ones: the settings `beta`,
+    Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it (a model, its
+    folder or hub name, or a list of such), these arguments are understood besides all others: the settings `beta`,
     `top_k` (the candidates; the `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`,
     `max_step_kl`, `search`, `num_rows`, `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`,
     `reward_prompts` and `reward_tokenizer`; see

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
@@ -36,6 +37,12 @@ class Backbone:
         self.device, self.dtype = weight.device, weight.dtype
         self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
         self.tokens_computed = 0
+
+    @property
+    def mask_dtype(self) -> torch.dtype:
+        """The precision of the attention scores, to which masks are added."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
 
     def read(self, ids: Tensor, attention_mask: object, positions: Tensor, cache: Cache) -> Tensor:
         """Runs the decoder.

@@ -1,4 +1,4 @@
-"""Whole sequences, one at a time, no cache, no padding: slow and obvious. Every other scorer is tested against it."""
+"""Whole sequences, no cache, no padding: slow and obvious. Every other scorer is tested against it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["ReferenceScorer"]
 class ReferenceScorer:
     """Reads prompt, prefix and candidate from the start for every candidate.
 
-    Costs k (P + t + 1) reward-model tokens per step for P prompt and t generated tokens. It defines the right answer,
-    and it serves the architectures for which no faster scorer is right.
+    Costs (k + 1) (P + t + 1) reward-model tokens per step for P prompt and t generated tokens. It defines the right
+    answer, and it serves the architectures for which no faster scorer is right.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
@@ -40,22 +40,26 @@ class ReferenceScorer:
         for row, columns in enumerate(wanted.cpu()):
             if not columns.any():
                 continue
-            ids = prefixes.input_ids[row][prefixes.attention_mask[row].bool()]
-            before = self._last_reward(ids)
-            for column in columns.nonzero()[:, 0].tolist():
-                candidate = candidate_ids[row, column].to(ids.device)
-                increments[row, column] = self._last_reward(torch.cat([ids, candidate[None]])) - before
+            ids = prefixes.input_ids[row][prefixes.attention_mask[row].bool()].cpu()
+            candidates = candidate_ids[row].cpu()[columns, None]
+            after = self._last_rewards(torch.cat([ids.expand(len(candidates), -1), candidates], dim=1))
+            increments[row, columns] = after - self._last_rewards(ids[None])
         return increments.to(candidate_ids.device)
 
     @torch.no_grad()
     def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
         sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        return [float(self._last_reward(torch.tensor(sequence))) for sequence in sequences]
+        return [float(self._last_rewards(torch.tensor([sequence]))) for sequence in sequences]
 
-    def _last_reward(self, ids: Tensor) -> Tensor:
-        self.tokens_computed += len(ids)
-        return prefix_rewards(self.reward_model, ids[None].to(self.device), use_cache=False)[0, -1].float().cpu()
+    def _last_rewards(self, ids: Tensor) -> Tensor:
+        """The rewards of sequences of one length."""
+        self.tokens_computed += ids.numel()
+        # transformers takes several rows only where a pad token is known, though nothing is padded here.
+        padded = self.reward_model.config.get_text_config().pad_token_id is not None  # type: ignore[union-attr, operator]
+        batches = [ids] if padded else ids.split(1)
+        found = [prefix_rewards(self.reward_model, one.to(self.device), use_cache=False)[:, -1] for one in batches]
+        return torch.cat(found).float().cpu()
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""

@@ -49,6 +49,20 @@ class PrefixBatch(NamedTuple):
         """The same step for some of the rows, given as indices or as a boolean mask."""
         return self._replace(input_ids=self.input_ids[rows], attention_mask=self.attention_mask[rows])
 
+    def without_padding(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """The rows moved to the left edge.
+
+        Args:
+            device: Where they go. Defaults to where they are.
+
+        Returns:
+            Token ids with -1 behind the end of each row, shape `[rows, length]`, and their number, shape `[rows]`.
+        """
+        ids, mask = (part.to(device) for part in (self.input_ids, self.attention_mask))
+        order, lengths = torch.arange(ids.shape[1], device=ids.device), mask.sum(-1)
+        columns = (order + (ids.shape[1] - lengths)[:, None]).clamp(max=ids.shape[1] - 1)
+        return ids.gather(1, columns).masked_fill(order >= lengths[:, None], -1), lengths
+
     def on_host(self, candidate_ids: Tensor, wanted: Tensor | None) -> list[HostRow]:
         """Copies a step to the host, all at once.
 
@@ -93,8 +107,8 @@ class Scorer(Protocol):
             prefixes: The current prefixes.
             candidate_ids: Candidates of each row, int64, shape `[rows, k]`.
             wanted: The increments to compute, bool, shape `[rows, k]`; all of them by default. Entries that are not
-                wanted are 0, and their candidates are not read. A row without any wanted entry is not read at all: it
-                lies behind, and catches up when it is read next.
+                wanted are 0. Their candidates and rows may be read along with others, or lie behind and catch up when
+                they are read next. Where nothing is wanted, nothing is read.
 
         Returns:
             Increments on the device of `candidate_ids`, float32, shape `[rows, k]`.

@@ -1,24 +1,27 @@
 """All candidates of a row in one forward pass, as siblings that share the cached prefix.
 
 The k candidates follow the prefix in one sequence, and none sees another: see
-[`SiblingReader`][rgtg_hf.scoring.sibling_reader.SiblingReader]. The candidate that is chosen has been read by then, so
-a step costs k tokens per row.
+[`RowReader`][rgtg_hf.scoring.row_reader.RowReader]. A step reads k + 1 tokens per row, the one that was chosen last
+and the candidates, so its increments are differences within one pass.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
-from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
-from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.scoring.row_reader import RowReader
+from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["SiblingScorer"]
 
 
 class SiblingScorer:
-    """Scores candidates as siblings: one forward pass of k tokens and one cache per row.
+    """Scores candidates as siblings: one forward pass of k + 1 tokens and one cache per row.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label that takes 4-D masks
@@ -32,7 +35,8 @@ class SiblingScorer:
     """
 
     def __init__(self, reward_model: PreTrainedModel):
-        self.reader = SiblingReader(reward_model)
+        self.reader = RowReader(reward_model)
+        self.head = find_score_head(reward_model)
         self.vocabulary_size: int | None = vocabulary_size(reward_model)
 
     @property
@@ -40,18 +44,30 @@ class SiblingScorer:
         """Reward-model tokens computed so far, padding included."""
         return self.reader.tokens_computed
 
+    @torch.no_grad()
     def score(self, prefixes: PrefixBatch, candidate_ids: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Computes increments; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
-        rows = prefixes.on_host(candidate_ids, wanted)
-        # The empty continuation is the prefix itself.
-        continuations = [[[], *([id_] for id_ in row.candidates)] if row.candidates else [] for row in rows]
-        rewards = self.reader.read([row.prefix for row in rows], continuations)
-        return place_increments(rewards, [row.columns for row in rows], candidate_ids)
+        device = self.reader.backbone.device
+        ids, lengths = prefixes.without_padding(device)
+        needed = None if wanted is None else wanted.any().to(device)
+        hidden = self.reader.read(ids, lengths, candidate_ids.to(device), needed)
+        if hidden is None:
+            return torch.zeros(candidate_ids.shape, device=candidate_ids.device)
+        rewards = self.head(hidden)[..., 0].float()
+        increments = (rewards[:, 1:] - rewards[:, :1]).to(candidate_ids.device)
+        return increments if wanted is None else increments.masked_fill(~wanted, 0.0)
 
+    @torch.no_grad()
     def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
-        prefixes = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        return [reward for row in self.reader.read(prefixes, [[[]] for _ in prefixes]) for reward in row]
+        if not prompts:
+            return []
+        rows = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
+        ids = pad_sequence(rows, batch_first=True, padding_value=-1)
+        ids = ids.to(self.reader.backbone.device)
+        hidden = self.reader.read(ids, (ids >= 0).sum(-1))
+        assert hidden is not None
+        return self.head(hidden)[:, 0, 0].float().tolist()
 
     def reset(self) -> None:
         """Forgets the cache."""

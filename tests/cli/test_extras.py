@@ -69,7 +69,7 @@ def options(policy_folder, reward_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "extra", ["", "evaluate", *(pytest.param(one, marks=pytest.mark.slow) for one in ("train", "demo"))]
+    "extra", ["", *(pytest.param(one, marks=pytest.mark.slow) for one in ("evaluate", "train", "demo"))]
 )
 def test_the_commands_of_an_extra_need_no_other_package(extra, options, run):
     names = [name for name, (_, needed, _) in COMMANDS.items() if (needed or "") == extra]

@@ -75,7 +75,7 @@ def test_one_bos_token_that_is_also_the_pad_token_is_no_padding(policy):
     ids = torch.tensor([[PAD, 5, 6], [PAD, 8, 9]])
     processor = RewardGuidedLogitsProcessor(tiny_reward_model(bos_token_id=PAD))
     generate(policy, processor, ids, torch.ones_like(ids))
-    assert processor.scorer.reader.rows[0].prefix.tokens[0] == PAD
+    assert processor.scorer.reader.held[0, 0] == PAD
 
 
 def test_rewards_that_are_not_finite_stop_the_generation(policy):
@@ -94,15 +94,18 @@ def test_a_prompt_hidden_in_embeddings_is_refused(policy, reward_model):
         )
 
 
-def test_ended_rows_cost_nothing(reward_model):
-    processor = RewardGuidedLogitsProcessor(reward_model, top_k=4)
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_ended_rows_follow_the_policy_and_cost_nothing_once_all_have_ended(family):
+    processor = RewardGuidedLogitsProcessor(tiny_reward_model(family), top_k=4)
     scores = torch.randn(2, 40)
     rows = [[5, 6, 7, 8], [5, 6, 9, EOS]]
     for length in (2, 3, 4):
         processor(torch.tensor(rows)[:, :length], scores)
+    found = processor(torch.tensor([[*rows[0], EOS], [*rows[1], PAD]]), scores)[1]
+    assert torch.equal(found, scores[1].masked_fill(scores[1] < scores[1].topk(4).values[-1], float("-inf")))
     before = processor.scorer.tokens_computed
-    processor(torch.tensor([[*rows[0], 11], [*rows[1], PAD]]), scores)
-    assert processor.scorer.tokens_computed - before == 1 + 4
+    processor(torch.tensor([[*rows[0], EOS, PAD], [*rows[1], PAD, PAD]]), scores)
+    assert processor.scorer.tokens_computed == before
 
 
 def test_a_prompt_that_ends_with_the_end_token_is_steered(policy, reward_model):

@@ -11,7 +11,7 @@ from tests.tiny_models import VOCAB_SIZE, tiny_reward_model
 
 def layers(processor):
     scorer = processor.scorer
-    return (scorer.reader.cache if processor.config.scorer != "expand" else scorer.cache.cache).layers
+    return (scorer.reader.buffer if processor.config.scorer != "expand" else scorer.cache.cache).layers
 
 
 def cache_bytes(processor):
@@ -20,7 +20,7 @@ def cache_bytes(processor):
     return sum(storages.values())
 
 
-@pytest.mark.parametrize(("scorer", "steps"), [("siblings", 2000), ("expand", 300)])
+@pytest.mark.parametrize(("scorer", "steps"), [("siblings", 600), ("expand", 200)])
 def test_many_steps_hold_one_cache_of_their_length(scorer, steps):
     k = 4
     reward_model = tiny_reward_model(num_hidden_layers=1, max_position_embeddings=2 * steps)

@@ -69,6 +69,6 @@ def test_counts_start_over_with_reset(policy, reward_model):
     processor = RewardGuidedLogitsProcessor(reward_model)
     policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=3, do_sample=False)
     assert processor.stats.steps == 3
-    assert processor.stats.reward_model_tokens == 3 + 3 * 10  # the prompt, then the candidates of each step
+    assert processor.stats.reward_model_tokens == 3 + 2 + 3 * 10  # the prompt, chosen tokens, candidates of each step
     processor.reset()
     assert (processor.stats.steps, processor.stats.reward_model_tokens) == (0, 0)

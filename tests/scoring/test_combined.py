@@ -24,7 +24,7 @@ def test_several_rewards_add_up_with_their_weights():
         assert_close(combined.score(*step), sum(weight * part for weight, part in zip(weights, parts, strict=True)))
     assert combined.tokens_computed == sum(scorer.tokens_computed for scorer in single)
     combined.reset()
-    assert not any(scorer.reader.cache.layers for scorer in combined.scorers[:2])
+    assert all(scorer.reader.held is None for scorer in combined.scorers[:2])
 
 
 def test_the_vocabulary_that_can_be_read_is_the_smallest():

@@ -5,8 +5,6 @@ from torch.testing import assert_close
 
 from rgtg_hf.scoring.sequences import WholeReader
 from rgtg_hf.scoring.sibling_reader import SiblingReader
-from rgtg_hf.scoring.siblings import SiblingScorer
-from tests.scoring.test_siblings import K, steps
 from tests.tiny_models import tiny_reward_model
 
 
@@ -20,17 +18,6 @@ def test_beginnings_that_continuations_share_are_read_once():
     before = reader.tokens_computed
     reader.read([[*prefix, 8, 9, 10, 14]], [[[15]]])  # goes on from the continuation
     assert reader.tokens_computed - before == 2
-
-
-def test_places_are_used_again():
-    scorer = SiblingScorer(tiny_reward_model())
-    for step in steps(seed=3, steps=40):
-        scorer.score(*step)
-    longest = int(step[0].attention_mask.sum(-1).max())
-    assert max(row.top for row in scorer.reader.rows) <= longest + K
-    for row in scorer.reader.rows:
-        used = {*row.prefix.places, *(place for one in row.continuations for place in one.places)}
-        assert sorted([*used, *row.free]) == list(range(row.top))
 
 
 def test_a_batch_that_shrinks_keeps_no_memory_of_rows_that_are_gone():

@@ -1,4 +1,4 @@
-"""Candidates read as siblings have the increments of whole sequences, and cost themselves alone."""
+"""Candidates read as siblings have the increments of whole sequences, and cost themselves and one token."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
 from rgtg_hf.scoring.siblings import SiblingScorer
-from tests.scoring.generations import assert_equal_scores, generation
+from tests.scoring.generations import assert_equal_scores
 from tests.tiny_models import PAD, VOCAB_SIZE, tiny_reward_model
 
 ROWS, K, PROMPT = 3, 4, 20
@@ -53,44 +53,21 @@ def test_long_prompts_equal_reference():
     assert_equal_scores(SiblingScorer(reward_model), ReferenceScorer(reward_model), [step])
 
 
-def test_a_step_costs_its_candidates_and_nothing_else():
+def test_a_step_costs_its_candidates_and_the_token_before_them():
     scorer = SiblingScorer(tiny_reward_model())
     counts = []
     for step in steps(seed=1):
         before = scorer.tokens_computed
         scorer.score(*step)
         counts.append(scorer.tokens_computed - before)
-    assert counts[1:] == [ROWS * K] * len(counts[1:])
-
-
-def test_a_token_that_was_no_candidate_is_read_as_well():
-    scorer = SiblingScorer(tiny_reward_model())
-    first, second = list(generation(steps=2))
-    scorer.score(*first)
-    before = scorer.tokens_computed
-    scorer.score(*second)
-    rows, k = second[1].shape
-    assert scorer.tokens_computed - before == rows * (1 + k)
-
-
-def test_rows_without_wanted_candidates_are_not_read():
-    scorer = SiblingScorer(tiny_reward_model())
-    for step, (prefixes, candidates, _) in enumerate(steps(seed=2)):
-        wanted = torch.zeros(ROWS, K, dtype=torch.bool)
-        wanted[0] = True
-        before = scorer.tokens_computed
-        scorer.score(prefixes, candidates, wanted)
-        if step:
-            assert scorer.tokens_computed - before == K
-    held = [len(row.prefix.tokens) for row in scorer.reader.rows]
-    assert held == [prefixes.input_ids.shape[1], 0, 0]
+    assert counts[1:] == [ROWS * (1 + K)] * len(counts[1:])
 
 
 def test_equal_prompts_are_read_once():
     scorer = SiblingScorer(tiny_reward_model())
     ids = torch.randint(3, VOCAB_SIZE, (1, 40), generator=torch.Generator().manual_seed(0)).expand(5, -1)
     scorer.score(PrefixBatch(ids, torch.ones_like(ids), 40), ids[:, :K])
-    assert scorer.tokens_computed == 40 + 5 * K
+    assert scorer.tokens_computed == 39 + 5 * (1 + K)
 
 
 def test_tokens_read_in_inference_mode_serve_outside_of_it():

@@ -1,0 +1,99 @@
+"""Rows are found again by their ids, and read once."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rgtg_hf.rewards.prefix_rewards import find_backbone, find_score_head, prefix_rewards
+from rgtg_hf.scoring import row_reader
+from rgtg_hf.scoring.row_reader import RowReader
+from tests.tiny_models import tiny_reward_model
+
+K = 3
+
+
+def right_padded(rows):
+    width = max(map(len, rows))
+    return torch.tensor([row + [-1] * (width - len(row)) for row in rows]), torch.tensor([len(row) for row in rows])
+
+
+def assert_reads(reader, model, rows, tokens=None):
+    """The rewards of the rows and of their candidates are those of whole sequences, at the cost given."""
+    candidates = torch.arange(K * len(rows)).reshape(len(rows), K) + 3
+    before = reader.tokens_computed
+    found = find_score_head(model)(reader.read(*right_padded(rows), candidates))[..., 0]
+    for row, (ids, own) in enumerate(zip(rows, candidates.tolist(), strict=True)):
+        expected = [prefix_rewards(model, torch.tensor([[*ids, one]]))[0, -2:] for one in own]
+        assert_close(found[row, 1:], torch.stack([one[1] for one in expected]), atol=1e-4, rtol=1e-4)
+        assert_close(found[row, 0], expected[0][0], atol=1e-4, rtol=1e-4)
+    if tokens is not None:
+        assert reader.tokens_computed - before == tokens
+
+
+@pytest.fixture(params=["llama", "mistral", "gpt2"])
+def model(request):
+    return tiny_reward_model(request.param)
+
+
+@torch.no_grad()
+def test_rows_of_any_length_grow_at_any_pace(model):
+    reader = RowReader(model)
+    first, second = list(range(3, 15)), [20, 21]
+    assert_reads(reader, model, [first, second])
+    assert_reads(reader, model, [[*first, 16], [*second, 22]], tokens=2 * (1 + K))
+    assert_reads(reader, model, [[*first, 16, 17, 18, 19], [*second, 22, 23]], tokens=2 * (3 + K))
+    assert_reads(reader, model, [[*first, 16, 30], [*second, 22]], tokens=2 * (1 + K))  # drafts that were dropped
+
+
+@torch.no_grad()
+def test_rows_move_come_and_go(model):
+    reader = RowReader(model)
+    rows = [[3 + row, *range(10, 14)] for row in range(3)]
+    assert_reads(reader, model, rows)
+    assert_reads(reader, model, [[*rows[2], 5], [*rows[0], 6], [*rows[2], 7]], tokens=3 * (1 + K))
+    assert_reads(reader, model, [[*rows[2], 7, 8]], tokens=1 + K)
+    assert_reads(reader, model, [[*rows[2], 7, 8, 9]] * 4, tokens=4 * (1 + K))
+
+
+@torch.no_grad()
+def test_long_prompts_are_read_in_parts_and_equal_ones_once(monkeypatch):
+    monkeypatch.setattr(row_reader, "_TOKENS_PER_PASS", 16)
+    for family in ("llama", "gemma3"):
+        model = tiny_reward_model(family)
+        reader = RowReader(model)
+        prompt = [3 + i % 30 for i in range(50)]
+        assert_reads(reader, model, [prompt, prompt], tokens=49 + 2 * (1 + K))
+        assert_reads(reader, model, [[*prompt, *range(3, 33)], [*prompt, 7]])
+        reader.reset()
+        assert_reads(reader, model, [prompt[:40], prompt, prompt[:3]])
+
+
+@torch.no_grad()
+def test_ids_are_compared_in_parts_alike(model, monkeypatch):
+    monkeypatch.setattr(row_reader, "_IDS_COMPARED_AT_ONCE", 1)
+    test_rows_move_come_and_go(model)
+
+
+@torch.no_grad()
+def test_what_an_error_left_half_read_is_read_again(model):
+    def fail(*_):
+        raise MemoryError
+
+    reader, rows = RowReader(model), [[5, 6, 7], [8, 9, 10]]
+    assert_reads(reader, model, rows)
+    handle = find_backbone(model).register_forward_hook(fail)
+    with pytest.raises(MemoryError):
+        reader.read(*right_padded([[5, 6, 11], [8, 9, 12]]))
+    handle.remove()
+    assert_reads(reader, model, rows)
+
+
+def test_nothing_is_read_where_nothing_is_needed(model):
+    reader = RowReader(model)
+    assert reader.read(*right_padded([[5, 6]]), needed=torch.tensor(False)) is None
+    assert reader.tokens_computed == 0
+
+
+def test_recurrent_models_are_refused():
+    with pytest.raises(ValueError, match="recurrent state"):
+        RowReader(tiny_reward_model("jamba"))
