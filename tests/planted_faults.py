@@ -45,15 +45,15 @@ FAULTS = [
     ),
     Fault(
         "a crop off by one, siblings: a token that was dropped stays in a row's prefix",
-        "scoring/held_rows.py",
-        "        places = {place for",
-        "        same = min(same + 1, len(held.tokens))\n        places = {place for",
+        "scoring/row_reader.py",
+        "        missing = lengths - best.minimum(lengths - 1)\n",
+        "        missing = lengths - (best + 1).minimum(lengths - 1)\n",
     ),
     Fault(
         "beams reordered by the inverse permutation, siblings",
-        "scoring/sibling_reader.py",
-        "self.cache.reorder_cache(order)",
-        "self.cache.reorder_cache(order.argsort())",
+        "scoring/row_reader.py",
+        "            self.buffer.keep_rows(sources)\n        width",
+        "            self.buffer.keep_rows(sources.argsort())\n        width",
     ),
     Fault(
         "a padded position scored: the first one is read as a token",
@@ -69,7 +69,7 @@ FAULTS = [
     ),
     Fault(
         "the least likely candidate never steered",
-        "decoding/guidance.py",
+        "decoding/step.py",
         "    guided = guided.masked_fill(~candidates.valid",
         "    guided[:, -1] = candidates.scores[:, -1]\n    guided = guided.masked_fill(~candidates.valid",
     ),

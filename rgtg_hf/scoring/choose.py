@@ -19,8 +19,7 @@ from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
-from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, WholeReader
-from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, SiblingReader, WholeReader
 from rgtg_hf.scoring.siblings import SiblingScorer
 
 __all__ = ["READERS", "SCORERS", "Verdict", "choose_reader", "choose_scorer", "probe", "probe_reader"]

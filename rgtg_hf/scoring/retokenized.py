@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.scoring.choose import choose_reader
-from rgtg_hf.scoring.held_rows import common_length
 from rgtg_hf.scoring.policy_text import PolicyText, Text, chat_closing, leading_special_ids
 from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
+from rgtg_hf.scoring.sequences import common_length
 
 __all__ = ["RetokenizedScorer", "without_leading"]
 

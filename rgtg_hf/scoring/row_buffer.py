@@ -16,9 +16,14 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["RowBuffer"]
+__all__ = ["RowBuffer", "capacity_for"]
 
 _COLUMNS_AT_ONCE = 64  # capacities are multiples of this, so that few steps have to grow
+
+
+def capacity_for(width: int) -> int:
+    """How many columns are allocated for so many: an eighth more, since growing copies."""
+    return -(-(width + width // 8) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
 
 
 @dataclass
@@ -53,7 +58,7 @@ class RowBuffer(Cache):
         if row_count > target.row_capacity:
             target.row_capacity = row_count + row_count // 8 if target.row_capacity else row_count
         if width > target.capacity:
-            target.capacity = -(-(width + width // 8) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
+            target.capacity = capacity_for(width)
         first = torch.arange(len(columns), device=columns.device) if rows is None else rows
         target.index = (first[:, None] * target.capacity + columns).flatten()
         target.rows, target.width = rows, width

@@ -1,4 +1,4 @@
-"""Rows of tokens and their candidates in one forward pass, over a buffer of what was read before.
+"""Rows of tokens and what may follow them in one forward pass, over a buffer of what was read before.
 
     row of the buffer:  | prompt and response so far | unread tokens | candidate 1 | ... | candidate k |  (unused)
     position:             column                       column          n for every candidate
@@ -6,9 +6,13 @@
 
 n is the number of tokens of the row. The last of them is read in any case, so the reward of the prefix and those of
 its candidates come from one pass, and it does not matter which candidate was chosen, or whether the token was one.
+In place of a candidate there may be a continuation of several tokens, as in retokenized text. They stand one after
+the other, and each also sees those of its own continuation before it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +22,11 @@ from transformers import PreTrainedModel
 from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.row_buffer import RowBuffer
 
-__all__ = ["RowReader"]
+__all__ = ["MOST_TOGETHER", "RowReader", "last_ids", "padded"]
 
 # Up to so many unread tokens are read together with the candidates. More (a prompt) go first, in passes of bounded
 # size, so that the mask of a pass is small.
-_MOST_TOGETHER = 16
+MOST_TOGETHER = 16
 _TOKENS_PER_PASS = 4096
 _IDS_COMPARED_AT_ONCE = 2**24
 
@@ -69,18 +73,25 @@ class RowReader:
     @torch.inference_mode(False)
     @torch.no_grad()
     def read(
-        self, ids: Tensor, lengths: Tensor, candidate_ids: Tensor | None = None, needed: Tensor | None = None
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        continuations: Tensor | None = None,
+        starts: Tensor | None = None,
+        needed: Tensor | None = None,
     ) -> Tensor | None:
-        """Reads what is missing of the rows, at least their last token, and candidates after them.
+        """Reads what is missing of the rows, at least their last token, and what may follow them.
 
         Args:
             ids: Token ids of the rows, with -1 behind the end of each, shape `[rows, length]`.
-            lengths: How many tokens each row has, at least 1, shape `[rows]`.
-            candidate_ids: Candidates for the token after each row, shape `[rows, k]`.
+            lengths: How many tokens each row has, shape `[rows]`.
+            continuations: Tokens of continuations of each row, one after the other, shape `[rows, k]`.
+            starts: For each of these tokens the index at which its continuation starts, shape `[rows, k]`. Defaults to
+                its own index: each is a candidate for the next token.
             needed: Whether anything is needed at all, one boolean; it is looked at along with the rest.
 
         Returns:
-            Hidden states of the last token of each row and of its candidates, shape `[rows, 1 + k, hidden]`. `None`
+            Hidden states of the last token of each row and of its continuations, shape `[rows, 1 + k, hidden]`. `None`
             if nothing is needed.
         """
         sources, missing, longest, wanted = self._compare(ids, lengths, needed)
@@ -89,17 +100,18 @@ class RowReader:
         fresh, self.held = self.held is None, None  # until the pass has succeeded, nothing is sure
         if sources is not None:
             self.buffer.keep_rows(sources)
-        width = longest + 1 + (0 if candidate_ids is None else candidate_ids.shape[1])
-        if missing > _MOST_TOGETHER:
+        width = longest + 1 + (0 if continuations is None else continuations.shape[1])
+        if missing > MOST_TOGETHER:
             # Rows that begin are often equal: beams, or several samples of one prompt.
             different, sources = ids.unique(dim=0, return_inverse=True) if fresh else (ids, None)
             if len(different) == len(ids):
                 different, sources = ids, None
-            self._read_earlier(different, missing, width)
+            self.read_earlier(different, (different >= 0).sum(-1), missing, width)
             if sources is not None:
                 self.buffer.keep_rows(sources)
             missing = 1
-        hidden = self._read_ends(ids, lengths, missing, width, candidate_ids)
+        new = last_ids(ids, lengths, missing)
+        hidden = self.read_ends(new, lengths, width, continuations, starts)
         self.held = ids
         return hidden
 
@@ -113,7 +125,7 @@ class RowReader:
         needed = lengths.new_ones(()) if needed is None else needed.to(lengths)
         if self.held is None:
             longest, wanted = torch.stack([lengths.max(), needed]).tolist()
-            return None, longest, longest, bool(wanted)
+            return None, max(1, longest), longest, bool(wanted)
         agreed = _common_lengths(ids, self.held)
         best, sources = agreed.max(-1)
         own = torch.arange(len(ids), device=ids.device)
@@ -127,48 +139,82 @@ class RowReader:
             self.reset()
         return sources if moved and agreeing else None, most, longest, bool(wanted)
 
-    def _read_earlier(self, ids: Tensor, missing: int, width: int) -> None:
-        """Reads all missing tokens of the rows but the last, in passes of bounded size."""
-        lengths = (ids >= 0).sum(-1)
+    def read_earlier(
+        self, ids: Tensor, lengths: Tensor, missing: int, width: int, rows: Tensor | None = None, row_count: int = 0
+    ) -> None:
+        """Reads the last tokens of rows but the very last, in passes of bounded size; see `read_ends`."""
         size = max(1, _TOKENS_PER_PASS // len(ids))
         for start in range(missing, 1, -size):
             count = min(size, start - 1)
-            self._read_ends(ids, lengths - start + count, count, width)
+            ends = lengths - start + count
+            self.read_ends(last_ids(ids, ends, count), ends, width, rows=rows, row_count=row_count)
 
-    def _read_ends(
-        self, ids: Tensor, lengths: Tensor, missing: int, width: int, candidate_ids: Tensor | None = None
+    def read_ends(
+        self,
+        new: Tensor,
+        lengths: Tensor,
+        width: int,
+        continuations: Tensor | None = None,
+        starts: Tensor | None = None,
+        rows: Tensor | None = None,
+        row_count: int = 0,
     ) -> Tensor:
-        """Reads the last tokens of the rows up to `lengths`, and candidates behind them, in one pass.
+        """Reads the last tokens of rows and what may follow them, in one pass. The tokens before must have been read.
+
+        Args:
+            new: The last tokens of each row; whatever stands in front of a row with fewer, shape `[read, new]`.
+            lengths: How many tokens each row has with these, shape `[read]`.
+            width: More than the columns that are written in any row.
+            continuations: See `read`, as for `starts`.
+            rows: The rows of the buffer, shape `[read]`. Defaults to all.
+            row_count: With `rows`, how many there are in the buffer.
 
         Returns:
-            Hidden states of the last token and of the candidates, shape `[rows, 1 + k, hidden]`.
+            Hidden states of the last token and of the continuations, shape `[read, 1 + k, hidden]`.
         """
-        columns = lengths[:, None] + torch.arange(-missing, 0, device=ids.device)
-        new = ids.gather(1, columns.clamp(min=0))
-        # A row that has fewer tokens reads something in front of it, which goes to the last column, seen by nobody.
-        in_front = columns < 0
-        positions = columns.clamp(min=0)
-        columns = columns.masked_fill(in_front, width - 1)
-        if candidate_ids is not None:
-            count = candidate_ids.shape[1]
-            new = torch.cat([new, candidate_ids], dim=1)
-            columns = torch.cat([columns, lengths[:, None] + torch.arange(count, device=ids.device)], dim=1)
-            positions = torch.cat([positions, lengths[:, None].expand(-1, count)], dim=1)
-        self.buffer.place_next(len(ids), columns, width)
-        masks = self._masks(columns, positions, width)
+        missing, device = new.shape[1], new.device
+        columns = lengths[:, None] + torch.arange(-missing, 0, device=device)
+        # What stands in front of a row goes to the last column, which nobody sees.
+        below = columns.clamp(min=0)  # a token sees the columns below this one
+        columns = first = columns.masked_fill(columns < 0, width - 1)  # and from the first one of its own on
+        if continuations is not None:
+            order = torch.arange(continuations.shape[1], device=device).expand_as(continuations)
+            new = torch.cat([new, continuations], dim=1)
+            columns = torch.cat([columns, lengths[:, None] + order], dim=1)
+            first = torch.cat([first, lengths[:, None] + (order if starts is None else starts)], dim=1)
+            below = torch.cat([below, lengths[:, None].expand_as(order)], dim=1)
+        self.buffer.place_next(row_count or len(new), columns, width, rows)
+        positions = below + columns - first
+        masks = self._masks(columns, first, below, positions, width)
         return self.backbone.read(new, masks, positions, self.buffer)[:, missing - 1 :]
 
-    def _masks(self, columns: Tensor, positions: Tensor, width: int) -> Tensor | dict[str, Tensor]:
-        """The additive masks, by kind of layer: a token sees the columns below its position, and its own."""
+    def _masks(
+        self, columns: Tensor, first: Tensor, below: Tensor, positions: Tensor, width: int
+    ) -> Tensor | dict[str, Tensor]:
+        """The additive masks, by kind of layer."""
         every = torch.arange(width, device=columns.device)
-        own = columns[:, :, None] == every
-        before = every < positions[:, :, None]
+        columns, first, below, positions = (part[:, :, None] for part in (columns, first, below, positions))
         masks = {}
         for kind, window in self.windows.items():
-            near = before if window is None else before & (positions[:, :, None] - every < window)
+            before, own = every < below, (every >= first) & (every <= columns)
+            if window is not None:
+                before, own = before & (positions - every < window), own & (columns - every < window)
             mask = torch.zeros(own.shape, dtype=self.backbone.mask_dtype, device=own.device)
-            masks[kind] = mask.masked_fill_(~(near | own), torch.finfo(mask.dtype).min)[:, None]
+            masks[kind] = mask.masked_fill_(~(before | own), torch.finfo(mask.dtype).min)[:, None]
         return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lists of ids as a tensor with -1 behind the end of each, shape `[rows, length]`, and their lengths."""
+    width = max(1, *map(len, rows))
+    ids = torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], device=device)
+    return ids, torch.tensor([len(row) for row in rows], device=device)
+
+
+def last_ids(ids: Tensor, lengths: Tensor, count: int) -> Tensor:
+    """The last ids of each row, shape `[rows, count]`; anything in front of a row that has fewer."""
+    columns = lengths[:, None] + torch.arange(-count, 0, device=ids.device)
+    return ids.gather(1, columns.clamp(min=0))
 
 
 def _common_lengths(ids: Tensor, held: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ different number in every row. So rows are lists of ids, and the cache is moved 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Protocol
 
 import torch
@@ -13,10 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
-from rgtg_hf.scoring.held_rows import longest_match
 from rgtg_hf.scoring.prefix_cache import PrefixCache, positions_of, rearrange_cache
+from rgtg_hf.scoring.row_reader import RowReader, padded
 
-__all__ = ["SequenceReader", "SharedPrefixReader", "WholeReader"]
+__all__ = ["SequenceReader", "SharedPrefixReader", "SiblingReader", "WholeReader", "common_length"]
 
 _MOST_AT_ONCE = 64  # sequences in a forward pass; it bounds the copies of the cache
 
@@ -24,7 +26,7 @@ _MOST_AT_ONCE = 64  # sequences in a forward pass; it bounds the copies of the c
 class SequenceReader(Protocol):
     """Computes rewards of sequences of the reward model's own token ids.
 
-    The fastest one is the [`SiblingReader`][rgtg_hf.scoring.sibling_reader.SiblingReader].
+    The fastest one is the [`SiblingReader`][rgtg_hf.scoring.sequences.SiblingReader].
     """
 
     @property
@@ -78,6 +80,56 @@ class WholeReader:
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""
+
+
+class SiblingReader:
+    """All continuations in one forward pass, as siblings that share the cached prefix.
+
+    Args:
+        reward_model: A causal `*ForSequenceClassification` model with one label that takes 4-D masks.
+
+    Raises:
+        ValueError: If the model has recurrent layers.
+    """
+
+    def __init__(self, reward_model: PreTrainedModel):
+        self.rows = RowReader(reward_model)
+        self.head = find_score_head(reward_model)
+
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, padding included."""
+        return self.rows.tokens_computed
+
+    @torch.no_grad()
+    def read(self, prefixes: list[list[int]], continuations: list[list[list[int]]]) -> list[list[float]]:
+        """Computes rewards; see `SequenceReader.read`."""
+        if not any(continuations):
+            return [[] for _ in prefixes]
+        tokens: list[list[int]] = []
+        starts: list[list[int]] = []
+        ends: list[dict[tuple[int, ...], int]] = []  # where each continuation ends; the prefix does at -1
+        for own in continuations:
+            different = [one for one in dict.fromkeys(map(tuple, own)) if one]
+            lasts = list(accumulate(map(len, different)))
+            tokens.append(list(chain(*different)))
+            starts.append([last - len(one) for one, last in zip(different, lasts, strict=True) for _ in one])
+            ends.append({(): -1} | {one: last - 1 for one, last in zip(different, lasts, strict=True)})
+        device = self.rows.backbone.device
+        ids, lengths = padded(prefixes, device)
+        new, counts = padded(tokens, device)
+        order = torch.arange(new.shape[1], device=device)
+        first = torch.where(order < counts[:, None], padded(starts, device)[0], order)
+        hidden = self.rows.read(ids, lengths, new, first)
+        rewards = self.head(hidden)[..., 0].float().tolist()
+        return [
+            [row[1 + places[tuple(one)]] for one in own]
+            for row, places, own in zip(rewards, ends, continuations, strict=True)
+        ]
+
+    def reset(self) -> None:
+        """Forgets the cache."""
+        self.rows.reset()
 
 
 class SharedPrefixReader:
@@ -146,7 +198,7 @@ class SharedPrefixReader:
         cache = self.cache
         if cache.cache is None or cache.columns is None:
             return
-        found = [longest_match(row, prefix, self.prefixes) for row, prefix in enumerate(prefixes)]
+        found = [_longest_match(row, prefix, self.prefixes) for row, prefix in enumerate(prefixes)]
         source, agreed = (list(part) for part in zip(*found, strict=True))
         # The last token is always read, for its reward. Rows that would need fewer new tokens than others read a
         # few again: the alternative is padding, at the same price.
@@ -182,3 +234,23 @@ class SharedPrefixReader:
         hidden = cache.forward(ids, (columns >= 0).long(), positions_of(columns)[:, -ids.shape[1] :], copies)
         last = hidden[torch.arange(len(rows), device=hidden.device), lengths.to(hidden.device) - 1]
         return self.head(last[:, None])[:, 0, 0].float().tolist()
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences share at the beginning."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # all before `low` are equal, not all before `high`
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
+
+
+def _longest_match(row: int, prefix: list[int], held: list[list[int]]) -> tuple[int, int]:
+    """The held row that shares the longest beginning with a prefix, preferably the same row, and how long that is."""
+    if row < len(held) and held[row] and prefix[: len(held[row])] == held[row]:
+        return row, len(held[row])  # as it is at most steps
+    agreed = [common_length(one, prefix) for one in held]
+    longest = max(agreed, default=0)
+    return (row if row < len(agreed) and agreed[row] == longest else [*agreed, 0].index(longest)), longest

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.prefix_rewards import find_score_head
-from rgtg_hf.scoring.row_reader import RowReader
+from rgtg_hf.scoring.row_reader import RowReader, padded
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["SiblingScorer"]
@@ -50,7 +49,7 @@ class SiblingScorer:
         device = self.reader.backbone.device
         ids, lengths = prefixes.without_padding(device)
         needed = None if wanted is None else wanted.any().to(device)
-        hidden = self.reader.read(ids, lengths, candidate_ids.to(device), needed)
+        hidden = self.reader.read(ids, lengths, candidate_ids.to(device), needed=needed)
         if hidden is None:
             return torch.zeros(candidate_ids.shape, device=candidate_ids.device)
         rewards = self.head(hidden)[..., 0].float()
@@ -62,10 +61,8 @@ class SiblingScorer:
         """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
         if not prompts:
             return []
-        rows = [torch.tensor(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
-        ids = pad_sequence(rows, batch_first=True, padding_value=-1)
-        ids = ids.to(self.reader.backbone.device)
-        hidden = self.reader.read(ids, (ids >= 0).sum(-1))
+        rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        hidden = self.reader.read(*padded(rows, self.reader.backbone.device))
         assert hidden is not None
         return self.head(hidden)[:, 0, 0].float().tolist()
 

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model, vocabulary_size
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.scoring.choose import probe
-from rgtg_hf.scoring.scorer import place_increments
-from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.scoring.row_reader import MOST_TOGETHER, RowReader, padded
+from rgtg_hf.scoring.sequences import common_length
 
-__all__ = ["RowScorer", "cache_bytes_per_token", "make_row_scorer"]
+__all__ = ["NamedRowReader", "RowScorer", "cache_bytes_per_token", "make_row_scorer"]
 
 # Prompts that arrive together are read together, but not more tokens than this in one pass (or one prompt).
 _PROMPT_TOKENS_PER_PASS = 8192
@@ -62,6 +63,85 @@ def make_row_scorer(reward_model: PreTrainedModel) -> RowScorer:
     return SiblingRows(reward_model)
 
 
+class NamedRowReader(RowReader):
+    """Reads rows that the caller names, each of which goes on from what is held of itself.
+
+    Attributes:
+        tokens: The token ids that are held of each row.
+    """
+
+    def reset(self) -> None:
+        """Forgets everything, which frees the memory."""
+        super().reset()
+        self.tokens: list[list[int]] = []
+
+    # Tensors made in inference mode could not be written to outside of it, in a later call.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def read_rows(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor | None = None) -> Tensor:
+        """Reads what is missing of some rows, at least their last tokens, and candidates after them.
+
+        Args:
+            rows: Numbers of the rows, all different. A row that is not there yet is made.
+            prefixes: Their token ids.
+            candidate_ids: Candidates of each, shape `[rows, k]`.
+
+        Returns:
+            Hidden states of the last token of each row and of its candidates, shape `[rows, 1 + k, hidden]`.
+        """
+        self.add_rows(max(rows) + 1)
+        for row, prefix in zip(rows, prefixes, strict=True):
+            # What is read again or behind is written over, and not held any more if that fails.
+            del self.tokens[row][min(common_length(self.tokens[row], prefix), len(prefix) - 1) :]
+        # Rows that miss much (new ones) go first, in batches of similar lengths, so that the others do not wait.
+        long = [
+            (len(prefix) - len(self.tokens[row]), row, prefix)
+            for row, prefix in zip(rows, prefixes, strict=True)
+            if len(prefix) - len(self.tokens[row]) > MOST_TOGETHER
+        ]
+        for batch in _batches(sorted(long)):
+            self._read_earlier_of([row for _, row, _ in batch], [prefix for _, _, prefix in batch])
+        device = self.backbone.device
+        missing = max(len(prefix) - len(self.tokens[row]) for row, prefix in zip(rows, prefixes, strict=True))
+        new = torch.tensor([[0] * (missing - len(one)) + one[-missing:] for one in prefixes], device=device)
+        lengths = torch.tensor(list(map(len, prefixes)), device=device)
+        width = max(map(len, prefixes)) + 1 + (0 if candidate_ids is None else candidate_ids.shape[1])
+        index = None if rows == list(range(len(self.tokens))) else torch.tensor(rows, device=device)
+        hidden = self.read_ends(new, lengths, width, candidate_ids, rows=index, row_count=len(self.tokens))
+        for row, prefix in zip(rows, prefixes, strict=True):
+            self.tokens[row] = list(prefix)
+        return hidden
+
+    def add_rows(self, count: int) -> None:
+        """Adds rows of which nothing is held, up to so many in all."""
+        self.tokens += [[] for _ in range(count - len(self.tokens))]
+
+    def _read_earlier_of(self, rows: list[int], prefixes: list[list[int]]) -> None:
+        """Reads rows but for their last tokens."""
+        ids, lengths = padded(prefixes, self.backbone.device)
+        missing = max(len(prefix) - len(self.tokens[row]) for row, prefix in zip(rows, prefixes, strict=True))
+        index = torch.tensor(rows, device=ids.device)
+        self.read_earlier(ids, lengths, missing, ids.shape[1] + 1, index, len(self.tokens))
+        for row, prefix in zip(rows, prefixes, strict=True):
+            self.tokens[row] = prefix[:-1]
+
+    def replace_row(self, source: int, target: int) -> None:
+        """Puts the last row in the place of another one, which is forgotten; then there is one row less.
+
+        Args:
+            source: The last row. It may be the same as `target`.
+            target: The row that is forgotten.
+        """
+        if source != len(self.tokens) - 1:
+            raise ValueError(f"Row {source} is not the last one of {len(self.tokens)}.")
+        if source != target:
+            self.buffer.copy_row(source, target)
+            self.tokens[target] = self.tokens[source]
+        del self.tokens[source]
+        if not self.tokens:
+            self.reset()
+
+
 class RowScorer(ABC):
     """Scores candidates of rows that the caller names.
 
@@ -70,16 +150,15 @@ class RowScorer(ABC):
         vocabulary_size: Number of token ids that the reward model can read.
     """
 
-    def __init__(self, reward_model: PreTrainedModel, reader: SiblingReader):
-        self.reader = reader
+    def __init__(self, reward_model: PreTrainedModel):
+        self.reader = NamedRowReader(reward_model)
         self.vocabulary_size = vocabulary_size(reward_model)
 
     @property
     def row_count(self) -> int:
         """How many rows are held."""
-        return len(self.reader.rows)
+        return len(self.reader.tokens)
 
-    @abstractmethod
     def score(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor, wanted: Tensor) -> Tensor:
         """Computes r(x, y_<t v) - r(x, y_<t) for each candidate v.
 
@@ -92,6 +171,22 @@ class RowScorer(ABC):
         Returns:
             Increments on the device of `candidate_ids`, 0 where not wanted, float32, shape `[rows, k]`.
         """
+        self.reader.add_rows(max(rows) + 1)
+        needed = [place for place, one in enumerate(wanted.any(-1).tolist()) if one]
+        increments = torch.zeros(candidate_ids.shape, device=candidate_ids.device)
+        if not needed:
+            return increments
+        found = self._increments(
+            [rows[place] for place in needed],
+            [prefixes[place] for place in needed],
+            candidate_ids[needed].to(self.reader.backbone.device),
+        )
+        increments[needed] = found.to(increments)
+        return increments.masked_fill(~wanted, 0.0)
+
+    @abstractmethod
+    def _increments(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor) -> Tensor:
+        """The increments of all candidates, shape `[rows, k]`."""
 
     def forget(self, row: int) -> int:
         """Forgets a row. The last one takes its number. When no row is left, the memory is freed.
@@ -103,79 +198,36 @@ class RowScorer(ABC):
         self.reader.replace_row(last, row)
         return last
 
-    def _read_prompts(self, rows: list[int], prefixes: list[list[int]], needed: list[bool]) -> None:
-        """Reads the rows that are needed and of which nothing is held yet, in batches of similar lengths."""
-        fresh = [
-            (len(prefix), row, prefix)
-            for row, prefix, one in zip(rows, prefixes, needed, strict=True)
-            if one and (row >= self.row_count or not self.reader.rows[row].prefix.tokens)
-        ]
-        for batch in _batches(sorted(fresh)):
-            _, some, own = zip(*batch, strict=True)
-            self.reader.read_rows(list(some), list(own), [[[]] for _ in some])
-
 
 class SiblingRows(RowScorer):
-    """Candidates as siblings, as in [`SiblingScorer`][rgtg_hf.scoring.siblings.SiblingScorer]: k tokens per step."""
+    """Candidates as siblings, as in [`SiblingScorer`][rgtg_hf.scoring.siblings.SiblingScorer]: k + 1 tokens a step."""
 
     def __init__(self, reward_model: PreTrainedModel):
-        super().__init__(reward_model, SiblingReader(reward_model))
+        super().__init__(reward_model)
+        self.head = find_score_head(reward_model)
 
-    def score(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor, wanted: Tensor) -> Tensor:
-        """Computes increments; see `RowScorer.score`."""
-        columns = [[column for column, one in enumerate(own) if one] for own in wanted.tolist()]
-        self._read_prompts(rows, prefixes, list(map(bool, columns)))
-        continuations = [
-            [[], *([ids[column]] for column in own)] if own else []
-            for ids, own in zip(candidate_ids.tolist(), columns, strict=True)
-        ]
-        return place_increments(self.reader.read_rows(rows, prefixes, continuations), columns, candidate_ids)
+    def _increments(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor) -> Tensor:
+        rewards = self.head(self.reader.read_rows(rows, prefixes, candidate_ids))[..., 0].float()
+        return rewards[:, 1:] - rewards[:, :1]
 
 
 class NextTokenRows(RowScorer):
     """All candidates from one token, as in `NextTokenScorer`."""
 
     def __init__(self, reward_model: NextTokenRewardModel):
-        super().__init__(reward_model, _DirectionReader(reward_model))
-        self.embeddings = reward_model.token_embeddings
-
-    def score(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor, wanted: Tensor) -> Tensor:
-        """Computes increments; see `RowScorer.score`."""
-        needed = wanted.any(-1).tolist()
-        self._read_prompts(rows, prefixes, needed)
-        found = self.reader.read_rows(rows, prefixes, [[[]] if one else [] for one in needed])
-        nothing = torch.zeros(self.embeddings.shape[1], device=self.embeddings.device)
-        directions = torch.stack([own[0] if own else nothing for own in found])
-        increments = token_increments(directions, candidate_ids.to(directions.device), self.embeddings)
-        return increments.to(candidate_ids.device).masked_fill(~wanted, 0.0)
-
-
-class _DirectionReader(SiblingReader):
-    """Keeps, for the last token read of each row, the direction of the next token's increments."""
-
-    def __init__(self, reward_model: NextTokenRewardModel):
         super().__init__(reward_model)
-        self.score = reward_model.score
+        self.score_head, self.embeddings = reward_model.score, reward_model.token_embeddings
 
-    def read_rows(
-        self, rows: list[int], prefixes: list[list[int]], continuations: list[list[list[int]]]
-    ) -> list[list[Any]]:
-        found = super().read_rows(rows, prefixes, continuations)
-        for row, own in zip(rows, found, strict=True):
-            if own:  # a copy of the last, so that the hidden states of all the others can be freed
-                kept = self.rows[row].prefix.rewards
-                kept[:] = [None] * (len(kept) - 1) + [own[0].clone()]
-        return found
-
-    def _values(self, hidden: Tensor) -> list[list[Any]]:
-        return [list(row) for row in self.score.directions(hidden)]
+    def _increments(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor) -> Tensor:
+        hidden = self.reader.read_rows(rows, prefixes)[:, 0]
+        return token_increments(self.score_head.directions(hidden), candidate_ids, self.embeddings)
 
 
 def cache_bytes_per_token(reward_model: PreTrainedModel) -> int:
     """The bytes that one token of one row takes in the reward model's cache: keys and values of all layers."""
     scorer = make_row_scorer(reward_model)
-    scorer.reader.read_rows([0], [[0]], [[[]]])
-    layers: Sequence[Any] = scorer.reader.cache.layers
+    scorer.reader.read_rows([0], [[0]])
+    layers: Sequence[Any] = scorer.reader.buffer.layers
     parts = [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
     return sum(part.element_size() * part.shape[2:].numel() for part in parts)
 

@@ -7,12 +7,13 @@ import torch
 from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.scoring.row_buffer import capacity_for
 from rgtg_hf.serving.rows import RowScorer, cache_bytes_per_token, make_row_scorer
 from rgtg_hf.serving.settings import MAX_TOP_K, ServerSettings
 
 __all__ = ["load_row_scorer", "server_default"]
 
-_SLACK = (1 + 1 / 8) ** 2  # the cache grows in rows and in length by an eighth more than is needed
+_SLACK = 1 + 1 / 8  # the cache grows in rows by an eighth more than is needed
 
 
 @torch.inference_mode(False)
@@ -52,7 +53,7 @@ def load_row_scorer(
         )
     per_token = cache_bytes_per_token(model)
     read_ahead = 0 if isinstance(model, NextTokenRewardModel) else MAX_TOP_K
-    per_request = per_token * (max_length + read_ahead) * _SLACK
+    per_request = per_token * capacity_for(max_length + read_ahead + 1) * _SLACK
     needed, allowed = per_request * max_requests, settings.cache_gib * 2**30
     if needed > allowed:
         fitting = int(allowed // per_request)

@@ -9,7 +9,7 @@ from rgtg_hf.scoring.choose import probe_reader
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
-from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.scoring.sequences import SiblingReader
 from tests.scoring.generations import assert_equal_scores, partly_wanted
 from tests.scoring.text_models import BYTES, OTHER_BYTES, PIECES, causal, one_row, text_generation
 from tests.scoring.tiny_tokenizers import CHAT_TEMPLATE, SENTENCES, byte_level, sentencepiece
@@ -104,12 +104,11 @@ def test_the_cache_does_not_outgrow_the_text():
     scorer = RetokenizedScorer(causal(PIECES), BYTES, PIECES)
     for prefixes, candidates in text_generation(BYTES, seed=0):
         scorer.score(prefixes, candidates)
-    for row in scorer.reader.rows:
-        held = {*row.prefix.places, *(place for one in row.continuations for place in one.places)}
-        assert sorted([*held, *row.free]) == list(range(row.top))
-        assert len(row.free) < 2 * candidates.shape[1]
+    buffer = scorer.reader.rows.buffer
+    longest = scorer.reader.rows.held.shape[1]
+    assert all(layer.keys.shape[1] < 1.2 * (longest + 20) + 64 for layer in buffer.layers)
     scorer.reset()
-    assert not scorer.reader.cache.layers
+    assert scorer.reader.rows.held is None
     assert not scorer.policy_text._prompts
 
 
@@ -178,7 +177,7 @@ def test_an_empty_text_is_read_as_its_beginning_or_refused():
 def test_siblings_of_one_text_are_read_in_few_passes(monkeypatch):
     scorer = make_scorer(causal(PIECES), tokenizer=BYTES, reward_tokenizer=PIECES)
     passes = []
-    backbone = scorer.reader.backbone
+    backbone = scorer.reader.rows.backbone
     read = backbone.read
     monkeypatch.setattr(backbone, "read", lambda *a: passes.append(1) or read(*a))
     for prefixes, candidates in text_generation(BYTES, seed=0):

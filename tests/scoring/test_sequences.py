@@ -5,8 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.scoring.sequences import SharedPrefixReader, WholeReader
-from rgtg_hf.scoring.sibling_reader import SiblingReader
+from rgtg_hf.scoring.sequences import SharedPrefixReader, SiblingReader, WholeReader, common_length
 from tests.tiny_models import tiny_reward_model
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -26,6 +25,19 @@ def test_whole_sequences_are_read_alone():
 def test_recurrent_models_are_refused():
     with pytest.raises(ValueError, match="recurrent state"):
         SharedPrefixReader(tiny_reward_model("jamba"))
+
+
+def test_common_length_is_that_of_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        one, other = (
+            torch.randint(2, (int(torch.randint(9, (1,), generator=generator)),), generator=generator).tolist()
+            for _ in range(2)
+        )
+        expected = 0
+        while expected < min(len(one), len(other)) and one[expected] == other[expected]:
+            expected += 1
+        assert common_length(one, other) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))

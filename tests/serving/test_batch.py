@@ -103,7 +103,7 @@ def test_every_request_gets_what_it_gets_alone(policy, kind, seed):
     assert finished >= 6
     assert not batch
     assert batch.scorer.row_count == 0
-    assert not any(getattr(layer, "is_initialized", False) for layer in batch.scorer.reader.cache.layers)
+    assert not any(getattr(layer, "is_initialized", False) for layer in batch.scorer.reader.buffer.layers)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_a_preempted_request_goes_on_as_if_nothing_had_happened(policy, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_reads_each_token_once(kind):
-    """Prompts in one pass; then k siblings, or one token, per row and step; nothing again as others come and go."""
+    """Prompts in one pass; then one token, and k siblings, per row and step; nothing again as others come and go."""
     scorer = make_row_scorer(KINDS[kind]())
     batch = GuidedBatch(scorer)
     prefixes = [list(range(3, 23)), list(range(4, 24))]
@@ -138,7 +138,7 @@ def test_a_row_reads_each_token_once(kind):
     batch.leave(0)
     before = scorer.reader.tokens_computed
     batch.guide([1], [[*prefixes[1], best[1]]], scores[1:])
-    assert scorer.reader.tokens_computed - before == (siblings or 1)
+    assert scorer.reader.tokens_computed - before == 1 + siblings
 
 
 def test_a_candidate_that_is_ruled_out_stays_so(reward_model):

@@ -46,12 +46,23 @@ def test_rows_get_the_increments_of_whole_sequences_whatever_the_others_do(kind,
             prefix.append(chance.randrange(VOCAB_SIZE))
 
 
+def test_a_prompt_that_arrives_is_read_without_the_others():
+    scorer = make_row_scorer(tiny_reward_model())
+    candidates, wanted = torch.tensor([[5], [6]]), torch.ones(2, 1, dtype=torch.bool)
+    scorer.score([0], [list(range(3, 30))], candidates[:1], wanted[:1])
+    before = scorer.reader.tokens_computed
+    scorer.score([0, 1], [list(range(3, 31)), list(range(5, 35))], candidates, wanted)
+    assert scorer.reader.tokens_computed - before == 29 + 2 * 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_without_wanted_candidates_is_not_read(kind):
     scorer = make_row_scorer(KINDS[kind]())
     candidates, wanted = torch.tensor([[5], [6]]), torch.tensor([[True], [False]])
     scorer.score([0, 1], [list(range(3, 30)), [7, 8]], candidates, wanted)
-    assert [len(row.prefix.tokens) for row in scorer.reader.rows] == [27, 0]
+    assert list(map(len, scorer.reader.tokens)) == [27, 0]
+    scorer.score([1], [[7, 8]], candidates[1:], wanted[:1])
+    assert list(map(len, scorer.reader.tokens)) == [27, 2]
 
 
 def test_the_last_row_frees_the_memory():
@@ -59,7 +70,7 @@ def test_the_last_row_frees_the_memory():
     scorer.score([0], [[5, 6]], torch.tensor([[7]]), torch.tensor([[True]]))
     scorer.forget(0)
     assert scorer.row_count == 0
-    assert not scorer.reader.cache.layers
+    assert not scorer.reader.buffer.layers
 
 
 def test_a_token_takes_keys_and_values_of_all_layers():

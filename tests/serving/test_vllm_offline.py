@@ -68,7 +68,7 @@ def assert_nothing_is_held(llm):
     assert not processor._tokens
     assert not processor.batch
     assert processor.batch.scorer.row_count == 0
-    assert not processor.batch.scorer.reader.cache.layers
+    assert not processor.batch.scorer.reader.buffer.layers
 
 
 SETTINGS = [None, {"beta": 2.0, "top_k": 5}, {"beta": -3.0, "top_k": 20}, {"beta": 0.0, "top_k": 4}, {"beta": 1.0}]

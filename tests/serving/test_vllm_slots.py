@@ -125,4 +125,4 @@ def test_requests_come_go_pause_and_are_preempted_in_any_order(parts, seed):
     for _ in range(2):
         runner.step()
     assert runner.processor.batch.scorer.row_count == 0
-    assert not runner.processor.batch.scorer.reader.cache.layers
+    assert not runner.processor.batch.scorer.reader.buffer.layers
