@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import ref
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
-__all__ = ["HiddenCapture", "capture_hidden"]
+__all__ = ["HiddenCapture", "Passes", "capture_hidden"]
 
 _MOST_KEPT = 16  # forward passes between two steps: the chunks of a long prompt, and those of other processors
 
@@ -33,14 +33,51 @@ class _Pass(NamedTuple):
         own = self.cache and self.cache()
         return own is not None and own is (other.cache and other.cache())
 
-    def ends(self, input_ids: Tensor) -> bool:
-        """Whether it read the end of these prefixes."""
+    def ends(self, input_ids: Tensor) -> Tensor:
+        """Whether it read the end of these prefixes, a boolean on their device."""
+        fits = input_ids.new_ones((), dtype=torch.bool)
         if len(self.hidden) != len(input_ids):
-            return False
+            return ~fits
         if self.ids is None:
-            return True
+            return fits
         width = self.ids.shape[1]
-        return width <= input_ids.shape[1] and torch.equal(self.ids.to(input_ids.device), input_ids[:, -width:])
+        if width > input_ids.shape[1]:
+            return ~fits
+        return (self.ids.to(input_ids.device) == input_ids[:, -width:]).all()
+
+
+class Passes(NamedTuple):
+    """The policy's forward passes since the last step.
+
+    Attributes:
+        passes: The passes.
+        ends: Whether each of them read the end of the prefixes, shape `[passes]`, boolean, on the device.
+    """
+
+    passes: list[_Pass]
+    ends: Tensor
+
+    def hidden(self, ends: Sequence[Any]) -> Tensor:
+        """The hidden states behind the prefixes, shape `[rows, hidden_size]`.
+
+        Args:
+            ends: `ends`, copied to the host.
+
+        Raises:
+            ValueError: If none of the passes ended with these prefixes.
+        """
+        found: _Pass | None = None
+        for one, fits in zip(self.passes, ends, strict=True):
+            if fits and (found is None or one.continues(found)):
+                found = one
+        if found is None:
+            raise ValueError(
+                "The policy has not just read these prefixes, so there are no hidden states to steer by. A steering "
+                "head needs one forward pass of the policy per step: greedy decoding, sampling and beam search of the "
+                "policy that `steering` was given. For assisted and prompt-lookup decoding use "
+                "RewardGuidedLogitsProcessor(head, ...), which runs the decoder once more."
+            )
+        return found.hidden
 
 
 class HiddenCapture:
@@ -61,33 +98,22 @@ class HiddenCapture:
         one = _Pass(ids, None if cache is None else ref(cache), output[0][:, -1])
         self._of_thread.__dict__.setdefault("passes", deque(maxlen=_MOST_KEPT)).append(one)
 
-    def take(self, input_ids: Tensor) -> Tensor:
-        """The hidden states behind some prefixes, shape `[rows, hidden_size]`.
+    def take(self, input_ids: Tensor) -> Passes:
+        """The passes since the last step, which may have read some prefixes.
 
         Args:
             input_ids: The prefixes, which the policy must just have read, shape `[rows, length]`.
 
         Raises:
             RuntimeError: If the hook has been removed.
-            ValueError: If none of the policy's forward passes since the last step ended with these prefixes.
         """
         if not self.active:
             raise RuntimeError(
                 "This processor's steering has ended. Call generate() inside its `with steering(...)` block."
             )
-        passes = self._of_thread.__dict__.pop("passes", ())
-        found: _Pass | None = None
-        for one in passes:
-            if (found is None or one.continues(found)) and one.ends(input_ids):
-                found = one
-        if found is None:
-            raise ValueError(
-                "The policy has not just read these prefixes, so there are no hidden states to steer by. A steering "
-                "head needs one forward pass of the policy per step: greedy decoding, sampling and beam search of the "
-                "policy that `steering` was given. For assisted and prompt-lookup decoding use "
-                "RewardGuidedLogitsProcessor(head, ...), which runs the decoder once more."
-            )
-        return found.hidden
+        passes = list(self._of_thread.__dict__.pop("passes", ()))
+        nothing = input_ids.new_zeros(0, dtype=torch.bool)
+        return Passes(passes, torch.stack([one.ends(input_ids) for one in passes]) if passes else nothing)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from rgtg_hf.arguments import check_switch
 from rgtg_hf.config import ResolvedGuidance, RewardGuidanceConfig, resolve_guidance
-from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
+from rgtg_hf.decoding.padding import check_mask, check_padding, infer_attention_mask
 from rgtg_hf.decoding.records import GuidanceStats, record_step
 from rgtg_hf.decoding.reward_prompts import RewardPrompts
 from rgtg_hf.decoding.special_tokens import special_tokens
@@ -193,6 +193,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         """
         self._generations: WeakKeyDictionary[Thread, GenerationTracker] = WeakKeyDictionary()
         self.scorer.reset()
+        self._padding_is_checked = False
         self.stats = GuidanceStats()
         self._tokens_before = self.scorer.tokens_computed
 
@@ -212,11 +213,18 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     def _guide(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check_step(input_ids, scores)
-        generation = self._generations.setdefault(
-            current_thread(), GenerationTracker(self._tokens.eos, self._tokens.pad)
-        )
-        if generation.follow(input_ids):
-            self._forget_what_was_told_of_others(input_ids)
+        generation = self._generations.get(current_thread())
+        if generation is None:
+            generation = GenerationTracker(self._tokens.eos, self._tokens.pad)
+            self._generations[current_thread()] = generation
+        flags = generation.flags(input_ids)
+
+        def look(others: Tensor) -> list[int]:
+            *values, continues, share_prompts = torch.cat([others, flags]).tolist()
+            if generation.settle(input_ids, bool(continues), bool(share_prompts)):
+                self._forget_what_was_told_of_others(input_ids)
+                self._padding_is_checked = False
+            return values
 
         def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
             return self.scorer.score(self._prefixes(input_ids, generation.prompt_length), candidate_ids, wanted)
@@ -226,8 +234,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             self.config,
             score,
             vocabulary_size=self.scorer.vocabulary_size,
-            going_on=generation.going_on(),
-            compare_paths=generation.may_be_beams,
+            going_on=generation.going_on(input_ids, flags[0]),
+            compare_paths=torch.where(flags[0], generation.may_be_beams, flags[1]),
+            look=look,
         )
         raise_if_not_finite(step, self.config.beta, input_ids.shape[1])
         # A step that is not read is read in one pass with the next one that is.
@@ -241,6 +250,11 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
     def _prefixes(self, input_ids: Tensor, prompt_length: int) -> PrefixBatch:
         if self._reward_prompts is not None:
             return self._reward_prompts.replace(PrefixBatch(input_ids, torch.ones_like(input_ids), prompt_length))
+        if self._prompt_mask is not None:
+            self._prompt_mask = self._prompt_mask.to(input_ids.device)
+        elif not self._padding_is_checked:
+            check_padding(input_ids, self._tokens.pad, self._tokens.bos)
+            self._padding_is_checked = True
         mask = infer_attention_mask(input_ids, self._prompt_mask, self._tokens.pad, self._tokens.bos)
         return PrefixBatch(input_ids, mask, prompt_length)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_mask", "infer_attention_mask", "kept_ids"]
+__all__ = ["check_mask", "check_padding", "infer_attention_mask", "kept_ids"]
 
 
 def check_mask(attention_mask: object) -> None:
@@ -36,6 +36,8 @@ def infer_attention_mask(
 ) -> Tensor:
     """The attention mask of a left-padded batch, from the prompt's mask or else from leading pad tokens.
 
+    It does not look at the device: [`check_padding`][rgtg_hf.decoding.padding.check_padding] does, once a generation.
+
     Args:
         input_ids: Prompt and generated tokens, shape `[rows, length]`.
         prompt_mask: The `attention_mask` that was passed to `generate()`, shape `[prompts, prompt_length]`, where
@@ -47,7 +49,7 @@ def infer_attention_mask(
         1 for tokens, 0 for padding, int64, shape `[rows, length]`.
 
     Raises:
-        ValueError: If `prompt_mask` does not fit the batch, or if padding cannot be told.
+        ValueError: If `prompt_mask` does not fit the batch.
     """
     mask = torch.ones_like(input_ids)
     if prompt_mask is not None:
@@ -61,13 +63,29 @@ def infer_attention_mask(
             )
         mask[:, :width] = prompt_mask.to(mask).repeat_interleave(len(input_ids) // prompts, dim=0)
         return mask
-    if pad_token_id is None:
+    if pad_token_id is None or pad_token_id == bos_token_id:
         return mask
+    return mask - (input_ids == pad_token_id).long().cumprod(-1)
+
+
+def check_padding(input_ids: Tensor, pad_token_id: int | None = None, bos_token_id: int | None = None) -> None:
+    """Refuses rows whose padding on the left cannot be told from their ids.
+
+    Args:
+        input_ids: Prompts, shape `[rows, length]`.
+        pad_token_id: The id that pads on the left.
+        bos_token_id: The id that begins texts.
+
+    Raises:
+        ValueError: If padding cannot be told.
+    """
+    if pad_token_id is None:
+        return
     leading = (input_ids == pad_token_id).long().cumprod(-1)
     if pad_token_id == bos_token_id:
         lengths = leading.sum(-1)
         if bool((lengths == lengths[0]).all()) and int(lengths[0]) <= 1:
-            return mask  # every row begins with one bos, or none does
+            return  # every row begins with one bos, or none does
         raise ValueError(
             f"Rows begin with the token {pad_token_id}, which is both the pad and the bos token, so padding cannot be "
             "told from text. Pass the mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
@@ -77,7 +95,6 @@ def infer_attention_mask(
             f"A row holds nothing but the pad token {pad_token_id}, so padding cannot be told from text. Pass the "
             "mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
         )
-    return mask - leading
 
 
 def kept_ids(ids: Tensor, mask: Tensor) -> list[list[int]]:

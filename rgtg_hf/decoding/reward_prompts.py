@@ -71,9 +71,8 @@ class RewardPrompts:
                 "of this call."
             )
         device = prefixes.input_ids.device
-        ids, mask = (
-            part.to(device).repeat_interleave(rows // prompts, dim=0) for part in (self.input_ids, self.attention_mask)
-        )
+        self.input_ids, self.attention_mask = self.input_ids.to(device), self.attention_mask.to(device)
+        ids, mask = (part.repeat_interleave(rows // prompts, dim=0) for part in (self.input_ids, self.attention_mask))
         response = prefixes.input_ids[:, prefixes.prompt_length :]
         return PrefixBatch(
             torch.cat([ids, response], dim=1), torch.cat([mask, torch.ones_like(response)], dim=1), ids.shape[1]

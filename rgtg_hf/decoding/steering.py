@@ -171,15 +171,30 @@ class SteeringProcessor(LogitsProcessor):
             ValueError: If a tensor of betas does not fit the batch, or the policy has not just read these prefixes.
             FloatingPointError: If a head gives a reward that is not finite.
         """
-        hidden = self._capture.take(input_ids)
-        betas = [_per_row(beta, len(scores), hidden.device) for beta in self._betas]
+        passes = self._capture.take(input_ids)
+        self._betas = tuple(beta.to(scores.device) if isinstance(beta, Tensor) else beta for beta in self._betas)
+        hidden = torch.empty(0)
+
+        def look(others: Tensor) -> list[int]:
+            nonlocal hidden
+            values = torch.cat([others, passes.ends]).tolist()
+            hidden = passes.hidden(values[len(others) :])
+            return values[: len(others)]
 
         def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
+            betas = [_per_row(beta, len(scores), hidden.device) for beta in self._betas]
             direction = sum(beta * head.score.directions(hidden) for head, beta in zip(self.heads, betas, strict=True))
             ids = candidate_ids.to(hidden.device)
             return token_increments(direction, ids, self._embeddings).to(scores.device)  # type: ignore[arg-type]
 
-        step = guide_step(scores, self._step_config, score, vocabulary_size=len(self._embeddings), compare_paths=True)
+        step = guide_step(
+            scores,
+            self._step_config,
+            score,
+            vocabulary_size=len(self._embeddings),
+            compare_paths=True,
+            look=look,
+        )
         raise_if_not_finite(step, self.betas, input_ids.shape[1])
         return step.scores
 

@@ -65,7 +65,8 @@ def guide_step(
     *,
     vocabulary_size: int | None = None,
     going_on: Tensor | None = None,
-    compare_paths: bool = False,
+    compare_paths: bool | Tensor = False,
+    look: Callable[[Tensor], list[int]] = Tensor.tolist,
 ) -> GuidedStep:
     """Guides one step of a batch of rows.
 
@@ -80,6 +81,8 @@ def guide_step(
         going_on: Rows that have not ended, shape `[rows]`, boolean. The others follow the policy. Defaults to all.
         compare_paths: Whether scores are compared between rows, as in beam search. Otherwise a row with one
             candidate needs no reward, since it has no choice.
+        look: Copies a few integers to the host, before `score` is called. A caller with more to look at does so at
+            the same time: on a GPU each look waits for all that was asked of it.
 
     Returns:
         The guided scores, and what they were made of.
@@ -95,9 +98,9 @@ def guide_step(
     if isinstance(beta, Tensor):
         guided_rows = guided_rows & (beta[:, 0] != 0)
     wanted = candidates.valid & guided_rows[:, None]
-    if not compare_paths:
-        wanted = wanted & (candidates.valid.sum(-1, keepdim=True) > 1)
-    candidates, any_wanted, all_guided = _look(candidates, wanted.any(), guided_rows.all())
+    if compare_paths is not True:
+        wanted = wanted & ((candidates.valid.sum(-1, keepdim=True) > 1) | compare_paths)
+    candidates, any_wanted, all_guided = _look(candidates, look, wanted.any(), guided_rows.all())
     wanted = wanted[:, : candidates.ids.shape[1]]
     if not any_wanted or (not isinstance(beta, Tensor) and beta == 0):
         return GuidedStep(keep_candidates(scores, candidates, vocabulary_size), candidates, wanted & False)
@@ -131,7 +134,7 @@ def select_candidates(scores: Tensor, config: RewardGuidanceConfig, vocabulary_s
     Raises:
         FloatingPointError: If a score is NaN.
     """
-    return _look(_filtered(scores, config, vocabulary_size))[0]
+    return _look(_filtered(scores, config, vocabulary_size), Tensor.tolist)[0]
 
 
 def _filtered(scores: Tensor, settings: Any, vocabulary_size: int | None) -> Candidates:
@@ -153,12 +156,12 @@ def _filtered(scores: Tensor, settings: Any, vocabulary_size: int | None) -> Can
     return Candidates(ids, top, valid)
 
 
-def _look(candidates: Candidates, *flags: Tensor) -> tuple[Any, ...]:
+def _look(candidates: Candidates, look: Callable[[Tensor], list[int]], *flags: Tensor) -> tuple[Any, ...]:
     """The candidates in as many columns as they need, and the flags as booleans: one copy from the device."""
     # NaN comes first in topk, and is not a candidate.
-    looked = torch.stack([candidates.valid.sum(-1).max(), candidates.scores[:, 0].isnan().any(), *flags]).tolist()
-    width, some_nan, *values = looked
-    if some_nan:
+    some_nan = candidates.scores[:, 0].isnan().any()
+    width, is_nan, *values = look(torch.stack([candidates.valid.sum(-1).max(), some_nan, *flags]))
+    if is_nan:
         raise FloatingPointError(
             "The policy's `scores` hold NaN, of which no token can be chosen: load the policy in float32 or bfloat16, "
             "and check its weights."

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rgtg_hf.decoding.padding import check_mask, infer_attention_mask
+from rgtg_hf.decoding.padding import check_mask, check_padding, infer_attention_mask
 from tests.tiny_models import BOS, PAD, left_padded
 
 IDS, MASK = left_padded([[5, PAD, 6], [7], [8, 9]])
@@ -35,11 +35,14 @@ def test_a_mask_of_another_batch_is_refused(rows):
 
 def test_padding_that_cannot_be_told_is_refused():
     one_bos_each = torch.tensor([[PAD, 5, 6], [PAD, 7, 8]])
+    check_padding(one_bos_each, PAD, bos_token_id=PAD)
     assert infer_attention_mask(one_bos_each, None, PAD, bos_token_id=PAD).all()
+    check_padding(IDS, PAD, BOS)
+    check_padding(IDS)
     with pytest.raises(ValueError, match="both the pad and the bos token"):
-        infer_attention_mask(IDS, None, PAD, bos_token_id=PAD)
+        check_padding(IDS, PAD, bos_token_id=PAD)
     with pytest.raises(ValueError, match="nothing but the pad token"):
-        infer_attention_mask(torch.tensor([[PAD, PAD], [5, 6]]), None, PAD, BOS)
+        check_padding(torch.tensor([[PAD, PAD], [5, 6]]), PAD, BOS)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def test_a_row_has_ended_when_padding_follows_its_end_token():
     ]
     for length in (2, 3, 4):
         tracker.follow(torch.tensor(rows)[:, :length])
-    assert tracker.going_on().tolist() == [True, False, False, True, True, True]
+    ids, yes = torch.tensor(rows), torch.tensor(True)
+    assert tracker.going_on(ids, yes).tolist() == [True, False, False, True, True, True]
+    assert tracker.going_on(ids, ~yes).all()  # a generation begins
     assert tracker.past_end().tolist() == [False, True, True, True, True, False]
 
 
@@ -59,4 +61,4 @@ def test_a_row_has_ended_when_padding_follows_its_end_token():
 def test_all_rows_go_on_where_an_end_cannot_be_told(eos, pad):
     tracker = GenerationTracker(eos, pad)
     follow([[5]], [[5, EOS]], [[5, EOS, PAD]], tracker=tracker)
-    assert tracker.going_on().tolist() == [True]
+    assert tracker.going_on(torch.tensor([[5, EOS, PAD]]), torch.tensor(True)).tolist() == [True]
