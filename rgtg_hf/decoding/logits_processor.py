@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock, Thread, current_thread
 from typing import Any
@@ -21,6 +22,7 @@ from rgtg_hf.decoding.reward_prompts import RewardPrompts
 from rgtg_hf.decoding.special_tokens import special_tokens
 from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
 from rgtg_hf.decoding.tracking import GenerationTracker
+from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.named import load_names
 from rgtg_hf.rewards.source import source_of
 from rgtg_hf.scoring.make import RewardModel, make_scorer
@@ -29,6 +31,10 @@ from rgtg_hf.scoring.scorer import PrefixBatch
 __all__ = ["RewardGuidedLogitsProcessor"]
 
 logger = logging.getLogger(__name__)
+
+# An output layer may be smaller than the embedding, by tokens that are read and never written. By more than this it is
+# another vocabulary.
+_UNSCORED_SHARE = 1 / 16
 
 
 class RewardGuidedLogitsProcessor(LogitsProcessor):
@@ -48,7 +54,8 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
-            trained on prefixes. It may be on another device than the policy. It is put into evaluation mode. Also,
+            trained on prefixes. It may be on another device than the policy, and in training mode, which it is left in
+            after a step. Also,
             through text and more slowly: a causal model with another tokenizer, an encoder, or any function
             `(prompts, responses) -> rewards`; these need `tokenizer`. Or the folder or the hub name of a model, which
             is loaded onto the GPU if there is one; with `tokenizer`, its own is loaded and compared, and if it reads
@@ -138,7 +145,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
         self._lock = Lock()
         self._collect_records = collect_records
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "reward_model": reward_model,
             "guidance_config": guidance,
             "pad_token_id": pad_token_id,
@@ -227,7 +234,9 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             return values
 
         def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
-            return self.scorer.score(self._prefixes(input_ids, generation.prompt_length), candidate_ids, wanted)
+            prefixes = self._prefixes(input_ids, generation.prompt_length)
+            with evaluating(self._arguments["reward_model"]):
+                return self.scorer.score(prefixes, candidate_ids, wanted)
 
         step = guide_step(
             scores,
@@ -287,13 +296,27 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
                 "`input_ids` as well."
             )
         size = self.scorer.vocabulary_size
-        if size is not None and scores.shape[-1] != size and not self._vocabularies_known_equal:
+        if size is None or scores.shape[-1] == size or self._vocabularies_known_equal:
+            return
+        if 0 < size - scores.shape[-1] <= size * _UNSCORED_SHARE:
+            _warn_of_unscored_tokens(scores.shape[-1], size)
+        else:
             raise ValueError(
                 f"The policy scores {scores.shape[-1]} tokens, but the reward model's embedding has {size}: their "
                 "vocabularies differ (`scores` holds one per token), or one of them is padded. Pass both tokenizers, "
                 "`tokenizer=` (the policy's) and `reward_tokenizer=`: equal ones are used as they are, different ones "
                 "go through text."
             )
+
+
+@lru_cache(maxsize=64)
+def _warn_of_unscored_tokens(scored: int, size: int) -> None:
+    logger.warning(
+        "The policy scores %d tokens, and the reward model's embedding has %d. They are taken for one vocabulary, of "
+        "which the policy never writes some tokens. Pass both tokenizers to have that checked.",
+        scored,
+        size,
+    )
 
 
 def _made_again(kind: type[RewardGuidedLogitsProcessor], arguments: dict[str, Any]) -> RewardGuidedLogitsProcessor:

@@ -16,6 +16,7 @@ from rgtg_hf.decoding.reward_prompts import RewardPrompts
 from rgtg_hf.decoding.search import CandidateFilter, search
 from rgtg_hf.decoding.special_tokens import special_tokens
 from rgtg_hf.decoding.steering import SteeringProcessor
+from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.scoring.make import make_scorer
 
@@ -66,7 +67,7 @@ def search_with(
         own_prompts = kept_ids(own.input_ids, own.attention_mask)
     if streamer is not None:
         streamer.put(input_ids.cpu())
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(reward_model):
         return search(
             model,
             input_ids,

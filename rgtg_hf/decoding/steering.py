@@ -22,6 +22,7 @@ from rgtg_hf.arguments import check_number
 from rgtg_hf.config import ResolvedGuidance, RewardGuidanceConfig, RewardModelSource, resolve_guidance
 from rgtg_hf.decoding.hidden_capture import HiddenCapture, capture_hidden
 from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
+from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.named import is_name, load_for_policy
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
@@ -129,7 +130,7 @@ class SteeringProcessor(LogitsProcessor):
         self.config = config
         self._policy = policy
         self.betas = [beta for _, beta in heads]
-        self.heads = [head.attach(policy).eval() for head, _ in heads]
+        self.heads = [head.attach(policy) for head, _ in heads]
         self._embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self._capture = capture
 
@@ -183,7 +184,9 @@ class SteeringProcessor(LogitsProcessor):
 
         def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
             betas = [_per_row(beta, len(scores), hidden.device) for beta in self._betas]
-            direction = sum(beta * head.score.directions(hidden) for head, beta in zip(self.heads, betas, strict=True))
+            with evaluating(self.heads):
+                pairs = zip(self.heads, betas, strict=True)
+                direction = sum(beta * head.score.directions(hidden) for head, beta in pairs)
             ids = candidate_ids.to(hidden.device)
             return token_increments(direction, ids, self._embeddings).to(scores.device)  # type: ignore[arg-type]
 

@@ -9,11 +9,41 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
+from rgtg_hf.rewards.model_state import evaluating, input_device
+from rgtg_hf.rewards.prefix_rewards import find_backbone, find_score_head, prefix_rewards
 
-__all__ = ["check_reward_model", "vocabulary_size"]
+__all__ = ["check_positions", "check_reward_model", "learned_positions", "vocabulary_size"]
 
 _known_causal: WeakSet[nn.Module] = WeakSet()  # tried once per model, not once per generation
+
+
+def learned_positions(reward_model: PreTrainedModel) -> int | None:
+    """How many tokens a decoder with learned positions (GPT-2, OPT) can read; `None` for others, which can go on."""
+    decoder: Any = find_backbone(reward_model)
+    positions = getattr(decoder.config.get_text_config(), "max_position_embeddings", None)
+    others = [one for one in decoder.modules() if isinstance(one, nn.Embedding)]
+    # Some tables have two more entries than positions. That of the tokens is another one.
+    learned = [one for one in others if one is not decoder.get_input_embeddings()]
+    has_table = positions is not None and any(one.num_embeddings - positions in (0, 2) for one in learned)
+    return positions if has_table else None
+
+
+def check_positions(longest: int | None, tokens: int) -> None:
+    """Refuses texts that are longer than a reward model can read.
+
+    Args:
+        longest: What [`learned_positions`][rgtg_hf.rewards.causal_classifier.learned_positions] gives.
+        tokens: The tokens of the longest text, with its candidates.
+
+    Raises:
+        ValueError: If there are more.
+    """
+    if longest is not None and tokens > longest:
+        raise ValueError(
+            f"The reward model reads at most {longest} tokens, since its positions are learned, but prompt and "
+            f"response have {tokens} with the next candidate: generate fewer tokens (max_new_tokens), or shorten the "
+            "prompt."
+        )
 
 
 def vocabulary_size(reward_model: PreTrainedModel) -> int:
@@ -80,16 +110,11 @@ def check_reward_model(reward_model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _is_causal(reward_model: PreTrainedModel) -> bool:
-    was_training = reward_model.training
-    reward_model.eval()
-    try:
+    size = vocabulary_size(reward_model)
+    ids = torch.tensor([[3, 5, 7, 11]], device=input_device(reward_model)) % size
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % size
+    with evaluating(reward_model):
         # One row a call: a model without a pad token refuses batches.
-        size = vocabulary_size(reward_model)
-        device = next(reward_model.parameters()).device
-        ids = torch.tensor([[3, 5, 7, 11]], device=device) % size
-        other = ids.clone()
-        other[0, -1] = (other[0, -1] + 1) % size
         first, second = (prefix_rewards(reward_model, row).float()[0, :-1] for row in (ids, other))
-    finally:
-        reward_model.train(was_training)
     return torch.allclose(first, second, atol=1e-5, rtol=1e-3)

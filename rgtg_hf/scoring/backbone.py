@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from rgtg_hf.rewards.causal_classifier import learned_positions
+from rgtg_hf.rewards.model_state import ModelState, input_device
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 __all__ = ["Backbone"]
@@ -23,8 +25,10 @@ class Backbone:
 
     Attributes:
         config: The decoder's configuration.
-        device: Where the reward model is.
+        device: Where the reward model takes its inputs.
         dtype: Its precision.
+        state: Tells whether what was read is still what the decoder would give.
+        longest: How many tokens it can read, if there is a limit.
         is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cropped.
         tokens_computed: Reward-model tokens computed so far, padding included.
     """
@@ -33,8 +37,9 @@ class Backbone:
         self._decoder = find_backbone(reward_model)
         self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
         self.config = self._decoder.config.get_text_config()  # type: ignore[operator, union-attr]
-        weight = next(reward_model.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = input_device(reward_model), next(reward_model.parameters()).dtype
+        self.state = ModelState(self._decoder)
+        self.longest = learned_positions(reward_model)
         self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
         self.tokens_computed = 0
 

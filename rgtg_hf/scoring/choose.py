@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.private_names import attention_kind
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
@@ -230,7 +231,7 @@ def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tenso
     length = _probe_length(reward_model)
     size = vocabulary_size(reward_model)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(size, (2, length + 4), generator=generator).to(next(reward_model.parameters()).device)
+    ids = torch.randint(size, (2, length + 4), generator=generator).to(input_device(reward_model))
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     candidates = ids[:, :3] + torch.arange(3, device=ids.device) * 7

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.scoring.policy_text import PolicyText, leading_special_ids
 from rgtg_hf.scoring.retokenized import without_leading
 from rgtg_hf.scoring.whole_texts import WholeTextScorer
@@ -63,7 +64,7 @@ class EncoderScorer(WholeTextScorer):
             )
         super().__init__(PolicyText(tokenizer, reward_tokenizer, eos_token_ids))
         self.reward_model = reward_model
-        self.device = next(reward_model.parameters()).device
+        self.device = input_device(reward_model)
         self.reward_tokenizer = reward_tokenizer
         self.leading = leading_special_ids(reward_tokenizer)
         self.longest = longest_text(reward_model, reward_tokenizer)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model
+from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer, check_weights
@@ -44,8 +45,8 @@ def make_scorer(
 
     Args:
         reward_model: A `*ForSequenceClassification` model with `num_labels=1`; or a function
-            `(prompts, responses) -> rewards` of two lists of strings; or a list of such. Models are put into
-            evaluation mode.
+            `(prompts, responses) -> rewards` of two lists of strings; or a list of such. A scorer is right in
+            evaluation mode: score inside of [`evaluating`][rgtg_hf.rewards.model_state.evaluating].
         scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"siblings"` and
             `"expand"` for causal models with the policy's vocabulary, `"next_token"` for a `NextTokenRewardModel`.
         tokenizer: The policy's tokenizer. Needed wherever rewards go through text.
@@ -84,7 +85,8 @@ def make_scorer(
             )
         if isinstance(reward_tokenizer, (list, tuple)):
             raise ValueError("`reward_tokenizer` is a list, but there is one reward model: pass its tokenizer alone.")
-        return _make_one(reward_model, scorer, tokenizer, reward_tokenizer, eos_token_ids)  # type: ignore[arg-type]
+        with evaluating(reward_model):
+            return _make_one(reward_model, scorer, tokenizer, reward_tokenizer, eos_token_ids)  # type: ignore[arg-type]
     checked = check_weights(weights, len(reward_model))
     tokenizers = reward_tokenizer
     if not isinstance(tokenizers, (list, tuple)):
@@ -94,10 +96,11 @@ def make_scorer(
             f"`reward_tokenizer` has {len(tokenizers)} entries for {len(reward_model)} reward models, but one for "
             "each is required (None for one that reads the policy's token ids, or is a function)."
         )
-    scorers = [
-        _make_one(one, scorer, tokenizer, one_tokenizer, eos_token_ids)
-        for one, one_tokenizer in zip(reward_model, tokenizers, strict=True)
-    ]
+    with evaluating(reward_model):
+        scorers = [
+            _make_one(one, scorer, tokenizer, one_tokenizer, eos_token_ids)
+            for one, one_tokenizer in zip(reward_model, tokenizers, strict=True)
+        ]
     return CombinedScorer(scorers, checked)
 
 
@@ -124,9 +127,8 @@ def _make_one(
                 "policy's tokenizer and its own, `tokenizer=..., reward_tokenizer=...`."
             )
         _check_name(scorer, f"the encoder {name}, which reads whole texts")
-        return EncoderScorer(model.eval(), tokenizer, reward_tokenizer, eos_token_ids)
+        return EncoderScorer(model, tokenizer, reward_tokenizer, eos_token_ids)
     check_reward_model(model)
-    model.eval()
     if reward_tokenizer is None:
         return choose_scorer(model, scorer)
     if tokenizer is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.scorer import PrefixBatch
 
@@ -61,6 +62,8 @@ class PrefixCache:
         Returns:
             Hidden states of the last column, 0 in rows that were not read, shape `[rows, hidden]`.
         """
+        if self.backbone.state.has_changed(thorough=True):
+            self.reset()
         columns = columns.to(self.device)
         rows = None
         if wanted is not None and not self.is_recurrent and not bool(wanted.all()):
@@ -127,6 +130,8 @@ class PrefixCache:
         Returns:
             Hidden states, shape `[rows, new, hidden]`.
         """
+        if self.backbone.longest is not None:
+            check_positions(self.backbone.longest, int(positions.max()) + 1)
         if cache is None:
             if self.cache is None:
                 self.cache = DynamicCache(config=self.backbone.config) if self.is_recurrent else DynamicCache()

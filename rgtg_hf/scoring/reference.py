@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.causal_classifier import vocabulary_size
+from rgtg_hf.rewards.causal_classifier import check_positions, learned_positions, vocabulary_size
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.scorer import PrefixBatch
 
@@ -28,7 +29,8 @@ class ReferenceScorer:
 
     def __init__(self, reward_model: PreTrainedModel):
         self.reward_model = reward_model
-        self.device = next(reward_model.parameters()).device
+        self.device = input_device(reward_model)
+        self.longest = learned_positions(reward_model)
         self.tokens_computed = 0
         self.vocabulary_size: int | None = vocabulary_size(reward_model)
 
@@ -55,6 +57,7 @@ class ReferenceScorer:
     def _last_rewards(self, ids: Tensor) -> Tensor:
         """The rewards of sequences of one length."""
         self.tokens_computed += ids.numel()
+        check_positions(self.longest, ids.shape[1])
         # transformers takes several rows only where a pad token is known, though nothing is padded here.
         padded = self.reward_model.config.get_text_config().pad_token_id is not None  # type: ignore[union-attr, operator]
         batches = [ids] if padded else ids.split(1)

@@ -13,12 +13,14 @@ the other, and each also sees those of its own continuation before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.row_buffer import RowBuffer
 
@@ -31,11 +33,32 @@ _TOKENS_PER_PASS = 4096
 _IDS_COMPARED_AT_ONCE = 2**24
 
 
+class _Comparison(NamedTuple):
+    """What a look at rows and at those that are held has shown.
+
+    Attributes:
+        sources: The held row that each row goes on from, `None` if it is its own, shape `[rows]`.
+        missing: How many tokens have to be read of the row that needs the most.
+        longest: The tokens of the longest row.
+        agree: Whether any row begins like a held one.
+        grew: Whether every row is a held one and one token more.
+        wanted: Whether anything is needed.
+    """
+
+    sources: Tensor | None
+    missing: int
+    longest: int
+    agree: bool
+    grew: bool
+    wanted: bool
+
+
 class RowReader:
     """Reads rows with a causal reward model, and keeps what it can use again.
 
     Tokens that were read are found again by comparing ids, on the device: `generate()` permutes beams, drops drafts
-    and starts over without notice. The host looks at the device once for each call.
+    and starts over without notice. The host looks at the device once for each call. What other weights have read is
+    forgotten, as if it were of another generation.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model that takes 4-D masks (attention by sdpa or eager),
@@ -79,6 +102,7 @@ class RowReader:
         continuations: Tensor | None = None,
         starts: Tensor | None = None,
         needed: Tensor | None = None,
+        ahead: int = 1,
     ) -> Tensor | None:
         """Reads what is missing of the rows, at least their last token, and what may follow them.
 
@@ -89,14 +113,27 @@ class RowReader:
             starts: For each of these tokens the index at which its continuation starts, shape `[rows, k]`. Defaults to
                 its own index: each is a candidate for the next token.
             needed: Whether anything is needed at all, one boolean; it is looked at along with the rest.
+            ahead: Tokens of the longest continuation.
 
         Returns:
             Hidden states of the last token of each row and of its continuations, shape `[rows, 1 + k, hidden]`. `None`
             if nothing is needed.
+
+        Raises:
+            ValueError: If a row with its continuations is longer than the model can read.
         """
-        sources, missing, longest, wanted = self._compare(ids, lengths, needed)
-        if not wanted:
+        state = self.backbone.state
+        if self.held is not None and state.has_changed():
+            self.reset()
+        found = self._compare(ids, lengths, needed)
+        if not found.wanted:
             return None
+        sources, missing, longest = found.sources, found.missing, found.longest
+        check_positions(self.backbone.longest, longest + (0 if continuations is None else ahead))
+        # Where rows did more than grow by a token, a generation may have begun, perhaps with other parts in the model.
+        if not found.grew and (state.has_changed(thorough=True) or not found.agree):
+            self.reset()
+            sources, missing = None, max(1, longest)
         fresh, self.held = self.held is None, None  # until the pass has succeeded, nothing is sure
         if sources is not None:
             self.buffer.keep_rows(sources)
@@ -115,29 +152,24 @@ class RowReader:
         self.held = ids
         return hidden
 
-    def _compare(self, ids: Tensor, lengths: Tensor, needed: Tensor | None) -> tuple[Tensor | None, int, int, bool]:
-        """Finds for each row the held one that agrees longest.
-
-        Returns:
-            The row of the buffer that each row goes on from, `None` if it is its own; how many tokens have to be read
-            of the row that needs the most; the tokens of the longest row; and whether anything is needed.
-        """
+    def _compare(self, ids: Tensor, lengths: Tensor, needed: Tensor | None) -> _Comparison:
+        """Finds for each row the held one that agrees longest, and looks at what there is to do."""
         needed = lengths.new_ones(()) if needed is None else needed.to(lengths)
         if self.held is None:
             longest, wanted = torch.stack([lengths.max(), needed]).tolist()
-            return None, max(1, longest), longest, bool(wanted)
+            return _Comparison(None, longest, longest, False, False, bool(wanted))
         agreed = _common_lengths(ids, self.held)
         best, sources = agreed.max(-1)
         own = torch.arange(len(ids), device=ids.device)
         if len(ids) == len(self.held):  # a row that agrees as long with itself stays where it is
             sources = torch.where(agreed.diagonal() == best, own, sources)
+        held_lengths = (self.held >= 0).sum(-1)[sources]
         missing = lengths - best.minimum(lengths - 1)
-        flags = missing.max(), lengths.max(), best.max(), (sources != own).any(), needed
-        most, longest, agreeing, moved, wanted = torch.stack([flag.to(lengths) for flag in flags]).tolist()
-        moved = moved or len(ids) != len(self.held)
-        if wanted and not agreeing:
-            self.reset()
-        return sources if moved and agreeing else None, most, longest, bool(wanted)
+        grew = ((best == held_lengths) & (lengths == best + 1)).all()
+        flags = missing.max(), lengths.max(), best.max(), grew, (sources != own).any(), needed
+        most, longest, agree, grown, moved, wanted = torch.stack([flag.to(lengths) for flag in flags]).tolist()
+        stays = not moved and len(ids) == len(self.held)
+        return _Comparison(None if stays else sources, most, longest, bool(agree), bool(grown), bool(wanted))
 
     def read_earlier(
         self, ids: Tensor, lengths: Tensor, missing: int, width: int, rows: Tensor | None = None, row_count: int = 0

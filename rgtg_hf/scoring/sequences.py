@@ -14,6 +14,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from rgtg_hf.rewards.causal_classifier import check_positions, learned_positions
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
 from rgtg_hf.scoring.prefix_cache import PrefixCache, positions_of, rearrange_cache
 from rgtg_hf.scoring.row_reader import RowReader, padded
@@ -62,7 +64,7 @@ class WholeReader:
 
     def __init__(self, reward_model: PreTrainedModel):
         self.reward_model = reward_model
-        self.device = next(reward_model.parameters()).device
+        self.device = input_device(reward_model)
         self.tokens_computed = 0
 
     @torch.no_grad()
@@ -75,6 +77,7 @@ class WholeReader:
 
     def _reward(self, sequence: list[int]) -> float:
         self.tokens_computed += len(sequence)
+        check_positions(learned_positions(self.reward_model), len(sequence))
         ids = torch.tensor([sequence], device=self.device)
         return float(prefix_rewards(self.reward_model, ids, use_cache=False)[0, -1])
 
@@ -120,7 +123,8 @@ class SiblingReader:
         new, counts = padded(tokens, device)
         order = torch.arange(new.shape[1], device=device)
         first = torch.where(order < counts[:, None], padded(starts, device)[0], order)
-        hidden = self.rows.read(ids, lengths, new, first)
+        ahead = max(len(one) for own in continuations for one in own)
+        hidden = self.rows.read(ids, lengths, new, first, ahead=ahead)
         rewards = self.head(hidden)[..., 0].float().tolist()
         return [
             [row[1 + places[tuple(one)]] for one in own]
@@ -182,6 +186,8 @@ class SharedPrefixReader:
     def _read_prefixes(self, prefixes: list[list[int]]) -> list[float]:
         """Brings the cache up to date; the reward at each prefix's end (without meaning for an empty one)."""
         longest = max(map(len, prefixes))
+        if self.cache.backbone.state.has_changed(thorough=True):
+            self.reset()
         if longest == 0:
             self.reset()
             return [0.0] * len(prefixes)

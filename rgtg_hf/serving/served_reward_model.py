@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
+from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.scoring.row_buffer import capacity_for
@@ -51,6 +52,7 @@ def load_row_scorer(
             f"The policy has {vocabulary_size} tokens, but the reward model's embedding has {scorer.vocabulary_size}: "
             "served reward models read the policy's token ids, so both need one vocabulary."
         )
+    check_positions(scorer.reader.backbone.longest, max_length)
     per_token = cache_bytes_per_token(model)
     read_ahead = 0 if isinstance(model, NextTokenRewardModel) else MAX_TOP_K
     per_request = per_token * capacity_for(max_length + read_ahead + 1) * _SLACK
