@@ -67,7 +67,10 @@ def test_threads_get_what_one_thread_gets(policy, kind, shared):
 
 
 @pytest.mark.parametrize("kind", ["function", "another tokenizer", "encoder", "several"])
-@pytest.mark.parametrize("shared", [False, True], ids=["a processor each", "one for all"])
+@pytest.mark.parametrize(
+    "shared",
+    [pytest.param(False, marks=pytest.mark.slow, id="a processor each"), pytest.param(True, id="one for all")],
+)
 def test_rewards_through_text_know_each_threads_prompts(kind, shared):
     policy = tiny_policy(vocab_size=len(TOKENIZER), pad_token_id=0, eos_token_id=TOKENIZER.eos_token_id)
     arguments = kinds()[kind]

@@ -71,10 +71,11 @@ def test_a_list_is_combined():
     assert one_for_all.weights == [1.0, 1.0]
 
 
-def test_models_are_put_into_evaluation_mode():
-    models = [causal().train(), encoder_of().train()]
-    make_scorer(models, tokenizer=BYTES, reward_tokenizer=[None, WORDS])
-    assert not any(model.training for model in models)
+def test_models_in_training_mode_are_tried_in_evaluation_mode_and_left_in_it():
+    models = [causal(attention_dropout=0.5).train(), encoder_of().train()]
+    scorer = make_scorer(models, tokenizer=BYTES, reward_tokenizer=[None, WORDS])
+    assert isinstance(scorer.scorers[0], SiblingScorer)  # which dropout would make wrong
+    assert all(model.training for model in models)
 
 
 @pytest.mark.parametrize(

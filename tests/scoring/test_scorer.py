@@ -69,7 +69,8 @@ def steps_of(case, seed=0):
 @pytest.mark.parametrize("case", CASES)
 def test_every_scorer_honours_wanted(case):
     scorer, reference = scorers_of(case)
-    for prefixes, candidates, wanted in [*steps_of(case, 0), *steps_of(case, 1)]:
+    seeds = (0,) if "jamba" in case else (0, 1)  # it is slow on a CPU
+    for prefixes, candidates, wanted in [step for seed in seeds for step in steps_of(case, seed)]:
         found, expected = scorer.score(prefixes, candidates, wanted), reference.score(prefixes, candidates)
         assert found.dtype == torch.float32
         assert bool((found[~wanted] == 0).all())

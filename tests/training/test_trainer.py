@@ -262,6 +262,9 @@ BEFORE = {
 }
 
 
+ALIKE = ("evaluate the same", "evaluate several", "predict")  # to others, for the training after them
+
+
 def fail_to_evaluate(trainer, other):
     trainer.compute_metrics = lambda predictions: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -279,7 +282,10 @@ def test_an_evaluation_gives_the_numbers_of_a_fresh_trainer(make_trainer, rows, 
     assert trainer.curves["eval"] == fresh.curves["eval"]
 
 
-@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in BEFORE],
+)
 def test_training_gives_the_losses_of_a_fresh_trainer(make_trainer, rows, before):
     fresh, trainer = (make_trainer(rows, evaluation=rows, max_steps=3) for _ in range(2))
     fresh.train()

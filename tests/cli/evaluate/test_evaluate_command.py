@@ -86,7 +86,7 @@ def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_re
     assert not [place for place in places if any(place in text for text in written)]
 
 
-@pytest.mark.parametrize("kept_bytes", [0.2, 0.7, 1.0])
+@pytest.mark.parametrize("kept_bytes", [0.7, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.2, 1.0))])
 def test_killed_evaluation_goes_on_and_repeats_nothing_that_was_finished(evaluate, tmp_path, monkeypatch, kept_bytes):
     from rgtg_hf.cli.partial import PartialOutput
     from rgtg_hf.evaluation.methods import Contestants
