@@ -46,14 +46,14 @@ FAULTS = [
     Fault(
         "a crop off by one, siblings: a token that was dropped stays in a row's prefix",
         "scoring/row_reader.py",
-        "        missing = lengths - best.minimum(lengths - 1)\n",
-        "        missing = lengths - (best + 1).minimum(lengths - 1)\n",
+        "        missing = lengths - agreed.minimum(lengths - 1)\n",
+        "        missing = lengths - (agreed + 1).minimum(lengths - 1)\n",
     ),
     Fault(
         "beams reordered by the inverse permutation, siblings",
         "scoring/row_reader.py",
-        "            self.buffer.keep_rows(sources)\n        width",
-        "            self.buffer.keep_rows(sources.argsort())\n        width",
+        "            self.buffer.keep_rows(found.sources)\n",
+        "            self.buffer.keep_rows(found.sources.argsort())\n",
     ),
     Fault(
         "a padded position scored: the first one is read as a token",

@@ -38,19 +38,23 @@ class _Comparison(NamedTuple):
 
     Attributes:
         sources: The held row that each row goes on from, `None` if it is its own, shape `[rows]`.
-        missing: How many tokens have to be read of the row that needs the most.
+        agreed: How many tokens each row shares with it, shape `[rows]`.
+        missing: How many tokens have to be read of the row that needs the most, among those that will be read.
         longest: The tokens of the longest row.
+        furthest: The tokens of the longest needed row.
         agree: Whether any row begins like a held one.
-        grew: Whether every row is a held one and one token more.
-        wanted: Whether anything is needed.
+        grew: Whether every needed row is a held one and one token more.
+        needed: Numbers of the rows that are needed.
     """
 
     sources: Tensor | None
+    agreed: Tensor
     missing: int
     longest: int
+    furthest: int
     agree: bool
     grew: bool
-    wanted: bool
+    needed: list[int]
 
 
 class RowReader:
@@ -72,6 +76,7 @@ class RowReader:
         self.backbone = Backbone(reward_model)
         if self.backbone.is_recurrent:
             raise ValueError("Siblings cannot share a recurrent state: use the expand scorer, or whole sequences.")
+        self.reads_some = self.backbone.device.type == "cpu"
         config = self.backbone.config
         window = getattr(config, "sliding_window", None)
         layer_types = set(getattr(config, "layer_types", None) or ())
@@ -112,12 +117,13 @@ class RowReader:
             continuations: Tokens of continuations of each row, one after the other, shape `[rows, k]`.
             starts: For each of these tokens the index at which its continuation starts, shape `[rows, k]`. Defaults to
                 its own index: each is a candidate for the next token.
-            needed: Whether anything is needed at all, one boolean; it is looked at along with the rest.
+            needed: The rows that are needed, boolean, shape `[rows]`; all by default. On a GPU, where rows cost
+                nothing, the others are read along. On a CPU they stay as they are, and catch up when they are needed.
             ahead: Tokens of the longest continuation.
 
         Returns:
-            Hidden states of the last token of each row and of its continuations, shape `[rows, 1 + k, hidden]`. `None`
-            if nothing is needed.
+            Hidden states of the last token of each row and of its continuations, without meaning in rows that are not
+            needed, shape `[rows, 1 + k, hidden]`. `None` if none is needed.
 
         Raises:
             ValueError: If a row with its continuations is longer than the model can read.
@@ -125,19 +131,36 @@ class RowReader:
         state = self.backbone.state
         if self.held is not None and state.has_changed():
             self.reset()
+        needed = torch.ones_like(lengths, dtype=torch.bool) if needed is None else needed
         found = self._compare(ids, lengths, needed)
-        if not found.wanted:
+        if not found.needed:
             return None
-        sources, missing, longest = found.sources, found.missing, found.longest
-        check_positions(self.backbone.longest, longest + (0 if continuations is None else ahead))
+        longest = found.longest
+        check_positions(self.backbone.longest, found.furthest + (0 if continuations is None else ahead))
+        width = longest + 1 + (0 if continuations is None else continuations.shape[1])
         # Where rows did more than grow by a token, a generation may have begun, perhaps with other parts in the model.
         if not found.grew and (state.has_changed(thorough=True) or not found.agree):
             self.reset()
-            sources, missing = None, max(1, longest)
         fresh, self.held = self.held is None, None  # until the pass has succeeded, nothing is sure
-        if sources is not None:
-            self.buffer.keep_rows(sources)
-        width = longest + 1 + (0 if continuations is None else continuations.shape[1])
+        if fresh:
+            return self._read_all(ids, lengths, max(1, longest), width, continuations, starts, fresh)
+        if found.sources is not None:
+            self.buffer.keep_rows(found.sources)
+        if not self.reads_some or len(found.needed) == len(ids):
+            return self._read_all(ids, lengths, found.missing, width, continuations, starts, fresh)
+        return self._read_some(ids, lengths, found, width, continuations, starts)
+
+    def _read_all(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        missing: int,
+        width: int,
+        continuations: Tensor | None,
+        starts: Tensor | None,
+        fresh: bool,
+    ) -> Tensor:
+        """Reads all rows; `fresh` if nothing is held."""
         if missing > MOST_TOGETHER:
             # Rows that begin are often equal: beams, or several samples of one prompt.
             different, sources = ids.unique(dim=0, return_inverse=True) if fresh else (ids, None)
@@ -147,29 +170,55 @@ class RowReader:
             if sources is not None:
                 self.buffer.keep_rows(sources)
             missing = 1
-        new = last_ids(ids, lengths, missing)
-        hidden = self.read_ends(new, lengths, width, continuations, starts)
+        hidden = self.read_ends(last_ids(ids, lengths, missing), lengths, width, continuations, starts)
         self.held = ids
         return hidden
 
-    def _compare(self, ids: Tensor, lengths: Tensor, needed: Tensor | None) -> _Comparison:
+    def _read_some(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        found: _Comparison,
+        width: int,
+        continuations: Tensor | None,
+        starts: Tensor | None,
+    ) -> Tensor:
+        """Reads the rows that are needed."""
+        rows = torch.tensor(found.needed, device=ids.device)
+        named = {"rows": rows, "row_count": len(ids)}
+        missing, own, own_lengths = found.missing, ids[rows], lengths[rows]
+        more = [None if part is None else part[rows] for part in (continuations, starts)]
+        if missing > MOST_TOGETHER:
+            self.read_earlier(own, own_lengths, missing, width, **named)  # type: ignore[arg-type]
+            missing = 1
+        hidden = self.read_ends(last_ids(own, own_lengths, missing), own_lengths, width, *more, **named)  # type: ignore[arg-type]
+        kept = found.agreed.index_copy(0, rows, own_lengths)
+        self.held = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) >= kept[:, None], -1)
+        return hidden.new_zeros(len(ids), *hidden.shape[1:]).index_copy(0, rows, hidden)
+
+    def _compare(self, ids: Tensor, lengths: Tensor, needed: Tensor) -> _Comparison:
         """Finds for each row the held one that agrees longest, and looks at what there is to do."""
-        needed = lengths.new_ones(()) if needed is None else needed.to(lengths)
         if self.held is None:
-            longest, wanted = torch.stack([lengths.max(), needed]).tolist()
-            return _Comparison(None, longest, longest, False, False, bool(wanted))
-        agreed = _common_lengths(ids, self.held)
-        best, sources = agreed.max(-1)
-        own = torch.arange(len(ids), device=ids.device)
-        if len(ids) == len(self.held):  # a row that agrees as long with itself stays where it is
-            sources = torch.where(agreed.diagonal() == best, own, sources)
-        held_lengths = (self.held >= 0).sum(-1)[sources]
-        missing = lengths - best.minimum(lengths - 1)
-        grew = ((best == held_lengths) & (lengths == best + 1)).all()
-        flags = missing.max(), lengths.max(), best.max(), grew, (sources != own).any(), needed
-        most, longest, agree, grown, moved, wanted = torch.stack([flag.to(lengths) for flag in flags]).tolist()
-        stays = not moved and len(ids) == len(self.held)
-        return _Comparison(None if stays else sources, most, longest, bool(agree), bool(grown), bool(wanted))
+            agreed, sources = torch.zeros_like(lengths), None
+            held_rows = held_lengths = torch.zeros_like(lengths)
+        else:
+            shared = _common_lengths(ids, self.held)
+            best, sources = shared.max(-1)
+            held_rows = torch.arange(len(ids), device=ids.device)
+            if len(ids) == len(self.held):  # a row that agrees as long with itself stays where it is
+                sources = torch.where(shared.diagonal() == best, held_rows, sources)
+            agreed, held_lengths = best.minimum(lengths), (self.held >= 0).sum(-1)[sources]
+        missing = lengths - agreed.minimum(lengths - 1)
+        grew = (agreed == held_lengths) & (lengths == agreed + 1) | ~needed
+        moved = torch.zeros((), device=ids.device) if sources is None else (sources != held_rows).any()
+        most = (missing * needed).max() if self.reads_some else missing.max()
+        flags = most, lengths.max(), (lengths * needed).max(), agreed.max(), grew.all(), moved
+        looked = torch.cat([torch.stack([flag.to(lengths) for flag in flags]), needed.to(lengths)]).tolist()
+        rows = [row for row, one in enumerate(looked[len(flags) :]) if one]
+        most_missing, longest, furthest, agree, grown, has_moved = looked[: len(flags)]
+        if self.held is not None and not has_moved and len(ids) == len(self.held):
+            sources = None
+        return _Comparison(sources, agreed, most_missing, longest, furthest, bool(agree), bool(grown), rows)
 
     def read_earlier(
         self, ids: Tensor, lengths: Tensor, missing: int, width: int, rows: Tensor | None = None, row_count: int = 0

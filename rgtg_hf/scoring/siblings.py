@@ -48,7 +48,7 @@ class SiblingScorer:
         """Computes increments; see [`Scorer.score`][rgtg_hf.scoring.scorer.Scorer.score]."""
         device = self.reader.backbone.device
         ids, lengths = prefixes.without_padding(device)
-        needed = None if wanted is None else wanted.any().to(device)
+        needed = None if wanted is None else wanted.any(-1).to(device)
         hidden = self.reader.read(ids, lengths, candidate_ids.to(device), needed=needed)
         if hidden is None:
             return torch.zeros(candidate_ids.shape, device=candidate_ids.device)

@@ -90,10 +90,34 @@ def test_what_an_error_left_half_read_is_read_again(model):
 
 def test_nothing_is_read_where_nothing_is_needed(model):
     reader = RowReader(model)
-    assert reader.read(*right_padded([[5, 6]]), needed=torch.tensor(False)) is None
+    assert reader.read(*right_padded([[5, 6]]), needed=torch.tensor([False])) is None
     assert reader.tokens_computed == 0
 
 
 def test_recurrent_models_are_refused():
     with pytest.raises(ValueError, match="recurrent state"):
         RowReader(tiny_reward_model("jamba"))
+
+
+@pytest.mark.parametrize("reads_some", [True, False], ids=["as on a CPU", "as on a GPU"])
+@torch.no_grad()
+def test_rows_that_are_not_needed_catch_up(model, reads_some):
+    reader, head = RowReader(model), find_score_head(model)
+    reader.reads_some = reads_some
+    generator = torch.Generator().manual_seed(0)
+    rows = [[3, 4, 5, 6], list(range(3, 30)), [7, 8]]
+    for step in range(30):
+        needed = torch.rand(3, generator=generator) < 0.4
+        order = [0, 1, 2] if step % 4 else torch.randint(3, (3,), generator=generator).tolist()
+        rows = [[*rows[row], *torch.randint(3, 40, (1 + step % 2,), generator=generator).tolist()] for row in order]
+        hidden = reader.read(*right_padded(rows), torch.tensor([[5, 6]] * 3), needed=needed)
+        assert (hidden is None) == (not needed.any())
+        for row in needed.nonzero()[:, 0].tolist():
+            expected = prefix_rewards(model, torch.tensor([[*rows[row], 6]]))[0, -2:]
+            assert_close(head(hidden[row])[[0, 2], 0], expected, atol=1e-4, rtol=1e-4)
+    reader.reset()
+    reader.read(*right_padded(rows), torch.tensor([[5, 6]] * 3))
+    before = reader.tokens_computed
+    longer = right_padded([[*row, 9] for row in rows])
+    reader.read(*longer, torch.tensor([[5, 6]] * 3), needed=torch.tensor([True, False, False]))
+    assert reader.tokens_computed - before == (3 if reads_some else 9)

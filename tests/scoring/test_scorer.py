@@ -19,8 +19,7 @@ from tests.tiny_models import (
     tiny_steering_head,
 )
 
-# A recurrent state cannot catch up, and siblings read the rows of a batch together.
-READS_ALL_ROWS = ("expand-jamba", "next_token-jamba", "siblings")
+READS_ALL_ROWS = ("expand-jamba", "next_token-jamba")  # a recurrent state cannot catch up
 CACHED = ("gemma3", "gpt_neo", "mpt", "jamba")
 CASES = {
     **{f"siblings-{name}": ("siblings", name) for name, family in FAMILIES.items() if family[3] == "siblings"},
