@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, lru_cache
@@ -48,6 +48,8 @@ CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES}
 OF_SAMPLING = ("top_k", "top_p", "min_p")
 _WHOLE_VOCABULARY = 2**31 - 1  # more tokens than any has
 
+Check = Callable[[str, Any], None]  # takes a setting's name and value, and refuses what it cannot be
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,8 +60,53 @@ class RewardModelSource(NamedTuple):
     revision: str | None = None
 
 
-def _setting(default: Any, summary: str) -> Any:
-    return field(default=None, metadata={"default": default, "summary": summary})
+def _check_one_of(*choices: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"`{name}` is {shown(value)}, but one of {list(choices)} is required.")
+        if value not in choices:
+            raise ValueError(f"`{name}` is {shown(value)}, but must be one of {list(choices)}.")
+
+    return check
+
+
+def _check_count_or_zero(zero_means: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"`{name}` is {shown(value)}, but an integer is required, or 0 for {zero_means}.")
+        if value < 0:
+            raise ValueError(f"`{name}` is {shown(value)}, but must be at least 1, or 0 for {zero_means}.")
+
+    return check
+
+
+def _check_limit(name: str, value: Any) -> None:
+    if value != math.inf:
+        check_number(name, value)
+    if value <= 0:
+        raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required.")
+
+
+def _check_probability(name: str, value: Any) -> None:
+    check_number(name, value)
+    if not 0 < value <= 1:
+        raise ValueError(f"`{name}` is {value}, but a probability above 0 and up to 1 is required.")
+
+
+def _check_share(name: str, value: Any) -> None:
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` is {value}, but a number from 0 to 1 is required.")
+
+
+def _check_entropy(name: str, value: Any) -> None:
+    check_number(name, value)
+    if value < 0:
+        raise ValueError(f"`{name}` is {value}, but an entropy is 0 nats or more.")
+
+
+def _setting(default: Any, check: Check, summary: str) -> Any:
+    return field(default=None, metadata={"default": default, "check": check, "summary": summary})
 
 
 @dataclass
@@ -110,23 +157,42 @@ class RewardGuidanceConfig:
         ```
     """
 
-    beta: float | None = _setting(1.0, "strength of steering, in nats per unit of reward; 0 does not steer")
-    top_k: int | None = _setting(10, "candidates per step: the policy's most likely tokens; 0: the whole vocabulary")
-    top_p: float | None = _setting(1.0, "candidates are the most likely tokens that have this probability together")
-    min_p: float | None = _setting(0.0, "candidates are at least this many times as likely as the most likely one")
-    min_entropy: float | None = _setting(0.0, "guide only where the policy's entropy, in nats, is at least this")
-    max_increment: float | None = _setting(math.inf, "the most nats that guidance may change a candidate's score by")
-    max_step_kl: float | None = _setting(math.inf, "the most nats of divergence from the policy in one step")
-    search: str | None = _setting("tokens", "guide every token, or select among rows after every block of tokens")
-    num_rows: int | None = _setting(4, "rows per prompt of a search")
-    block_size: int | None = _setting(8, "tokens per block of a search")
-    max_rows: int | None = _setting(0, "the most rows that a search runs at once; 0: no limit")
-    scorer: str | None = _setting("auto", "how increments are computed")
+    beta: float | None = _setting(
+        1.0, check_number, "strength of steering, in nats per unit of reward; 0 does not steer"
+    )
+    top_k: int | None = _setting(
+        10, _check_count_or_zero("the whole vocabulary"), "candidates per step, the most likely tokens; 0: all tokens"
+    )
+    top_p: float | None = _setting(
+        1.0, _check_probability, "candidates are the most likely tokens that have this probability together"
+    )
+    min_p: float | None = _setting(
+        0.0, _check_share, "candidates are at least this many times as likely as the most likely one"
+    )
+    min_entropy: float | None = _setting(
+        0.0, _check_entropy, "guide only where the policy's entropy, in nats, is at least this"
+    )
+    max_increment: float | None = _setting(
+        math.inf, _check_limit, "the most nats that guidance may change a candidate's score by"
+    )
+    max_step_kl: float | None = _setting(
+        math.inf, _check_limit, "the most nats of divergence from the policy in one step"
+    )
+    search: str | None = _setting(
+        "tokens", _check_one_of(*SEARCHES), "guide every token, or select among rows after every block of tokens"
+    )
+    num_rows: int | None = _setting(4, check_count, "rows per prompt of a search")
+    block_size: int | None = _setting(8, check_count, "tokens per block of a search")
+    max_rows: int | None = _setting(
+        0, _check_count_or_zero("no limit"), "the most rows that a search runs at once; 0: no limit"
+    )
+    scorer: str | None = _setting("auto", _check_one_of(*SCORER_NAMES), "how increments are computed")
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for one in fields(self):
+            value = getattr(self, one.name)
             if value is not None:
-                _check_setting(name, value)
+                one.metadata["check"](one.name, value)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes the settings that are set to `guidance_config.json`, into a directory that is made if needed."""
@@ -314,34 +380,3 @@ def _hub_guidance(source: RewardModelSource) -> RewardGuidanceConfig | None:
             type(error).__name__,
         )
         return None
-
-
-_ZERO_MEANS = {"top_k": "the whole vocabulary", "max_rows": "no limit"}
-
-
-def _check_setting(name: str, value: Any) -> None:
-    if name in CHOICES:
-        if not isinstance(value, str):
-            raise TypeError(f"`{name}` is {shown(value)}, but one of {list(CHOICES[name])} is required.")
-        if value not in CHOICES[name]:
-            raise ValueError(f"`{name}` is {shown(value)}, but must be one of {list(CHOICES[name])}.")
-    elif name in _ZERO_MEANS:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"`{name}` is {shown(value)}, but an integer is required, or 0 for {_ZERO_MEANS[name]}.")
-        if value < 0:
-            raise ValueError(f"`{name}` is {shown(value)}, but must be at least 1, or 0 for {_ZERO_MEANS[name]}.")
-    elif name in ("num_rows", "block_size"):
-        check_count(name, value)
-    elif name in ("max_increment", "max_step_kl"):
-        if value != math.inf:
-            check_number(name, value)
-        if value <= 0:
-            raise ValueError(f"`{name}` is {value}, but a number of nats above 0 is required.")
-    else:
-        check_number(name, value)
-        if name == "top_p" and not 0 < value <= 1:
-            raise ValueError(f"`top_p` is {value}, but a probability above 0 and up to 1 is required.")
-        if name == "min_p" and not 0 <= value <= 1:
-            raise ValueError(f"`min_p` is {value}, but a number from 0 to 1 is required.")
-        if name == "min_entropy" and value < 0:
-            raise ValueError(f"`min_entropy` is {value}, but an entropy is 0 nats or more.")

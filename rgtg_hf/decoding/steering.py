@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,12 @@ class SteeringProcessor(LogitsProcessor):
     @betas.setter
     def betas(self, betas: Sequence[Beta]) -> None:
         self._betas = tuple(_checked_beta(beta) for beta in betas)
-        # The betas go into the direction. The step only has to know whether there is any steering at all.
-        is_on = any(bool(beta.any()) if isinstance(beta, Tensor) else beta != 0 for beta in self._betas)
-        self._step_config = replace(self.config, beta=float(is_on))
+        first, *others = self._betas
+        if others and (any(isinstance(beta, Tensor) for beta in self._betas) or first == 0):
+            is_on = any(bool(beta.any()) if isinstance(beta, Tensor) else beta != 0 for beta in self._betas)
+            self._step_beta: Beta = float(is_on)
+        else:
+            self._step_beta = first
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
@@ -173,7 +177,11 @@ class SteeringProcessor(LogitsProcessor):
             FloatingPointError: If a head gives a reward that is not finite.
         """
         passes = self._capture.take(input_ids)
-        self._betas = tuple(beta.to(scores.device) if isinstance(beta, Tensor) else beta for beta in self._betas)
+        # A step has one beta. Where there are several heads, they are in proportion to the first.
+        self._betas = tuple(_on(scores.device, beta) for beta in self._betas)
+        self._step_beta = _on(scores.device, self._step_beta)
+        config = copy(self.config)
+        config.beta = _per_row(self._step_beta, len(scores), scores.device)  # type: ignore[assignment]
         hidden = torch.empty(0)
 
         def look(others: Tensor) -> list[int]:
@@ -183,16 +191,17 @@ class SteeringProcessor(LogitsProcessor):
             return values[: len(others)]
 
         def score(candidate_ids: Tensor, wanted: Tensor) -> Tensor:
-            betas = [_per_row(beta, len(scores), hidden.device) for beta in self._betas]
+            weights = [1.0] if len(self.heads) == 1 else [beta / self._step_beta for beta in self._betas]
+            weights = [_per_row(weight, len(scores), hidden.device) for weight in weights]
             with evaluating(self.heads):
-                pairs = zip(self.heads, betas, strict=True)
-                direction = sum(beta * head.score.directions(hidden) for head, beta in pairs)
+                pairs = zip(self.heads, weights, strict=True)
+                direction = sum(weight * head.score.directions(hidden) for head, weight in pairs)
             ids = candidate_ids.to(hidden.device)
             return token_increments(direction, ids, self._embeddings).to(scores.device)  # type: ignore[arg-type]
 
         step = guide_step(
             scores,
-            self._step_config,
+            config,
             score,
             vocabulary_size=len(self._embeddings),
             compare_paths=True,
@@ -226,10 +235,14 @@ def _checked_beta(beta: Any) -> Beta:
     return beta.float().reshape(-1, 1)
 
 
+def _on(device: torch.device, beta: Beta) -> Beta:
+    return beta.to(device) if isinstance(beta, Tensor) else beta
+
+
 def _per_row(beta: Beta, rows: int, device: torch.device) -> Beta:
     """A number, or a column of betas, shape `[rows, 1]`. Rows that share a prompt stand together, as beams do."""
     if not isinstance(beta, Tensor) or len(beta) == 1:
-        return beta if not isinstance(beta, Tensor) else beta.to(device)
+        return _on(device, beta)
     if rows % len(beta):
         raise ValueError(
             f"`beta` has {len(beta)} values, but generate() runs {rows} rows: give one number, or one value per "
