@@ -1,17 +1,34 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
-from rgtg_hf import NextTokenRewardModel, RewardGuidanceConfig
+from rgtg_hf import (
+    NextTokenRewardModel,
+    RewardGuidanceConfig,
+    RewardGuidedLogitsProcessor,
+    inspect,
+    reward_guided_generate,
+)
 from rgtg_hf.cli.main import main
+from rgtg_hf.serving.served_reward_model import server_default
+from rgtg_hf.serving.settings import ServerSettings
 from tests.cli.conftest import byte_tokenizer, save
+from tests.tiny_models import GuidedLlama
 
 CARD = """---
 base_model: BASE
@@ -199,3 +216,37 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(folder, capsys):
     error = capsys.readouterr().err
     assert "the hub refused" in error
     assert error.count("\n") == 1
+
+
+def test_a_pushed_beta_is_obeyed_at_every_door(folder, policy_folder, tmp_path, capsys, monkeypatch):
+    """Eight in the file is eight wherever the reward model is named, or was loaded from there."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    assert main(["push", str(folder), "owner/my-rm", "--beta", "8", "--local_only"]) == 0
+    name, strong = str(folder), RewardGuidanceConfig(beta=8.0, top_k=10)
+    reward_model = AutoModelForSequenceClassification.from_pretrained(name)
+    policy, tokenizer = GuidedLlama.from_pretrained(policy_folder), AutoTokenizer.from_pretrained(policy_folder)
+    inputs = tokenizer(["How are you?"], return_tensors="pt")
+    generate = partial(LlamaForCausalLM.generate, policy, **inputs, max_new_tokens=8, do_sample=False)
+
+    def steered(config):
+        return generate(logits_processor=[RewardGuidedLogitsProcessor(reward_model, guidance_config=config)])
+
+    expected, text = steered(strong), tokenizer.decode(steered(strong)[0], skip_special_tokens=True)
+    assert not torch.equal(expected, steered(RewardGuidanceConfig(beta=1.0, top_k=10)))
+    by_function = {"custom_generate": reward_guided_generate}
+    by_name = {"custom_generate": name, "trust_remote_code": True}
+    for given in (name, reward_model):
+        assert torch.equal(generate(logits_processor=[RewardGuidedLogitsProcessor(given)]), expected)
+        assert torch.equal(generate(reward_model=given, **by_function), expected)
+        assert torch.equal(generate(reward_model=given, **by_name), expected)
+        mixin = policy.generate(**inputs, reward_model=given, max_new_tokens=8, do_sample=False)
+        assert torch.equal(mixin, expected)
+    found = inspect(policy, tokenizer, reward_model, "Hi", max_new_tokens=2)
+    assert (found.beta, found.top_k) == (8.0, 10)
+    assert server_default(ServerSettings(reward_model=name)).beta == 8.0
+    capsys.readouterr()
+    models = ["--model", policy_folder, "--reward_model", name, "--max_new_tokens", "8", "--greedy"]
+    assert main(["generate", *models, "--no_chat_template", "How are you?"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == text.removeprefix("How are you?").strip()
+    assert "'beta': 8.0" in printed.err

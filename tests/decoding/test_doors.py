@@ -16,9 +16,12 @@ from rgtg_hf import (
 )
 from rgtg_hf.config import resolve_guidance
 from rgtg_hf.decoding.hub import generate_by_name
+from rgtg_hf.serving.batch import GuidedBatch
+from rgtg_hf.serving.rows import make_row_scorer
+from rgtg_hf.serving.settings import requested_guidance, resolved_request
 from tests.reliability.law_oracle import increments_of_sequences, law
 from tests.test_config import OF_A_STEP, OTHER_VALUES
-from tests.tiny_models import left_padded, tiny_reward_model, tiny_steering_head
+from tests.tiny_models import left_padded, tiny_next_token_model, tiny_reward_model, tiny_steering_head
 
 PROMPTS = [[5, 6, 7, 8], [9, 10]]
 
@@ -126,3 +129,20 @@ def test_an_argument_wins_over_a_generation_config(policy, door, kind, monkeypat
         run = partial(LlamaForCausalLM.generate, policy) if door != "mixin" else policy.generate
         run = partial(run, generation_config=given, **arguments)
         assert_obeys_the_law(run, model, resolve_guidance({"beta": 2.0}).config)
+
+
+@pytest.mark.parametrize("name", OF_A_STEP)
+@pytest.mark.parametrize("kind", [tiny_reward_model, tiny_next_token_model])
+def test_every_setting_can_be_that_of_a_servers_request(policy, kind, name):
+    """Settings that do not guide a step are refused in one sentence: see tests/serving/test_settings.py."""
+    model, settings = kind(), {"beta": 2.0, name: OTHER_VALUES[name]}
+    batch = GuidedBatch(make_row_scorer(model))
+    batch.join("other", resolve_guidance({"beta": -1.0, "top_k": 3}).config)
+    batch.join("request", resolved_request(requested_guidance({"rgtg": settings}), resolve_guidance({}).config))
+    logits = torch.stack([policy(torch.tensor([prompt])).logits[0, -1].detach() for prompt in PROMPTS])
+    guided = batch.guide(["other", "request"], PROMPTS, logits)[1]
+    expected = law(
+        logits[1], partial(increments_of_sequences(model), PROMPTS[1], []), resolve_guidance(settings).config
+    )
+    assert torch.equal(guided > float("-inf"), expected > float("-inf"))
+    assert_close(guided.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
