@@ -58,8 +58,18 @@ def processor_with(scorer, reward_model, **settings):
     return RewardGuidedLogitsProcessor(reward_model, guidance_config=config, **settings)
 
 
-@pytest.mark.parametrize("scorer", ["siblings", "expand"])
-@pytest.mark.parametrize("mode", MODES)
+# What these add to others is in the ids alone, which the scorers see in the same way.
+ALIKE = ("beam sampling", "return sequences", "beams returned", "no cache", "temperature", "assisted decoding")
+
+
+@pytest.mark.parametrize(
+    ("mode", "scorer"),
+    [
+        pytest.param(mode, scorer, marks=pytest.mark.slow if (scorer, mode in ALIKE) == ("expand", True) else ())
+        for mode in MODES
+        for scorer in ("siblings", "expand")
+    ],
+)
 def test_every_mode_equals_the_whole_sequence_reference(policy, reward_model, mode, scorer):
     rows, settings = MODES[mode]
     found, expected = KeepScores(), KeepScores()

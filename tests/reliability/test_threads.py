@@ -51,7 +51,10 @@ REWARD_MODELS = {
 
 
 @pytest.mark.parametrize("kind", REWARD_MODELS)
-@pytest.mark.parametrize("shared", [False, True], ids=["a processor each", "one for all"])
+@pytest.mark.parametrize(
+    "shared",
+    [pytest.param(False, marks=pytest.mark.slow, id="a processor each"), pytest.param(True, id="one for all")],
+)
 def test_threads_get_what_one_thread_gets(policy, kind, shared):
     model, config = REWARD_MODELS[kind](), RewardGuidanceConfig(beta=2.0, top_k=4)
 
