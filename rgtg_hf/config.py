@@ -60,14 +60,12 @@ class RewardModelSource(NamedTuple):
     revision: str | None = None
 
 
-def _check_one_of(*choices: str) -> Check:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, str):
-            raise TypeError(f"`{name}` is {shown(value)}, but one of {list(choices)} is required.")
-        if value not in choices:
-            raise ValueError(f"`{name}` is {shown(value)}, but must be one of {list(choices)}.")
-
-    return check
+def _check_choice(name: str, value: Any) -> None:
+    choices = list(CHOICES[name])
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` is {shown(value)}, but one of {choices} is required.")
+    if value not in choices:
+        raise ValueError(f"`{name}` is {shown(value)}, but must be one of {choices}.")
 
 
 def _check_count_or_zero(zero_means: str) -> Check:
@@ -179,14 +177,14 @@ class RewardGuidanceConfig:
         math.inf, _check_limit, "the most nats of divergence from the policy in one step"
     )
     search: str | None = _setting(
-        "tokens", _check_one_of(*SEARCHES), "guide every token, or select among rows after every block of tokens"
+        "tokens", _check_choice, "guide every token, or select among rows after every block of tokens"
     )
     num_rows: int | None = _setting(4, check_count, "rows per prompt of a search")
     block_size: int | None = _setting(8, check_count, "tokens per block of a search")
     max_rows: int | None = _setting(
         0, _check_count_or_zero("no limit"), "the most rows that a search runs at once; 0: no limit"
     )
-    scorer: str | None = _setting("auto", _check_one_of(*SCORER_NAMES), "how increments are computed")
+    scorer: str | None = _setting("auto", _check_choice, "how increments are computed")
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -58,7 +58,8 @@ FAULTS = [
     Fault(
         "a padded position scored: the first one is read as a token",
         "decoding/padding.py",
-        "    return mask - leading\n",
+        "    return mask - (input_ids == pad_token_id).long().cumprod(-1)\n",
+        "    leading = (input_ids == pad_token_id).long().cumprod(-1)\n"
         "    return mask - leading * (torch.arange(leading.shape[1]) > 0)\n",
     ),
     Fault(

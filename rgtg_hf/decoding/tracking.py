@@ -59,10 +59,6 @@ class GenerationTracker:
         self._seen = input_ids
         return not continues
 
-    def follow(self, input_ids: Tensor) -> bool:
-        """Compares, looks and settles. Returns whether a new generation begins."""
-        return self.settle(input_ids, *self.flags(input_ids).tolist())
-
     def _continues(self, input_ids: Tensor) -> Tensor:
         seen, prompt = self._seen, self.prompt_length
         nothing = input_ids.new_zeros((), dtype=torch.bool)

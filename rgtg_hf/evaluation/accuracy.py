@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve, rewards_at_fraction, share_won
 from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
@@ -59,7 +60,7 @@ def _response_rewards(reward_model: Any, pair: dict[str, Any]) -> tuple[Tensor, 
     Both are read in one batch, so that a prefix that they share has exactly the same reward in both: a tie.
     """
     sides = [torch.tensor(pair[column]) for column in TOKENIZED]
-    input_ids = pad_sequence(sides, batch_first=True).to(next(reward_model.parameters()).device)
+    input_ids = pad_sequence(sides, batch_first=True).to(input_device(reward_model))
     mask = pad_sequence([torch.ones_like(side) for side in sides], batch_first=True).to(input_ids.device)
     rewards = prefix_rewards(reward_model, input_ids, mask, use_cache=False)[:, pair["prompt_length"] :]
     return rewards.float().cpu(), torch.tensor([len(side) - pair["prompt_length"] for side in sides])

@@ -49,6 +49,7 @@ class LoadedRewards(NamedTuple):
 
 # What was loaded for a policy lives as long as the policy does.
 _loaded: WeakKeyDictionary[PreTrainedModel, dict[RewardModelSource, NamedRewardModel]] = WeakKeyDictionary()
+_other_ids: WeakKeyDictionary[PreTrainedModel, dict[RewardModelSource, bool]] = WeakKeyDictionary()
 _policy_tokenizers: WeakKeyDictionary[PreTrainedModel, PreTrainedTokenizerBase | None] = WeakKeyDictionary()
 
 
@@ -119,28 +120,35 @@ def load_for_policy(
     If `tokenizer` is not given, that of the policy is looked for where the policy was loaded from, on this machine.
     Where it shows that the reward model reads other ids, the rewards go through text, and a warning is logged.
     """
-    loads: list[NamedRewardModel] = []
+    names: list[RewardModelSource] = []
 
     def load(name: Any) -> NamedRewardModel:
         source = name if isinstance(name, RewardModelSource) else RewardModelSource(str(name))
         held = _loaded.setdefault(policy, {})
         if source not in held:
             held[source] = load_named(source, policy.device)
-        loads.append(held[source]._replace(model=held[source].model.to(policy.device)))
-        return loads[-1]
+        names.append(source)
+        return held[source]._replace(model=held[source].model.to(policy.device))
 
     loaded = load_names(reward_model, tokenizer, reward_tokenizer, load)
-    own = [one.tokenizer for one in loads if one.tokenizer is not None]
-    if tokenizer is not None or reward_tokenizer is not None or not own:
+    if tokenizer is not None or reward_tokenizer is not None:
         return loaded
-    found = _tokenizer_of(policy)
-    if found is None or all(found.get_vocab() == one.get_vocab() for one in own):
+    if not any(_reads_other_ids(policy, name) for name in names):
         return loaded
     logger.warning(
         "The reward model %s has another tokenizer than the policy, so its rewards go through text, which is slower.",
         reward_model,
     )
-    return load_names(reward_model, found, None, load)
+    return load_names(reward_model, _tokenizer_of(policy), None, load)
+
+
+def _reads_other_ids(policy: PreTrainedModel, name: RewardModelSource) -> bool:
+    """Whether the tokenizers of a policy and of a reward model that was loaded for it differ, if both are known."""
+    known = _other_ids.setdefault(policy, {})
+    if name not in known:  # comparing large vocabularies takes time
+        own, found = _loaded[policy][name].tokenizer, _tokenizer_of(policy)
+        known[name] = own is not None and found is not None and own.get_vocab() != found.get_vocab()
+    return known[name]
 
 
 def _tokenizer_of(policy: PreTrainedModel) -> PreTrainedTokenizerBase | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
 __all__ = ["sequence_rewards"]
@@ -35,7 +36,7 @@ def sequence_rewards(reward_model: Any, sequences: Sequence[Sequence[int]], batc
         assert len(sequence_rewards(reward_model, [[5, 6, 7], [8, 9]])) == 2
         ```
     """
-    device = next(reward_model.parameters()).device
+    device = input_device(reward_model)
     if reward_model.config.get_text_config().pad_token_id is None:
         batch_size = 1  # which a sequence classifier without a pad token insists on
     # Sequences of like length together: little padding. It is on the right, where a causal model does not see it.

@@ -7,8 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import check_positions, learned_positions, vocabulary_size
-from rgtg_hf.rewards.model_state import input_device
-from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["ReferenceScorer"]
@@ -29,7 +28,6 @@ class ReferenceScorer:
 
     def __init__(self, reward_model: PreTrainedModel):
         self.reward_model = reward_model
-        self.device = input_device(reward_model)
         self.longest = learned_positions(reward_model)
         self.tokens_computed = 0
         self.vocabulary_size: int | None = vocabulary_size(reward_model)
@@ -58,11 +56,7 @@ class ReferenceScorer:
         """The rewards of sequences of one length."""
         self.tokens_computed += ids.numel()
         check_positions(self.longest, ids.shape[1])
-        # transformers takes several rows only where a pad token is known, though nothing is padded here.
-        padded = self.reward_model.config.get_text_config().pad_token_id is not None  # type: ignore[union-attr, operator]
-        batches = [ids] if padded else ids.split(1)
-        found = [prefix_rewards(self.reward_model, one.to(self.device), use_cache=False)[:, -1] for one in batches]
-        return torch.cat(found).float().cpu()
+        return torch.tensor(sequence_rewards(self.reward_model, ids.tolist()))
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""

@@ -135,66 +135,46 @@ class RowReader:
         found = self._compare(ids, lengths, needed)
         if not found.needed:
             return None
-        longest = found.longest
         check_positions(self.backbone.longest, found.furthest + (0 if continuations is None else ahead))
-        width = longest + 1 + (0 if continuations is None else continuations.shape[1])
+        width = found.longest + 1 + (0 if continuations is None else continuations.shape[1])
         # Where rows did more than grow by a token, a generation may have begun, perhaps with other parts in the model.
         if not found.grew and (state.has_changed(thorough=True) or not found.agree):
             self.reset()
+        missing, rows = found.missing, None
         fresh, self.held = self.held is None, None  # until the pass has succeeded, nothing is sure
         if fresh:
-            return self._read_all(ids, lengths, max(1, longest), width, continuations, starts, fresh)
-        if found.sources is not None:
-            self.buffer.keep_rows(found.sources)
-        if not self.reads_some or len(found.needed) == len(ids):
-            return self._read_all(ids, lengths, found.missing, width, continuations, starts, fresh)
-        return self._read_some(ids, lengths, found, width, continuations, starts)
-
-    def _read_all(
-        self,
-        ids: Tensor,
-        lengths: Tensor,
-        missing: int,
-        width: int,
-        continuations: Tensor | None,
-        starts: Tensor | None,
-        fresh: bool,
-    ) -> Tensor:
-        """Reads all rows; `fresh` if nothing is held."""
+            missing = max(1, found.longest)
+            if missing > MOST_TOGETHER:
+                self._read_different(ids, missing, width)
+                missing = 1
+        else:
+            if found.sources is not None:
+                self.buffer.keep_rows(found.sources)
+            if self.reads_some and len(found.needed) < len(ids):
+                rows = torch.tensor(found.needed, device=ids.device)
+        own, own_lengths = (ids, lengths) if rows is None else (ids[rows], lengths[rows])
+        if rows is not None:
+            continuations, starts = (None if part is None else part[rows] for part in (continuations, starts))
         if missing > MOST_TOGETHER:
-            # Rows that begin are often equal: beams, or several samples of one prompt.
-            different, sources = ids.unique(dim=0, return_inverse=True) if fresh else (ids, None)
-            if len(different) == len(ids):
-                different, sources = ids, None
-            self.read_earlier(different, (different >= 0).sum(-1), missing, width)
-            if sources is not None:
-                self.buffer.keep_rows(sources)
+            self.read_earlier(own, own_lengths, missing, width, rows, len(ids))
             missing = 1
-        hidden = self.read_ends(last_ids(ids, lengths, missing), lengths, width, continuations, starts)
-        self.held = ids
-        return hidden
-
-    def _read_some(
-        self,
-        ids: Tensor,
-        lengths: Tensor,
-        found: _Comparison,
-        width: int,
-        continuations: Tensor | None,
-        starts: Tensor | None,
-    ) -> Tensor:
-        """Reads the rows that are needed."""
-        rows = torch.tensor(found.needed, device=ids.device)
-        named = {"rows": rows, "row_count": len(ids)}
-        missing, own, own_lengths = found.missing, ids[rows], lengths[rows]
-        more = [None if part is None else part[rows] for part in (continuations, starts)]
-        if missing > MOST_TOGETHER:
-            self.read_earlier(own, own_lengths, missing, width, **named)  # type: ignore[arg-type]
-            missing = 1
-        hidden = self.read_ends(last_ids(own, own_lengths, missing), own_lengths, width, *more, **named)  # type: ignore[arg-type]
+        new = last_ids(own, own_lengths, missing)
+        hidden = self.read_ends(new, own_lengths, width, continuations, starts, rows, len(ids))
+        if rows is None:
+            self.held = ids
+            return hidden
         kept = found.agreed.index_copy(0, rows, own_lengths)
         self.held = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) >= kept[:, None], -1)
         return hidden.new_zeros(len(ids), *hidden.shape[1:]).index_copy(0, rows, hidden)
+
+    def _read_different(self, ids: Tensor, missing: int, width: int) -> None:
+        """Reads rows that begin, but for their last tokens, and equal ones once: beams, or samples of one prompt."""
+        different, sources = ids.unique(dim=0, return_inverse=True)
+        if len(different) == len(ids):
+            different = ids
+        self.read_earlier(different, (different >= 0).sum(-1), missing, width)
+        if len(different) < len(ids):
+            self.buffer.keep_rows(sources)
 
     def _compare(self, ids: Tensor, lengths: Tensor, needed: Tensor) -> _Comparison:
         """Finds for each row the held one that agrees longest, and looks at what there is to do."""

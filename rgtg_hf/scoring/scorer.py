@@ -45,10 +45,6 @@ class PrefixBatch(NamedTuple):
     attention_mask: Tensor
     prompt_length: int
 
-    def select(self, rows: Tensor) -> PrefixBatch:
-        """The same step for some of the rows, given as indices or as a boolean mask."""
-        return self._replace(input_ids=self.input_ids[rows], attention_mask=self.attention_mask[rows])
-
     def without_padding(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """The rows moved to the left edge.
 

@@ -14,10 +14,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from rgtg_hf.rewards.causal_classifier import check_positions, learned_positions
-from rgtg_hf.rewards.model_state import input_device
-from rgtg_hf.rewards.prefix_rewards import find_score_head, prefix_rewards
+from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.prefix_cache import PrefixCache, positions_of, rearrange_cache
+from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.row_reader import RowReader, padded
 
 __all__ = ["SequenceReader", "SharedPrefixReader", "SiblingReader", "WholeReader", "common_length"]
@@ -56,30 +55,26 @@ class SequenceReader(Protocol):
 
 
 class WholeReader:
-    """Every sequence alone, as a whole, without a cache: slow, obvious, and right for every causal architecture.
+    """Every sequence as a whole, without a cache: slow, obvious, and right for every causal architecture.
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
-        self.reward_model = reward_model
-        self.device = input_device(reward_model)
-        self.tokens_computed = 0
+        self.reference = ReferenceScorer(reward_model)
 
-    @torch.no_grad()
+    @property
+    def tokens_computed(self) -> int:
+        """Reward-model tokens computed so far, padding included."""
+        return self.reference.tokens_computed
+
     def read(self, prefixes: list[list[int]], continuations: list[list[list[int]]]) -> list[list[float]]:
         """Computes rewards; see `SequenceReader.read`."""
         return [
-            [self._reward(prefix + continuation) for continuation in own]
+            self.reference.rewards([prefix] * len(own), own)
             for prefix, own in zip(prefixes, continuations, strict=True)
         ]
-
-    def _reward(self, sequence: list[int]) -> float:
-        self.tokens_computed += len(sequence)
-        check_positions(learned_positions(self.reward_model), len(sequence))
-        ids = torch.tensor([sequence], device=self.device)
-        return float(prefix_rewards(self.reward_model, ids, use_cache=False)[0, -1])
 
     def reset(self) -> None:
         """Does nothing: nothing is kept."""

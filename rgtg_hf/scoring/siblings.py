@@ -8,7 +8,7 @@ and the candidates, so its increments are differences within one pass.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
@@ -16,7 +16,7 @@ from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.row_reader import RowReader, padded
 from rgtg_hf.scoring.scorer import PrefixBatch
 
-__all__ = ["SiblingScorer"]
+__all__ = ["SiblingScorer", "sibling_increments"]
 
 
 class SiblingScorer:
@@ -52,8 +52,7 @@ class SiblingScorer:
         hidden = self.reader.read(ids, lengths, candidate_ids.to(device), needed=needed)
         if hidden is None:
             return torch.zeros(candidate_ids.shape, device=candidate_ids.device)
-        rewards = self.head(hidden)[..., 0].float()
-        increments = (rewards[:, 1:] - rewards[:, :1]).to(candidate_ids.device)
+        increments = sibling_increments(self.head, hidden).to(candidate_ids.device)
         return increments if wanted is None else increments.masked_fill(~wanted, 0.0)
 
     @torch.no_grad()
@@ -69,3 +68,17 @@ class SiblingScorer:
     def reset(self) -> None:
         """Forgets the cache."""
         self.reader.reset()
+
+
+def sibling_increments(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The increments of candidates, from hidden states of the prefix and then the candidates.
+
+    Args:
+        head: The score head.
+        hidden: Shape `[rows, 1 + k, hidden]`, as [`RowReader`][rgtg_hf.scoring.row_reader.RowReader] gives them.
+
+    Returns:
+        float32, shape `[rows, k]`.
+    """
+    rewards = head(hidden)[..., 0].float()
+    return rewards[:, 1:] - rewards[:, :1]

@@ -21,6 +21,7 @@ from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.scoring.choose import probe
 from rgtg_hf.scoring.row_reader import MOST_TOGETHER, RowReader, padded
 from rgtg_hf.scoring.sequences import common_length
+from rgtg_hf.scoring.siblings import sibling_increments
 
 __all__ = ["NamedRowReader", "RowScorer", "cache_bytes_per_token", "make_row_scorer"]
 
@@ -207,8 +208,7 @@ class SiblingRows(RowScorer):
         self.head = find_score_head(reward_model)
 
     def _increments(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor) -> Tensor:
-        rewards = self.head(self.reader.read_rows(rows, prefixes, candidate_ids))[..., 0].float()
-        return rewards[:, 1:] - rewards[:, :1]
+        return sibling_increments(self.head, self.reader.read_rows(rows, prefixes, candidate_ids))
 
 
 class NextTokenRows(RowScorer):

@@ -7,10 +7,15 @@ from rgtg_hf.decoding.tracking import GenerationTracker
 from tests.tiny_models import EOS, PAD
 
 
+def settled(tracker, input_ids):
+    """Whether a call begins a generation: compared, looked at, and taken note of."""
+    return tracker.settle(input_ids, *tracker.flags(input_ids).tolist())
+
+
 def follow(*calls, tracker=None):
     """Whether each of the calls begins a generation."""
     tracker = tracker or GenerationTracker([EOS], PAD)
-    return [tracker.follow(torch.tensor(rows)) for rows in calls]
+    return [settled(tracker, torch.tensor(rows)) for rows in calls]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +55,7 @@ def test_a_row_has_ended_when_padding_follows_its_end_token():
         [5, 6, PAD, PAD],
     ]
     for length in (2, 3, 4):
-        tracker.follow(torch.tensor(rows)[:, :length])
+        settled(tracker, torch.tensor(rows)[:, :length])
     ids, yes = torch.tensor(rows), torch.tensor(True)
     assert tracker.going_on(ids, yes).tolist() == [True, False, False, True, True, True]
     assert tracker.going_on(ids, ~yes).all()  # a generation begins

@@ -109,15 +109,6 @@ def test_a_row_that_lies_behind_is_kept_and_costs_the_tokens_that_it_missed(case
     assert spent[4] <= 2 * (3 + per_row)  # and no prompt
 
 
-def test_rows_can_be_selected():
-    prefixes = PrefixBatch(torch.arange(12).reshape(3, 4), torch.ones(3, 4, dtype=torch.long), 2)
-    for rows in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
-        some = prefixes.select(rows)
-        assert some.prompt_length == 2
-        assert torch.equal(some.input_ids, prefixes.input_ids[rows])
-        assert torch.equal(some.attention_mask, prefixes.attention_mask[rows])
-
-
 def test_a_step_is_copied_to_lists_without_padding_and_unwanted_candidates():
     ids, mask = torch.tensor([[0, 5, 6, 7], [8, 9, 0, 1]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     candidates, wanted = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[False, True], [False, False]])
