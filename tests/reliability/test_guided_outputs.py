@@ -121,7 +121,7 @@ def obeys_the_law(case):
         before = list(zip(rows, prompts, strict=True))
 
 
-@cases(20)
+@cases(40)
 @given(case=generations())
 def test_guided_generations_obey_the_law(case):
     obeys_the_law(case)

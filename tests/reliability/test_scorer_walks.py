@@ -153,7 +153,7 @@ def walk_is_right(walk):
             assert_close(found[row][wanted[row]], expected[wanted[row]], atol=2e-4, rtol=2e-4)
 
 
-@cases(30)
+@cases(60)
 @given(walk=walks())
 def test_scorers_are_right_on_random_walks(walk):
     walk_is_right(walk)
@@ -204,7 +204,7 @@ def readings_are_right(texts):
             assert_close(torch.tensor(own), expected, atol=2e-4, rtol=2e-4)
 
 
-@cases(10)
+@cases(15)
 @given(texts=texts())
 def test_retokenized_texts_are_read_right(texts):
     readings_are_right(texts)

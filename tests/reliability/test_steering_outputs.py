@@ -71,7 +71,7 @@ def obeys_the_law(block):
             )
 
 
-@cases(12)
+@cases(20)
 @given(block=steered_blocks())
 def test_steering_heads_obey_the_law(block):
     obeys_the_law(block)

@@ -63,7 +63,7 @@ def obeys_the_law(case):
         before = list(zip(rows, prompts, strict=True))
 
 
-@cases(8)
+@cases(15)
 @given(case=generations())
 def test_rewards_through_text_obey_the_law(case):
     obeys_the_law(case)
