@@ -7,6 +7,7 @@ of an encoder-decoder policy, and whether the reward models are steering heads, 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -14,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StaticCache
 from transformers.generation import GenerationMode
 
-from rgtg_hf.config import DEFAULTS, OF_SAMPLING, resolve_guidance
+from rgtg_hf.arguments import check_switch
+from rgtg_hf.config import DEFAULTS, OF_SAMPLING, RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.processor_choice import guidance_processor
 from rgtg_hf.decoding.processor_order import insert_guidance
 from rgtg_hf.decoding.search_call import search_with
@@ -27,10 +29,19 @@ from rgtg_hf.rewards.source import source_of
 
 __all__ = ["RewardGuidedGenerationMixin", "generate_guided", "reward_guided_generate"]
 
+logger = logging.getLogger(__name__)
+
 # Settings that a call of generate() may give directly. `top_p` and `min_p` are its own: they belong to its sampling,
 # and filter candidates only in `guidance_config`.
 _SETTINGS = tuple(name for name in DEFAULTS if name not in OF_SAMPLING or name == "top_k")
-_GUIDANCE_ARGUMENTS = (*_SETTINGS, "guidance_config", "weights", "reward_prompts", "reward_tokenizer")
+_GUIDANCE_ARGUMENTS = (
+    *_SETTINGS,
+    "guidance_config",
+    "weights",
+    "reward_prompts",
+    "reward_tokenizer",
+    "use_cuda_graph",
+)
 _LOOPS = {
     GenerationMode.GREEDY_SEARCH: SAMPLING_LOOP,
     GenerationMode.SAMPLE: SAMPLING_LOOP,
@@ -54,7 +65,8 @@ class RewardGuidedGenerationMixin:
     folder or hub name, or a list of such), these arguments are understood besides all others: the settings `beta`,
     `top_k` (the candidates; the `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`,
     `max_step_kl`, `search`, `num_rows`, `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`,
-    `reward_prompts` and `reward_tokenizer`; see
+    `reward_prompts`, `reward_tokenizer` and `use_cuda_graph` (by default on a GPU where the policy's cache is static);
+    see
     [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor]. `tokenizer`, the
     policy's, is also that of the ordinary `generate()`. A setting may also stand in the `GenerationConfig`, but for
     `top_k`, which is that of sampling there.
@@ -147,6 +159,7 @@ def generate_guided(
     )
     settings = {name: given.pop(name) for name in _SETTINGS if name in given}
     guidance = resolve_guidance(settings, given.get("guidance_config"), source_of(reward_model), config)
+    graph = _uses_cuda_graph(policy, given.pop("use_cuda_graph", None), guidance.config, config, kwargs)
     given |= {"guidance_config": guidance, "reward_tokenizer": reward_tokenizer}
     if guidance.config.search != "tokens":
         kept = {"tokenizer": tokenizer, "streamer": kwargs.pop("streamer", None)}
@@ -172,10 +185,29 @@ def generate_guided(
         pad_token_id=kwargs.get("pad_token_id", config.pad_token_id),
         eos_token_id=kwargs.get("eos_token_id", config.eos_token_id),
         tokenizer=tokenizer,
+        use_cuda_graph=graph,
         **given,
     ) as processor:
         processors = LogitsProcessorList([*(logits_processor or []), processor])
         return generate(inputs, generation_config, processors, *args, **kwargs)
+
+
+def _uses_cuda_graph(
+    policy: Any,
+    given: bool | None,
+    guidance: RewardGuidanceConfig,
+    config: GenerationConfig,
+    arguments: dict[str, Any],
+) -> bool:
+    """Whether steps of the reward model run as a CUDA graph: as asked for, else on a GPU with a static cache."""
+    if given is not None:
+        check_switch("use_cuda_graph", given)
+        if given and guidance.search != "tokens":
+            logger.warning("A search reads the reward model once per block, without a CUDA graph.")
+        return given
+    name = str(arguments.get("cache_implementation", config.cache_implementation))
+    is_static = isinstance(arguments.get("past_key_values"), StaticCache) or "static" in name or "hybrid" in name
+    return is_static and policy.device.type == "cuda"
 
 
 def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,6 +234,7 @@ def reward_guided_generate(
     tokenizer: Any = None,
     reward_tokenizer: Any = None,
     streamer: Any = None,
+    use_cuda_graph: bool | None = None,
     **arguments: Any,
 ) -> Any:
     """Decodes with a reward model: `policy.generate(..., custom_generate=reward_guided_generate, reward_model=rm)`.
@@ -225,6 +258,8 @@ def reward_guided_generate(
         tokenizer: The policy's tokenizer, for rewards through text and for `reward_prompts` that are texts.
         reward_tokenizer: The reward model's tokenizer, where it is not the policy's.
         streamer: A streamer.
+        use_cuda_graph: Whether the reward model's steps run as a CUDA graph; by default on a GPU where the policy's
+            cache is static.
         arguments: The settings `beta`, `top_k`, `min_entropy`, `max_increment`, `max_step_kl`, `search`, `num_rows`,
             `block_size`, `max_rows`, `scorer`; and what `generate()` gives: cache, attention mask and so on.
 
@@ -262,6 +297,7 @@ def reward_guided_generate(
         )
     reward_model, tokenizer, reward_tokenizer = load_for_policy(model, reward_model, tokenizer, reward_tokenizer)
     guidance = resolve_guidance(settings, guidance_config, source_of(reward_model), generation_config)
+    graph = _uses_cuda_graph(model, use_cuda_graph, guidance.config, generation_config, arguments)
     if guidance.config.search != "tokens":
         return search_with(
             model,
@@ -290,6 +326,7 @@ def reward_guided_generate(
             eos_token_id=generation_config.eos_token_id,
             tokenizer=tokenizer,
             reward_tokenizer=reward_tokenizer,
+            use_cuda_graph=graph,
         )
         try:
             processor = stack.enter_context(chosen)

@@ -32,6 +32,7 @@ def guidance_processor(
     eos_token_id: int | list[int] | None = None,
     tokenizer: Any = None,
     reward_tokenizer: Any = None,
+    use_cuda_graph: bool = False,
 ) -> Iterator[LogitsProcessor]:
     """Makes the processor for calls of `generate()` inside the block.
 
@@ -77,4 +78,5 @@ def guidance_processor(
         eos_token_id=eos_token_id,
         tokenizer=tokenizer,
         reward_tokenizer=reward_tokenizer,
+        use_cuda_graph=use_cuda_graph,
     )

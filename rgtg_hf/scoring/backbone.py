@@ -29,8 +29,8 @@ class Backbone:
         dtype: Its precision.
         state: Tells whether what was read is still what the decoder would give.
         longest: How many tokens it can read, if there is a limit.
+        is_in_one_place: Whether all its weights are on that device.
         is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cropped.
-        tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
@@ -38,10 +38,11 @@ class Backbone:
         self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
         self.config = self._decoder.config.get_text_config()  # type: ignore[operator, union-attr]
         self.device, self.dtype = input_device(reward_model), next(reward_model.parameters()).dtype
+        places = {parameter.device for parameter in self._decoder.parameters()}
+        self.is_in_one_place = places == {self.device}
         self.state = ModelState(self._decoder)
         self.longest = learned_positions(reward_model)
         self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
-        self.tokens_computed = 0
 
     @property
     def mask_dtype(self) -> torch.dtype:
@@ -63,7 +64,6 @@ class Backbone:
             Hidden states, shape `[rows, new, hidden]`.
         """
         arguments = {"position_ids": positions} if self._takes_positions else {}
-        self.tokens_computed += ids.numel()
         return self._decoder(
             input_ids=ids.clamp(min=0),
             attention_mask=attention_mask,

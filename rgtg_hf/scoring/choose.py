@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -27,18 +28,22 @@ __all__ = ["READERS", "SCORERS", "Verdict", "choose_reader", "choose_scorer", "p
 
 logger = logging.getLogger(__name__)
 
-SCORERS: dict[str, Callable[[Any], Scorer]] = {
+SCORERS: dict[str, Callable[..., Scorer]] = {
     "siblings": SiblingScorer,
     "expand": ExpandScorer,
     "next_token": NextTokenScorer,
     "reference": ReferenceScorer,
 }
+_PADDED = "next_token_padded"  # stands in for "next_token" where that fails; nobody has to know its name
+_STAND_INS: dict[str, Callable[..., Scorer]] = {_PADDED: partial(NextTokenScorer, padded=True)}
+_RECORDED = ("siblings", "next_token")
 READERS: dict[str, Callable[[Any], SequenceReader]] = {
     "siblings": SiblingReader,
     "shared_prefix": SharedPrefixReader,
     "reference": WholeReader,
 }
 _COSTS = {
+    _PADDED: "looks at the device several times at each step",
     "expand": "copies the reward model's cache once per candidate at each step",
     "shared_prefix": "copies the reward model's cache once per candidate at each step",
     "reference": "reads the whole sequence again for every candidate at each step",
@@ -71,7 +76,7 @@ _verdicts: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], Verdict]]
 _warned: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
 
-def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
+def choose_scorer(reward_model: PreTrainedModel, name: str = "auto", use_cuda_graph: bool = False) -> Scorer:
     """Makes the fastest scorer that is right for a reward model.
 
     The name of an architecture does not tell whether its candidates can be read as siblings: some fail with an error,
@@ -83,6 +88,7 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
         name: `"auto"`, or one of `"siblings"` (all candidates in one pass), `"expand"` (a row per candidate),
             `"next_token"` (all candidates from one token), `"reference"` (whole sequences) to use that one without a
             probe.
+        use_cuda_graph: Whether the steps of a scorer that can be recorded run as a CUDA graph.
 
     Returns:
         A new scorer with nothing kept.
@@ -92,16 +98,26 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto") -> Scorer:
     """
     scores_first = isinstance(reward_model, NextTokenRewardModel)
     if name == "auto":
-        names = ("next_token", "reference") if scores_first else ("siblings", "expand", "reference")
-        return SCORERS[_fastest(reward_model, names, probe)](reward_model)
-    if name not in SCORERS:
+        names = ("next_token", _PADDED, "reference") if scores_first else ("siblings", "expand", "reference")
+        name = _fastest(reward_model, names, probe)
+    elif name not in SCORERS:
         raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
-    if scores_first and name in ("siblings", "expand"):
+    elif scores_first and name == "next_token":
+        name = _fastest(reward_model, ("next_token", _PADDED), probe)
+    elif scores_first and name in ("siblings", "expand"):
         raise ValueError(
             f"The scorer {name!r} reads candidates, but a {type(reward_model).__name__} scores them before they are "
             "read: choose one of ['auto', 'next_token', 'reference']."
         )
-    return SCORERS[name](reward_model)
+    if use_cuda_graph and name in _RECORDED:
+        return SCORERS[name](reward_model, use_cuda_graph=True)
+    if use_cuda_graph:
+        logger.warning("The scorer %r runs without a CUDA graph, since its shapes change at every step.", name)
+    return _scorer_class(name)(reward_model)
+
+
+def _scorer_class(name: str) -> Callable[..., Scorer]:
+    return SCORERS.get(name) or _STAND_INS[name]
 
 
 def choose_reader(reward_model: PreTrainedModel, name: str = "auto") -> SequenceReader:
@@ -161,11 +177,11 @@ def probe(reward_model: PreTrainedModel, name: str) -> Verdict:
     """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        scorer, reference = SCORERS[name](reward_model), ReferenceScorer(reward_model)
+        scorer, reference = _scorer_class(name)(reward_model), ReferenceScorer(reward_model)
         for step in _probe_steps(reward_model):
             yield scorer.score(*step), reference.score(*step)
 
-    return _tried(reward_model, SCORERS[name], pairs())
+    return _tried(reward_model, _scorer_class(name), pairs())
 
 
 def probe_reader(reward_model: PreTrainedModel, name: str) -> Verdict:

@@ -65,7 +65,7 @@ class ExpandScorer:
     def rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         """Computes rewards; see [`Scorer.rewards`][rgtg_hf.scoring.scorer.Scorer.rewards]."""
         sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        self.cache.backbone.tokens_computed += sum(map(len, sequences))
+        self.cache.tokens_computed += sum(map(len, sequences))
         return sequence_rewards(self.reward_model, sequences)
 
     def reset(self) -> None:

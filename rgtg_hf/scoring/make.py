@@ -32,6 +32,7 @@ def make_scorer(
     reward_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
     weights: Sequence[float] | None = None,
     eos_token_ids: Sequence[int] = (),
+    use_cuda_graph: bool = False,
 ) -> Scorer:
     """Makes the scorer for a reward model, or for several.
 
@@ -54,6 +55,7 @@ def make_scorer(
             tokenizer with the policy's vocabulary. With a list of reward models a list, or one for all of them.
         weights: With a list of reward models, the weight of each; 1 by default. Negative weights steer away.
         eos_token_ids: Ids of the policy that end a response, besides those that its tokenizer names.
+        use_cuda_graph: Whether the steps of reward models that read the policy's ids run as a CUDA graph.
 
     Returns:
         A new scorer with nothing kept.
@@ -86,7 +88,7 @@ def make_scorer(
         if isinstance(reward_tokenizer, (list, tuple)):
             raise ValueError("`reward_tokenizer` is a list, but there is one reward model: pass its tokenizer alone.")
         with evaluating(reward_model):
-            return _make_one(reward_model, scorer, tokenizer, reward_tokenizer, eos_token_ids)  # type: ignore[arg-type]
+            return _make_one(reward_model, scorer, tokenizer, reward_tokenizer, eos_token_ids, use_cuda_graph)  # type: ignore[arg-type]
     checked = check_weights(weights, len(reward_model))
     tokenizers = reward_tokenizer
     if not isinstance(tokenizers, (list, tuple)):
@@ -98,7 +100,7 @@ def make_scorer(
         )
     with evaluating(reward_model):
         scorers = [
-            _make_one(one, scorer, tokenizer, one_tokenizer, eos_token_ids)
+            _make_one(one, scorer, tokenizer, one_tokenizer, eos_token_ids, use_cuda_graph)
             for one, one_tokenizer in zip(reward_model, tokenizers, strict=True)
         ]
     return CombinedScorer(scorers, checked)
@@ -110,6 +112,7 @@ def _make_one(
     tokenizer: PreTrainedTokenizerBase | None,
     reward_tokenizer: PreTrainedTokenizerBase | None,
     eos_token_ids: Sequence[int],
+    use_cuda_graph: bool,
 ) -> Scorer:
     if callable(reward_model) and not isinstance(reward_model, (nn.Module, type)):
         name = getattr(reward_model, "__name__", type(reward_model).__name__)
@@ -130,14 +133,14 @@ def _make_one(
         return EncoderScorer(model, tokenizer, reward_tokenizer, eos_token_ids)
     check_reward_model(model)
     if reward_tokenizer is None:
-        return choose_scorer(model, scorer)
+        return choose_scorer(model, scorer, use_cuda_graph)
     if tokenizer is None:
         raise ValueError(
             f"`reward_tokenizer` is given for {name}, but not the policy's tokenizer, which is needed to compare the "
             "vocabularies and to decode the policy's tokens: pass `tokenizer=...`."
         )
     if tokenizer.get_vocab() == reward_tokenizer.get_vocab():
-        return choose_scorer(model, scorer)
+        return choose_scorer(model, scorer, use_cuda_graph)
     _check_name(scorer, f"{name}, which has another tokenizer than the policy and is read through text")
     return RetokenizedScorer(model, tokenizer, reward_tokenizer, scorer, eos_token_ids)
 

@@ -32,18 +32,17 @@ class PrefixCache:
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model.
+
+    Attributes:
+        tokens_computed: Reward-model tokens computed so far, padding included.
     """
 
     def __init__(self, reward_model: PreTrainedModel):
+        self.tokens_computed = 0
         self.backbone = Backbone(reward_model)
         self.device = self.backbone.device
         self.is_recurrent = self.backbone.is_recurrent
         self.reset()
-
-    @property
-    def tokens_computed(self) -> int:
-        """Reward-model tokens computed so far, padding included."""
-        return self.backbone.tokens_computed
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -136,6 +135,7 @@ class PrefixCache:
             if self.cache is None:
                 self.cache = DynamicCache(config=self.backbone.config) if self.is_recurrent else DynamicCache()
             cache = self.cache
+        self.tokens_computed += ids.numel()
         return self.backbone.read(ids, attention_mask, positions, cache)
 
     def crop(self, tokens: int) -> None:

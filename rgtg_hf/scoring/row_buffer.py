@@ -19,10 +19,19 @@ from transformers.cache_utils import DynamicLayer
 __all__ = ["RowBuffer", "capacity_for"]
 
 _COLUMNS_AT_ONCE = 64  # capacities are multiples of this, so that few steps have to grow
+_SMALLEST_FIXED = 128
 
 
-def capacity_for(width: int) -> int:
-    """How many columns are allocated for so many: an eighth more, since growing copies."""
+def capacity_for(width: int, fixed: bool = False) -> int:
+    """How many columns are allocated for so many.
+
+    Args:
+        width: The columns that are needed.
+        fixed: Whether every pass attends to all that are allocated. Then it is a power of two, so that the shape
+            changes seldom. Otherwise it is an eighth more, since growing copies.
+    """
+    if fixed:
+        return max(_SMALLEST_FIXED, 1 << (width - 1).bit_length())
     return -(-(width + width // 8) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
 
 
@@ -35,14 +44,35 @@ class _Target:
     width: int = 0
     row_capacity: int = 0
     capacity: int = 0
+    allocations: int = 0
 
 
 class RowBuffer(Cache):
-    """The cache of a batch of rows. Call `place_next` to say where the next tokens go, then run the model."""
+    """The cache of a batch of rows. Call `place_next` to say where the next tokens go, then run the model.
 
-    def __init__(self) -> None:
+    Args:
+        fixed: Whether every pass attends to all columns, so that shapes and addresses seldom change, as a recorded
+            pass requires.
+    """
+
+    def __init__(self, fixed: bool = False) -> None:
+        self._fixed = fixed
         self._target = _Target()  # the layers hold this and not the cache: a reference cycle would be freed late
         super().__init__(layer_class_to_replicate=partial(_BufferLayer, self._target))  # type: ignore[arg-type]
+
+    @property
+    def allocations(self) -> int:
+        """How often memory was allocated: as long as this stays the same, keys and values stay where they are."""
+        return self._target.allocations
+
+    @property
+    def row_capacity(self) -> int:
+        """How many rows there is memory for."""
+        return self._target.row_capacity
+
+    def width_for(self, width: int) -> int:
+        """How many columns a pass attends to that needs so many."""
+        return max(self._target.capacity, capacity_for(width, fixed=True)) if self._fixed else width
 
     def place_next(self, row_count: int, columns: Tensor, width: int, rows: Tensor | None = None) -> None:
         """Says where the tokens of the next pass go.
@@ -58,17 +88,25 @@ class RowBuffer(Cache):
         if row_count > target.row_capacity:
             target.row_capacity = row_count + row_count // 8 if target.row_capacity else row_count
         if width > target.capacity:
-            target.capacity = capacity_for(width)
+            target.capacity = capacity_for(width, self._fixed)
         first = torch.arange(len(columns), device=columns.device) if rows is None else rows
         target.index = (first[:, None] * target.capacity + columns).flatten()
         target.rows, target.width = rows, width
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keeps the rows given, in their order; one may be kept several times."""
+        in_place = self._fixed and len(rows) == self._target.row_capacity
         for layer in self.layers:
             if isinstance(layer, _BufferLayer) and layer.is_initialized:
-                layer.keys, layer.values = (part.index_select(0, rows.to(part.device)) for part in layer.parts())
-        self._target.row_capacity = len(rows)
+                kept = [part.index_select(0, rows.to(part.device)) for part in layer.parts()]
+                if in_place:
+                    for part, new in zip(layer.parts(), kept, strict=True):
+                        part.copy_(new)
+                else:
+                    layer.keys, layer.values = kept
+        if not in_place:
+            self._target.row_capacity = len(rows)
+            self._target.allocations += 1
 
     def copy_row(self, source: int, target: int) -> None:
         """Writes one row over another."""
@@ -98,6 +136,7 @@ class _BufferLayer(DynamicLayer):
             part.new_zeros(rows, columns, part.shape[1], part.shape[3]) for part in (key_states, value_states)
         )
         self.is_initialized = True
+        self.target.allocations += 1
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes the new tokens to their columns and returns the rows that are read, `[read, heads, width, size]`."""
@@ -108,6 +147,7 @@ class _BufferLayer(DynamicLayer):
         if missing_rows or missing:
             more = (0, 0, 0, 0, 0, missing, 0, missing_rows)
             self.keys, self.values = keys, values = F.pad(keys, more), F.pad(values, more)
+            target.allocations += 1
         index = target.index.to(keys.device)  # layers may be on several devices
         for part, new in ((keys, key_states), (values, value_states)):
             part.flatten(0, 1).index_copy_(0, index, new.transpose(1, 2).flatten(0, 1))

@@ -12,6 +12,7 @@ the other, and each also sees those of its own continuation before it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,9 +23,12 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.scoring.backbone import Backbone
+from rgtg_hf.scoring.recorded_pass import PassRecorder
 from rgtg_hf.scoring.row_buffer import RowBuffer
 
 __all__ = ["MOST_TOGETHER", "RowReader", "last_ids", "padded"]
+
+logger = logging.getLogger(__name__)
 
 # Up to so many unread tokens are read together with the candidates. More (a prompt) go first, in passes of bounded
 # size, so that the mask of a pass is small.
@@ -67,16 +71,27 @@ class RowReader:
     Args:
         reward_model: A causal `*ForSequenceClassification` model that takes 4-D masks (attention by sdpa or eager),
             without recurrent layers.
+        use_cuda_graph: Whether steps that read one token and as many candidates as before run as a CUDA graph. Then
+            every pass attends to the whole buffer, and all rows are read.
+
+    Attributes:
+        tokens_computed: Reward-model tokens computed so far, padding included.
 
     Raises:
         ValueError: If the model has recurrent layers, whose state candidates cannot share.
     """
 
-    def __init__(self, reward_model: PreTrainedModel):
+    def __init__(self, reward_model: PreTrainedModel, use_cuda_graph: bool = False):
         self.backbone = Backbone(reward_model)
         if self.backbone.is_recurrent:
-            raise ValueError("Siblings cannot share a recurrent state: use the expand scorer, or whole sequences.")
-        self.reads_some = self.backbone.device.type == "cpu"
+            raise ValueError(
+                "A recurrent state can be neither shared nor cut: use the scorer 'auto', or whole sequences."
+            )
+        if use_cuda_graph and not self.backbone.is_in_one_place:
+            logger.warning("The reward model runs without a CUDA graph, since its weights are on several devices.")
+            use_cuda_graph = False
+        self.tokens_computed, self.use_cuda_graph = 0, use_cuda_graph
+        self.reads_some = self.backbone.device.type == "cpu" and not use_cuda_graph
         config = self.backbone.config
         window = getattr(config, "sliding_window", None)
         layer_types = set(getattr(config, "layer_types", None) or ())
@@ -87,14 +102,10 @@ class RowReader:
         }
         self.reset()
 
-    @property
-    def tokens_computed(self) -> int:
-        """Reward-model tokens computed so far, padding included."""
-        return self.backbone.tokens_computed
-
     def reset(self) -> None:
         """Forgets everything, which frees the memory."""
-        self.buffer = RowBuffer()
+        self.buffer = RowBuffer(fixed=self.use_cuda_graph)
+        self._recorder = PassRecorder() if self.use_cuda_graph else None
         self.held: Tensor | None = None  # the ids that were read, -1 behind the end of a row, [rows, columns]
 
     # Tensors made in inference mode could not be written to outside of it, in a later call.
@@ -136,10 +147,15 @@ class RowReader:
         if not found.needed:
             return None
         check_positions(self.backbone.longest, found.furthest + (0 if continuations is None else ahead))
-        width = found.longest + 1 + (0 if continuations is None else continuations.shape[1])
         # Where rows did more than grow by a token, a generation may have begun, perhaps with other parts in the model.
-        if not found.grew and (state.has_changed(thorough=True) or not found.agree):
+        if not found.grew and state.has_changed(thorough=True):
             self.reset()
+        elif not found.grew and not found.agree:
+            self.held = None  # the memory serves the next generation, if that is as large
+            if self.buffer.row_capacity != len(ids):
+                self.reset()
+        width = found.longest + 1 + (0 if continuations is None else continuations.shape[1])
+        width = self.buffer.width_for(width)
         missing, rows = found.missing, None
         fresh, self.held = self.held is None, None  # until the pass has succeeded, nothing is sure
         if fresh:
@@ -233,6 +249,27 @@ class RowReader:
         Returns:
             Hidden states of the last token and of the continuations, shape `[read, 1 + k, hidden]`.
         """
+        self.tokens_computed += new.numel() + (0 if continuations is None else continuations.numel())
+        if self._recorder is None or new.shape[1] > 1 or starts is not None or rows is not None:
+            return self._read_ends(new, lengths, width, continuations, starts, rows, row_count)
+        inputs = (new, lengths) if continuations is None else (new, lengths, continuations)
+
+        def one_pass(new: Tensor, lengths: Tensor, continuations: Tensor | None = None) -> Tensor:
+            return self._read_ends(new, lengths, width, continuations)
+
+        return self._recorder.run(one_pass, inputs, width, self.buffer.allocations)
+
+    def _read_ends(
+        self,
+        new: Tensor,
+        lengths: Tensor,
+        width: int,
+        continuations: Tensor | None = None,
+        starts: Tensor | None = None,
+        rows: Tensor | None = None,
+        row_count: int = 0,
+    ) -> Tensor:
+        """The pass of `read_ends`: it never looks at the device, and its shapes depend on those of its inputs only."""
         missing, device = new.shape[1], new.device
         columns = lengths[:, None] + torch.arange(-missing, 0, device=device)
         # What stands in front of a row goes to the last column, which nobody sees.

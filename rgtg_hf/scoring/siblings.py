@@ -25,6 +25,7 @@ class SiblingScorer:
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label that takes 4-D masks
             (attention by sdpa or eager).
+        use_cuda_graph: Whether its steps run as a CUDA graph.
 
     Attributes:
         vocabulary_size: Number of token ids that the reward model can read.
@@ -33,8 +34,8 @@ class SiblingScorer:
         ValueError: If the model has recurrent layers.
     """
 
-    def __init__(self, reward_model: PreTrainedModel):
-        self.reader = RowReader(reward_model)
+    def __init__(self, reward_model: PreTrainedModel, use_cuda_graph: bool = False):
+        self.reader = RowReader(reward_model, use_cuda_graph)
         self.head = find_score_head(reward_model)
         self.vocabulary_size: int | None = vocabulary_size(reward_model)
 

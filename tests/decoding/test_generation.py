@@ -1,13 +1,27 @@
 """The mixin and the callable: what they find out by themselves, what they refuse, and streamers."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LlamaConfig,
+    StaticCache,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.generation.streamers import BaseStreamer
 
-from rgtg_hf import RewardGuidedGenerationMixin, RewardGuidedLogitsProcessor, reward_guided_generate
+from rgtg_hf import (
+    RewardGuidanceConfig,
+    RewardGuidedGenerationMixin,
+    RewardGuidedLogitsProcessor,
+    reward_guided_generate,
+)
+from rgtg_hf.decoding.generation import _uses_cuda_graph
 from tests.decoding.test_modes import BATCH, SINGLE, generate
 from tests.tiny_models import EOS, PAD, VOCAB_SIZE, left_padded, tiny_reward_model
 
@@ -123,3 +137,45 @@ def test_the_callable_says_how_it_gets_the_tokenizer_that_generate_keeps(policy,
     way_in = {"custom_generate": reward_guided_generate, "reward_model": reward_model}
     with pytest.raises(ValueError, match=r"functools\.partial"):
         generate(policy, SINGLE, **way_in, reward_prompts=["a text"])
+
+
+@pytest.mark.parametrize("way_in", ["mixin", "callable", "processor"])
+def test_every_way_in_hands_on_the_wish_for_a_cuda_graph(policy, guided_policy, way_in, caplog):
+    # A model of this kind cannot be recorded, and that is said.
+    reward_model = tiny_reward_model("bloom")
+    wish = {"reward_model": reward_model, "use_cuda_graph": True}
+    if way_in == "mixin":
+        generate(guided_policy, BATCH, **wish)
+    elif way_in == "callable":
+        generate(policy, BATCH, custom_generate=reward_guided_generate, **wish)
+    else:
+        generate(policy, BATCH, logits_processor=[RewardGuidedLogitsProcessor(**wish)])
+    assert "The scorer 'expand' runs without a CUDA graph" in caplog.text
+    with pytest.raises(TypeError, match="True or False"):
+        generate(guided_policy, BATCH, reward_model=reward_model, use_cuda_graph="no")
+
+
+def test_a_search_says_that_it_needs_no_cuda_graph(guided_policy, reward_model, caplog):
+    settings = {"search": "best", "num_rows": 2, "block_size": 4, "do_sample": True}
+    generate(guided_policy, BATCH, reward_model=reward_model, use_cuda_graph=True, **settings)
+    assert "once per block, without a CUDA graph" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "arguments", "expected"),
+    [
+        ("cuda", {"cache_implementation": "static"}, True),
+        ("cuda", {"cache_implementation": "offloaded_static"}, True),
+        ("cuda", {"past_key_values": StaticCache(LlamaConfig(), max_cache_len=8)}, True),
+        ("cuda", {"past_key_values": DynamicCache()}, False),
+        ("cuda", {}, False),
+        ("cpu", {"cache_implementation": "static"}, False),
+    ],
+)
+def test_graphs_are_used_by_default_on_a_gpu_where_the_cache_is_static(device, arguments, expected):
+    policy = SimpleNamespace(device=torch.device(device))
+    guidance, settings = RewardGuidanceConfig(), GenerationConfig()
+    assert _uses_cuda_graph(policy, None, guidance, settings, arguments) is expected
+    if "cache_implementation" in arguments:
+        assert _uses_cuda_graph(policy, None, guidance, GenerationConfig(**arguments), {}) is expected
+    assert _uses_cuda_graph(policy, not expected, guidance, settings, arguments) is not expected

@@ -54,6 +54,8 @@ def generate(policy, rows, *, seed=0, max_new_tokens=10, **settings):
 
 
 def processor_with(scorer, reward_model, **settings):
+    if scorer == "recorded siblings":
+        scorer, settings = "siblings", settings | {"use_cuda_graph": True}
     config = RewardGuidanceConfig(beta=CONFIG.beta, top_k=CONFIG.top_k, scorer=scorer)
     return RewardGuidedLogitsProcessor(reward_model, guidance_config=config, **settings)
 
@@ -67,7 +69,7 @@ ALIKE = ("beam sampling", "return sequences", "beams returned", "no cache", "tem
     [
         pytest.param(mode, scorer, marks=pytest.mark.slow if (scorer, mode in ALIKE) == ("expand", True) else ())
         for mode in MODES
-        for scorer in ("siblings", "expand")
+        for scorer in ("siblings", "recorded siblings", "expand")
     ],
 )
 def test_every_mode_equals_the_whole_sequence_reference(policy, reward_model, mode, scorer):

@@ -59,6 +59,7 @@ class Walk:
     """A scorer, prompts, and what becomes of them."""
 
     scorer: str
+    use_cuda_graph: bool
     family: str
     seed: int
     depth: int
@@ -74,6 +75,7 @@ def walks(draw):
     family = draw(some.get(scorer, families))
     return Walk(
         scorer,
+        scorer == "siblings" and draw(st.booleans()),
         family,
         draw(seeds),
         draw(depths),
@@ -131,7 +133,10 @@ def walk_is_right(walk):
         model = next_token_model_of(walk.family, walk.seed)
     else:
         model = reward_model_of(walk.family, walk.seed, walk.depth)
-    scorer = choose_scorer(model) if walk.scorer == "auto" else SCORERS[walk.scorer](model)
+    if walk.use_cuda_graph:
+        scorer = SCORERS[walk.scorer](model, use_cuda_graph=True)
+    else:
+        scorer = choose_scorer(model) if walk.scorer == "auto" else SCORERS[walk.scorer](model)
     rows = [(prompt, []) for prompt in walk.prompts]
     for move in walk.moves:
         rows = after(move, rows, len(rows[0][0]))

@@ -26,6 +26,12 @@ def test_increments_of_one_call_equal_those_of_whole_sequences(family):
     assert_equal_scores(scorer, ReferenceScorer(model))
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family][3] == "siblings"])
+def test_steps_as_cuda_graphs_give_the_same(family):
+    model = tiny_next_token_model(family)
+    assert_equal_scores(choose_scorer(model, use_cuda_graph=True), ReferenceScorer(model))
+
+
 def test_a_steering_head_can_be_scored_by_running_its_policy_again():
     head = tiny_steering_head(tiny_policy())
     assert_equal_scores(choose_scorer(head), ReferenceScorer(head))

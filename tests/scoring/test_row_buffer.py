@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rgtg_hf.scoring.row_buffer import RowBuffer
+from rgtg_hf.scoring.row_buffer import RowBuffer, capacity_for
 
 HEADS, SIZE = 2, 3
 
@@ -11,8 +11,8 @@ HEADS, SIZE = 2, 3
 class Model:
     """Writes random keys and values of two layers to a buffer, and to plain tensors beside it."""
 
-    def __init__(self, rows, columns):
-        self.buffer, self.expected = RowBuffer(), torch.zeros(2, rows, columns, HEADS, SIZE)
+    def __init__(self, rows, columns, fixed=False):
+        self.buffer, self.expected = RowBuffer(fixed), torch.zeros(2, rows, columns, HEADS, SIZE)
         self.generator = torch.Generator().manual_seed(0)
 
     def write(self, columns, width, rows=None):
@@ -73,3 +73,29 @@ def test_memory_grows_seldom():
         sizes.add(model.buffer.layers[0].keys.shape[1])
     assert len(sizes) < 20
     assert max(sizes) <= 1.2 * 2000
+
+
+def test_keys_and_values_stay_where_they_are_as_long_as_nothing_is_allocated():
+    model = Model(rows=2, columns=300, fixed=True)
+
+    def places():
+        return [part.data_ptr() for layer in model.buffer.layers for part in layer.parts()]
+
+    model.write([[0, 1], [0, 1]], width=model.buffer.width_for(4))
+    first, held = model.buffer.allocations, places()
+    model.write([[2], [1]], width=model.buffer.width_for(100))
+    model.buffer.keep_rows(torch.tensor([1, 1]))
+    model.expected = model.expected[:, [1, 1]]
+    assert (model.buffer.allocations, places()) == (first, held)
+    for change in (
+        lambda: model.write([[2], [3]], width=model.buffer.width_for(200)),
+        lambda: model.buffer.keep_rows(torch.tensor([0])),
+    ):
+        before = model.buffer.allocations
+        change()
+        assert model.buffer.allocations > before
+
+
+@pytest.mark.parametrize(("needed", "capacity"), [(1, 128), (128, 128), (129, 256), (5000, 8192)])
+def test_fixed_widths_are_few(needed, capacity):
+    assert capacity_for(needed, fixed=True) == RowBuffer(fixed=True).width_for(needed) == capacity

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rgtg_hf.scoring.choose import SCORERS
+from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
@@ -57,7 +57,7 @@ def scorers_of(case):
         model = tiny_steering_head(tiny_policy())
         return SCORERS["next_token"](model), SCORERS["reference"](model)
     model = tiny_next_token_model(family) if kind == "next_token" else tiny_reward_model(family)
-    return SCORERS[kind](model), SCORERS["reference"](model)
+    return choose_scorer(model, kind), SCORERS["reference"](model)
 
 
 def steps_of(case, seed=0):
