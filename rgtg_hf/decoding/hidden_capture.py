@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.decoding.compiled_capture import CompiledPasses, watch_compiled
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
 __all__ = ["HiddenCapture", "Passes", "capture_hidden"]
@@ -88,12 +89,15 @@ class HiddenCapture:
     own passes, so generations that run at the same time with different heads do not meet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: CompiledPasses) -> None:
         self.active = True
+        self._compiled = compiled
         self._of_thread = threading.local()
 
     def store(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """The forward hook: keeps the last hidden states, and the ids and the cache that they belong to."""
+        if torch.compiler.is_compiling():
+            return
         ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
         one = _Pass(ids, None if cache is None else ref(cache), output[0][:, -1])
         self._of_thread.__dict__.setdefault("passes", deque(maxlen=_MOST_KEPT)).append(one)
@@ -111,7 +115,9 @@ class HiddenCapture:
             raise RuntimeError(
                 "This processor's steering has ended. Call generate() inside its `with steering(...)` block."
             )
-        passes = list(self._of_thread.__dict__.pop("passes", ()))
+        passes: list[_Pass] = list(self._of_thread.__dict__.pop("passes", ()))
+        # The policy's own pass comes first, and what others read without compiling it after that.
+        passes = [*(_Pass(ids, None, hidden) for ids, hidden in self._compiled.take()), *passes]
         nothing = input_ids.new_zeros(0, dtype=torch.bool)
         return Passes(passes, torch.stack([one.ends(input_ids) for one in passes]) if passes else nothing)
 
@@ -126,10 +132,11 @@ def capture_hidden(policy: PreTrainedModel) -> Iterator[HiddenCapture]:
     Yields:
         Where the hidden states of each forward pass can be taken.
     """
-    capture = HiddenCapture()
-    handle = find_backbone(policy).register_forward_hook(capture.store, with_kwargs=True)
-    try:
-        yield capture
-    finally:
-        handle.remove()
-        capture.active = False
+    with watch_compiled(policy) as compiled:
+        capture = HiddenCapture(compiled)
+        handle = find_backbone(policy).register_forward_hook(capture.store, with_kwargs=True)
+        try:
+            yield capture
+        finally:
+            handle.remove()
+            capture.active = False

@@ -50,7 +50,8 @@ def steering(
     padded batches too; decoding with drafted tokens is refused.
 
     Args:
-        policy: The policy. Its decoder has a forward hook for the length of the block.
+        policy: The policy. For the length of the block its decoder has a forward hook, and its embedding and output
+            layer note what a compiled pass reads. A compiled policy is steered in one thread at a time.
         heads: Steering heads, each alone or with its beta, in nats per unit of reward: a number, or a tensor with one
             value per prompt of the batch. Negative steers away. A head without a beta uses `beta` of
             `guidance_config`, or of the policy's `generation_config`, or of its own `guidance_config.json`, or 1.
