@@ -61,7 +61,7 @@ def now(device: torch.device) -> float:
 
 @dataclass
 class Setting:
-    """One point of the sweep. The policy has read the prompts except their last tokens."""
+    """One point of the sweep. The policy has read the prompts except their last tokens, unless its cache is static."""
 
     policy: Any
     reward_model: Any
@@ -69,6 +69,7 @@ class Setting:
     top_k: int
     tokenizer: Any = None
     reward_tokenizer: Any = None
+    static_cache: bool = False
 
     def __post_init__(self) -> None:
         self.prompt_cache = shared_prompt_cache(self.policy, self.ids)
@@ -96,10 +97,14 @@ class Setting:
     def generate(self, steps: int, processor: Any = None) -> Steps:
         """Times steps of generate(), starting with the second."""
         clock = Clock(self.device)
+        if self.static_cache:
+            cache = {"cache_implementation": "static"}
+        else:
+            cache = {"past_key_values": copy.deepcopy(self.prompt_cache)}
         self.policy.generate(
             self.ids,
             attention_mask=torch.ones_like(self.ids),
-            past_key_values=copy.deepcopy(self.prompt_cache),
+            **cache,
             logits_processor=[] if processor is None else [processor],
             stopping_criteria=[clock],
             do_sample=False,
@@ -109,11 +114,11 @@ class Setting:
         )
         return Steps([after - before for before, after in zip(clock.times, clock.times[1:], strict=False)])
 
-    def guided(self, reward_model: Any, scorer: str = "auto", **tokenizers: Any) -> Way:
+    def guided(self, reward_model: Any, scorer: str = "auto", **arguments: Any) -> Way:
         """Steps guided by a reward model."""
         config = RewardGuidanceConfig(top_k=self.top_k, scorer=scorer)
         processor = RewardGuidedLogitsProcessor(
-            reward_model, guidance_config=config, attention_mask=torch.ones_like(self.ids), **tokenizers
+            reward_model, guidance_config=config, attention_mask=torch.ones_like(self.ids), **arguments
         )
         # Reads the shared prompt once. The rows find it by its ids.
         one, length = self.ids[:1, :-1], self.ids.shape[1] - 1
