@@ -9,9 +9,9 @@ There are two floors, each the step of unguided generate() plus the bare pass of
     eager       generate() with a growing cache; a pass over k siblings by hand
     static      generate() with a static cache, which it compiles on a GPU; the recorded pass of k + 1 tokens, replayed
 
-Within a point all ways take turns, round by round. Figures are medians over rounds of ratios within a round. A look is
-a wait of the host for the device; those of a guided step are what it adds to the looks of unguided generate(). They are
-counted by the device where it can, otherwise by the operations that would wait for a GPU.
+Within a point all ways take turns, round by round. Figures are medians over rounds of ratios within a round. A look
+is a wait of the host for the device; those of a guided step are what it adds to the looks of unguided generate(). They
+are counted by the device where it can, otherwise by the operations that would wait for a GPU.
 """
 
 from __future__ import annotations
