@@ -21,7 +21,7 @@ from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
-from rgtg_hf.scoring.sequences import SequenceReader, SharedPrefixReader, SiblingReader, WholeReader
+from rgtg_hf.scoring.sequences import SequenceReader, SiblingReader, WholeReader
 from rgtg_hf.scoring.siblings import SiblingScorer
 
 __all__ = ["READERS", "SCORERS", "Verdict", "choose_reader", "choose_scorer", "probe", "probe_reader"]
@@ -39,13 +39,11 @@ _STAND_INS: dict[str, Callable[..., Scorer]] = {_PADDED: partial(NextTokenScorer
 _RECORDED = ("siblings", "next_token")
 READERS: dict[str, Callable[[Any], SequenceReader]] = {
     "siblings": SiblingReader,
-    "shared_prefix": SharedPrefixReader,
     "reference": WholeReader,
 }
 _COSTS = {
     _PADDED: "looks at the device several times at each step",
     "expand": "copies the reward model's cache once per candidate at each step",
-    "shared_prefix": "copies the reward model's cache once per candidate at each step",
     "reference": "reads the whole sequence again for every candidate at each step",
 }
 _LONGEST_WINDOW_PROBED = 64

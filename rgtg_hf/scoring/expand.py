@@ -51,7 +51,7 @@ class ExpandScorer:
         if not len(rows):
             return increments
         columns = as_columns(prefixes).to(cache.device)
-        before = self.head(cache.read(columns, wanted.any(-1)))[:, 0].float()
+        before = self.head(cache.read(columns))[:, 0].float()
 
         candidates = candidate_ids[wanted].to(cache.device)[:, None]
         extended = torch.cat([columns[rows], candidates], dim=1)

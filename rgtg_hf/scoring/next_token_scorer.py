@@ -69,7 +69,7 @@ class NextTokenScorer:
         if isinstance(self.reader, PrefixCache):
             if needed is not None and not bool(needed.any()):
                 return None
-            return self.reader.read(as_columns(prefixes), needed)
+            return self.reader.read(as_columns(prefixes))
         device = self.reader.backbone.device
         ids, lengths = prefixes.without_padding(device)
         hidden = self.reader.read(ids, lengths, needed=None if needed is None else needed.to(device))

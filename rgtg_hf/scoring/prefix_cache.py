@@ -8,19 +8,16 @@ be kept.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.scoring.backbone import Backbone
 from rgtg_hf.scoring.scorer import PrefixBatch
 
-__all__ = ["PrefixCache", "as_columns", "positions_of", "rearrange_cache"]
+__all__ = ["PrefixCache", "as_columns", "positions_of"]
 
 _PADDING = -1  # stands for a padded column, whatever id was put there
-_UNREAD = -2  # stands for a column that other rows have read and this one has not
 
 
 class PrefixCache:
@@ -49,45 +46,28 @@ class PrefixCache:
         self.cache: Cache | None = None
         self.columns: Tensor | None = None
 
-    def read(self, columns: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def read(self, columns: Tensor) -> Tensor:
         """Reads the columns that the cache does not hold yet, and the last one in any case.
 
         Args:
             columns: The rows, token ids with -1 at padding, shape `[rows, length]`.
-            wanted: The rows to read, at least one, bool, shape `[rows]`; all by default. The others keep what was
-                read of them, and catch up when they are read next. With recurrent layers they could not, so all are
-                read.
 
         Returns:
-            Hidden states of the last column, 0 in rows that were not read, shape `[rows, hidden]`.
+            Hidden states of the last column, shape `[rows, hidden]`.
         """
         if self.backbone.state.has_changed(thorough=True):
             self.reset()
         columns = columns.to(self.device)
-        rows = None
-        if wanted is not None and not self.is_recurrent and not bool(wanted.all()):
-            rows = wanted.nonzero()[:, 0].to(self.device)
-        self._keep_common_prefix(columns, rows)
-        if rows is None:
-            return self.extend(columns)[:, -1]
-        seen = 0 if self.columns is None else self.columns.shape[1]
-        part = DynamicCache() if self.cache is None else rearrange_cache(self.cache, rows)
-        own = columns[rows]
-        hidden = self.forward(own[:, seen:], (own >= 0).long(), positions_of(own)[:, seen:], part)[:, -1]
-        self.cache = _put_rows(self.cache, part, rows, len(columns))
-        unread = columns.new_full(columns.shape, _UNREAD)
-        if self.columns is not None:
-            unread[:, :seen] = self.columns
-        self.columns = unread.index_copy(0, rows, own)
-        return hidden.new_zeros(len(columns), hidden.shape[1]).index_copy(0, rows, hidden)
+        self._keep_common_prefix(columns)
+        return self._extend(columns)[:, -1]
 
-    def _keep_common_prefix(self, columns: Tensor, rows: Tensor | None) -> None:
-        """Reorders and crops the cache so that it holds a common beginning of the rows that are read."""
+    def _keep_common_prefix(self, columns: Tensor) -> None:
+        """Reorders and crops the cache so that it holds a common beginning of the rows."""
         if self.columns is None:
             return
         width = min(columns.shape[1] - 1, self.columns.shape[1])
         agreed, source = _longest_common_prefix(columns[:, :width], self.columns[:, :width])
-        kept = int((agreed if rows is None else agreed[rows]).min())
+        kept = int(agreed.min())
         surplus = self.columns.shape[1] - kept
         if kept == 0 or (surplus and self.is_recurrent):
             self.reset()
@@ -95,23 +75,16 @@ class PrefixCache:
         assert self.cache is not None
         if source is not None:
             self.cache.reorder_cache(source)  # type: ignore[arg-type]
-        self.crop(surplus)
-        held = torch.arange(kept, device=self.device) < agreed[:, None]
-        self.columns = columns[:, :kept].masked_fill(~held, _UNREAD)
+        if surplus:
+            self.cache.crop(-surplus)  # type: ignore[attr-defined]
+        self.columns = columns[:, :kept]
 
-    def extend(self, columns: Tensor) -> Tensor:
-        """Reads the columns that the cache does not hold yet, in all rows.
-
-        Args:
-            columns: The rows, of which the cache holds a beginning, shape `[rows, length]`.
-
-        Returns:
-            Hidden states of the new columns, shape `[rows, new, hidden]`.
-        """
+    def _extend(self, columns: Tensor) -> Tensor:
+        """Reads the columns that the cache does not hold yet; their hidden states, shape `[rows, new, hidden]`."""
         seen = 0 if self.columns is None else self.columns.shape[1]
         if self.is_recurrent and seen and columns.shape[1] - seen > 1:
             # A recurrent layer that starts from a state takes one token at a time.
-            steps = [self.extend(columns[:, : end + 1]) for end in range(seen, columns.shape[1])]
+            steps = [self._extend(columns[:, : end + 1]) for end in range(seen, columns.shape[1])]
             return torch.cat(steps, dim=1)
         hidden = self.forward(columns[:, seen:], (columns >= 0).long(), positions_of(columns)[:, seen:])
         self.columns = columns
@@ -138,11 +111,6 @@ class PrefixCache:
         self.tokens_computed += ids.numel()
         return self.backbone.read(ids, attention_mask, positions, cache)
 
-    def crop(self, tokens: int) -> None:
-        """Drops the last `tokens` tokens from the cache, as when drafts were dropped."""
-        if tokens:
-            self.cache.crop(-tokens)  # type: ignore[union-attr]
-
 
 def as_columns(prefixes: PrefixBatch) -> Tensor:
     """Token ids with -1 in place of padding, so that equal columns are equal prefixes, shape `[rows, length]`."""
@@ -152,43 +120,6 @@ def as_columns(prefixes: PrefixBatch) -> Tensor:
 def positions_of(columns: Tensor) -> Tensor:
     """Positions that count tokens and not padding, shape `[rows, length]`."""
     return ((columns >= 0).long().cumsum(-1) - 1).clamp(min=0)
-
-
-def rearrange_cache(cache: Cache, rows: Tensor, columns: Tensor | None = None) -> Cache:
-    """A copy with some rows, and in each row some columns, shape `[rows, columns]`, of the cache."""
-    copy = DynamicCache()
-    for index, (keys, values) in _layers_of(cache):
-        on, place = rows.to(keys.device), None if columns is None else columns.to(keys.device)
-        parts = [part[on] if place is None else part[on[:, None], :, place].transpose(1, 2) for part in (keys, values)]
-        copy.update(parts[0], parts[1], index)
-    return copy
-
-
-def _put_rows(cache: Cache | None, part: Cache, rows: Tensor, row_count: int) -> Cache:
-    """A cache as wide as `part`, with its rows in the places given and what `cache` holds in the others."""
-    joined = DynamicCache()
-    held = {} if cache is None else dict(_layers_of(cache))
-    for index, new in _layers_of(part):
-        pair = []
-        for place, one in enumerate(new):
-            if index in held:
-                old = held[index][place]
-                whole = F.pad(old, (0, 0, 0, one.shape[2] - old.shape[2]))
-            else:
-                whole = one.new_zeros(row_count, *one.shape[1:])
-            pair.append(whole.index_copy(0, rows.to(one.device), one))
-        joined.update(pair[0], pair[1], index)
-    return joined
-
-
-def _layers_of(cache: Cache) -> list[tuple[int, tuple[Tensor, Tensor]]]:
-    """Keys and values of each layer that has its own, shape `[rows, heads, length, size]`, with its number."""
-    found = []
-    for index, layer in enumerate(cache.layers):
-        assert isinstance(layer, DynamicLayer)
-        if layer.keys is not None and layer.values is not None:  # others share those of another layer
-            found.append((index, (layer.keys, layer.values)))
-    return found
 
 
 def _longest_common_prefix(wanted: Tensor, held: Tensor) -> tuple[Tensor, Tensor | None]:

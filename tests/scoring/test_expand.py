@@ -32,4 +32,4 @@ def test_only_wanted_candidates_are_read():
     scorer.score(*first)
     before = scorer.tokens_computed
     scorer.score(*second, wanted)
-    assert scorer.tokens_computed - before == 2 + 5
+    assert scorer.tokens_computed - before == 3 + 5

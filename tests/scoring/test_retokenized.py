@@ -82,7 +82,6 @@ def test_cached_rewards_are_those_of_whole_texts(policy, reward):
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma3", "gpt_neo", "bloom", "mpt", "jamba"])
 def test_every_family_reads_text_rightly(family):
     reward_model = causal(PIECES, family)
-    assert probe_reader(reward_model, "shared_prefix").right == (family != "jamba")
     assert probe_reader(reward_model, "siblings").right == (family not in ("gpt_neo", "bloom", "mpt", "jamba"))
     scorer = RetokenizedScorer(reward_model, BYTES, PIECES)
     reference = RetokenizedScorer(reward_model, BYTES, PIECES, "reference")

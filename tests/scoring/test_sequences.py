@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.scoring.sequences import SharedPrefixReader, SiblingReader, WholeReader, common_length
+from rgtg_hf.scoring.sequences import SiblingReader, WholeReader, common_length
 from tests.tiny_models import tiny_reward_model
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -24,7 +24,7 @@ def test_whole_sequences_are_read_alone():
 
 def test_recurrent_models_are_refused():
     with pytest.raises(ValueError, match="recurrent state"):
-        SharedPrefixReader(tiny_reward_model("jamba"))
+        SiblingReader(tiny_reward_model("jamba"))
 
 
 def test_common_length_is_that_of_a_loop():
@@ -41,10 +41,9 @@ def test_common_length_is_that_of_a_loop():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", [SiblingReader, SharedPrefixReader])
-def test_rows_that_grow_by_different_numbers_of_tokens_share_a_batch(kind, seed):
+def test_rows_that_grow_by_different_numbers_of_tokens_share_a_batch(seed):
     reward_model = tiny_reward_model()
-    reader, whole = kind(reward_model), WholeReader(reward_model)
+    reader, whole = SiblingReader(reward_model), WholeReader(reward_model)
     generator = torch.Generator().manual_seed(seed)
 
     def some(low, high):
