@@ -21,8 +21,8 @@ from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
-from rgtg_hf.scoring.sequences import SequenceReader, SiblingReader, WholeReader
 from rgtg_hf.scoring.siblings import SiblingScorer
+from rgtg_hf.scoring.text.sequences import SequenceReader, SiblingReader, WholeReader
 
 __all__ = ["READERS", "SCORERS", "Verdict", "choose_reader", "choose_scorer", "probe", "probe_reader"]
 

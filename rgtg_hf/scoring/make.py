@@ -13,10 +13,10 @@ from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer, check_weights
-from rgtg_hf.scoring.encoder_scorer import EncoderScorer
-from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.scorer import Scorer
-from rgtg_hf.scoring.whole_texts import CallableScorer, RewardFunction
+from rgtg_hf.scoring.text.encoder_scorer import EncoderScorer
+from rgtg_hf.scoring.text.retokenized import RetokenizedScorer
+from rgtg_hf.scoring.text.whole_texts import CallableScorer, RewardFunction
 
 __all__ = ["RewardModel", "make_scorer"]
 
@@ -39,9 +39,9 @@ def make_scorer(
     | reward model | scorer |
     | --- | --- |
     | causal, with the policy's vocabulary | [`choose_scorer`][rgtg_hf.scoring.choose.choose_scorer] |
-    | causal, with another vocabulary | [`RetokenizedScorer`][rgtg_hf.scoring.retokenized.RetokenizedScorer] |
-    | an encoder | [`EncoderScorer`][rgtg_hf.scoring.encoder_scorer.EncoderScorer] |
-    | a function of texts | [`CallableScorer`][rgtg_hf.scoring.whole_texts.CallableScorer] |
+    | causal, with another vocabulary | [`RetokenizedScorer`][rgtg_hf.scoring.text.retokenized.RetokenizedScorer] |
+    | an encoder | [`EncoderScorer`][rgtg_hf.scoring.text.encoder_scorer.EncoderScorer] |
+    | a function of texts | [`CallableScorer`][rgtg_hf.scoring.text.whole_texts.CallableScorer] |
     | a list of such | [`CombinedScorer`][rgtg_hf.scoring.combined.CombinedScorer] |
 
     Args:

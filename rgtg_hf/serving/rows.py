@@ -20,8 +20,8 @@ from rgtg_hf.rewards.prefix_rewards import find_score_head
 from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.scoring.choose import probe
 from rgtg_hf.scoring.row_reader import MOST_TOGETHER, RowReader, padded
-from rgtg_hf.scoring.sequences import common_length
 from rgtg_hf.scoring.siblings import sibling_increments
+from rgtg_hf.scoring.text.sequences import common_length
 
 __all__ = ["NamedRowReader", "RowScorer", "cache_bytes_per_token", "make_row_scorer"]
 

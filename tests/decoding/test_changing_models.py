@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from rgtg_hf import RewardGuidedLogitsProcessor
 from tests.rewards.test_model_state import CHANGES
-from tests.scoring.text_models import BYTES, PIECES, causal
+from tests.scoring.text.text_models import BYTES, PIECES, causal
 from tests.tiny_models import left_padded, tiny_next_token_model, tiny_policy, tiny_reward_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

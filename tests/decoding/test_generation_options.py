@@ -17,7 +17,7 @@ from rgtg_hf.config import resolve_guidance
 from rgtg_hf.decoding.hub import generate_by_name
 from tests.decoding.test_doors import CASES, DOORS, MODELS
 from tests.reliability.law_oracle import increments_of_sequences, law
-from tests.scoring.tiny_tokenizers import byte_level
+from tests.scoring.text.tiny_tokenizers import byte_level
 from tests.tiny_models import EOS, left_padded, tiny_policy
 
 PROMPTS = [[5, 6, 7, 8, 5, 6], [9, 10]]

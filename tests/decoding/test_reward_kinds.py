@@ -10,7 +10,7 @@ from rgtg_hf import (
     RewardGuidedLogitsProcessor,
     reward_guided_generate,
 )
-from tests.scoring.tiny_tokenizers import byte_level, sentencepiece
+from tests.scoring.text.tiny_tokenizers import byte_level, sentencepiece
 from tests.tiny_models import GuidedLlama, tiny_encoder, tiny_policy, tiny_reward_model
 
 TOKENIZER, OTHER, PADDED = byte_level(), sentencepiece(), byte_level(20)

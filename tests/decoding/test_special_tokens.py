@@ -3,7 +3,7 @@
 import pytest
 
 from rgtg_hf.decoding.special_tokens import special_tokens
-from tests.scoring.tiny_tokenizers import byte_level
+from tests.scoring.text.tiny_tokenizers import byte_level
 from tests.tiny_models import BOS, EOS, PAD, tiny_reward_model
 
 TOKENIZER = byte_level()

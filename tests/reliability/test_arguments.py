@@ -22,7 +22,7 @@ from rgtg_hf import (
     steering,
 )
 from rgtg_hf.rewards.load import load_reward_model
-from tests.scoring.tiny_tokenizers import byte_level
+from tests.scoring.text.tiny_tokenizers import byte_level
 from tests.tiny_models import (
     PAD,
     VOCAB_SIZE,

@@ -6,10 +6,10 @@ import torch
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.config import resolve_guidance
 from rgtg_hf.decoding.step import select_candidates
-from rgtg_hf.scoring.encoder_scorer import EncoderScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
+from rgtg_hf.scoring.text.encoder_scorer import EncoderScorer
 from tests.decoding.test_reward_kinds import PADDED, TOKENIZER
-from tests.scoring.tiny_tokenizers import byte_level
+from tests.scoring.text.tiny_tokenizers import byte_level
 from tests.tiny_models import VOCAB_SIZE, tiny_encoder, tiny_policy, tiny_reward_model
 
 

@@ -12,9 +12,9 @@ from rgtg_hf.config import RewardModelSource
 from rgtg_hf.rewards import named
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.named import load_for_policy, load_named
-from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.siblings import SiblingScorer
-from tests.scoring.tiny_tokenizers import byte_level, sentencepiece
+from rgtg_hf.scoring.text.retokenized import RetokenizedScorer
+from tests.scoring.text.tiny_tokenizers import byte_level, sentencepiece
 from tests.tiny_models import GuidedLlama, left_padded, tiny_policy, tiny_reward_model, tiny_steering_head
 
 IDS, MASK = left_padded([[5, 6, 7, 8], [9, 10]])

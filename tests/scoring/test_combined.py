@@ -5,8 +5,8 @@ from torch.testing import assert_close
 
 from rgtg_hf.scoring.choose import choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer
-from rgtg_hf.scoring.whole_texts import CallableScorer
-from tests.scoring.text_models import BYTES, length, text_generation
+from rgtg_hf.scoring.text.whole_texts import CallableScorer
+from tests.scoring.text.text_models import BYTES, length, text_generation
 from tests.tiny_models import tiny_reward_model
 
 

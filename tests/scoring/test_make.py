@@ -9,16 +9,16 @@ from torch.testing import assert_close
 
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer
-from rgtg_hf.scoring.encoder_scorer import EncoderScorer
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.reference import ReferenceScorer
-from rgtg_hf.scoring.retokenized import RetokenizedScorer
-from rgtg_hf.scoring.sequences import WholeReader
 from rgtg_hf.scoring.siblings import SiblingScorer
-from rgtg_hf.scoring.whole_texts import CallableScorer
+from rgtg_hf.scoring.text.encoder_scorer import EncoderScorer
+from rgtg_hf.scoring.text.retokenized import RetokenizedScorer
+from rgtg_hf.scoring.text.sequences import WholeReader
+from rgtg_hf.scoring.text.whole_texts import CallableScorer
 from tests.scoring.generations import assert_equal_scores, generation
-from tests.scoring.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
-from tests.scoring.tiny_tokenizers import byte_level
+from tests.scoring.text.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
+from tests.scoring.text.tiny_tokenizers import byte_level
 from tests.tiny_models import tiny_reward_model
 
 

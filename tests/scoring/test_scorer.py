@@ -9,7 +9,7 @@ from rgtg_hf.scoring.combined import CombinedScorer
 from rgtg_hf.scoring.make import make_scorer
 from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
 from tests.scoring.generations import partly_wanted
-from tests.scoring.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
+from tests.scoring.text.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
 from tests.tiny_models import (
     FAMILIES,
     VOCAB_SIZE,

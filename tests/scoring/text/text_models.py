@@ -14,7 +14,7 @@ from transformers import (
 
 from rgtg_hf.scoring.scorer import PrefixBatch
 from tests.scoring.generations import generation
-from tests.scoring.tiny_tokenizers import SENTENCES, bert_like, byte_level, sentencepiece
+from tests.scoring.text.tiny_tokenizers import SENTENCES, bert_like, byte_level, sentencepiece
 from tests.tiny_models import tiny_reward_model
 
 BYTES, OTHER_BYTES = byte_level(), byte_level(90, [s.upper() for s in SENTENCES], special=("<end>",))

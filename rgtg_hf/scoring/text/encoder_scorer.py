@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.model_state import input_device
-from rgtg_hf.scoring.policy_text import PolicyText, leading_special_ids
-from rgtg_hf.scoring.retokenized import without_leading
-from rgtg_hf.scoring.whole_texts import WholeTextScorer
+from rgtg_hf.scoring.text.policy_text import PolicyText, leading_special_ids
+from rgtg_hf.scoring.text.retokenized import without_leading
+from rgtg_hf.scoring.text.whole_texts import WholeTextScorer
 
 __all__ = ["EncoderScorer", "longest_text"]
 
@@ -43,7 +43,7 @@ class EncoderScorer(WholeTextScorer):
 
     Example:
         ```python
-        from rgtg_hf.scoring.encoder_scorer import EncoderScorer
+        from rgtg_hf.scoring.text.encoder_scorer import EncoderScorer
 
         scorer = EncoderScorer(bert, tokenizer=policy_tokenizer, reward_tokenizer=bert_tokenizer)
         increments = scorer.score(prefixes, candidate_ids)

@@ -23,7 +23,7 @@ __all__ = ["SequenceReader", "SiblingReader", "WholeReader", "common_length"]
 class SequenceReader(Protocol):
     """Computes rewards of sequences of the reward model's own token ids.
 
-    The fastest one is the [`SiblingReader`][rgtg_hf.scoring.sequences.SiblingReader].
+    The fastest one is the [`SiblingReader`][rgtg_hf.scoring.text.sequences.SiblingReader].
     """
 
     @property

@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf.scoring.scorer import PrefixBatch
-from rgtg_hf.scoring.whole_texts import CallableScorer
+from rgtg_hf.scoring.text.whole_texts import CallableScorer
 from tests.scoring.generations import partly_wanted
-from tests.scoring.text_models import BYTES, length, text_generation
+from tests.scoring.text.text_models import BYTES, length, text_generation
 
 
 def test_a_function_sees_prompts_and_responses():

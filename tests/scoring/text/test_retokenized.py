@@ -7,12 +7,12 @@ from torch.testing import assert_close
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.choose import probe_reader
 from rgtg_hf.scoring.make import make_scorer
-from rgtg_hf.scoring.retokenized import RetokenizedScorer
 from rgtg_hf.scoring.scorer import PrefixBatch
-from rgtg_hf.scoring.sequences import SiblingReader
+from rgtg_hf.scoring.text.retokenized import RetokenizedScorer
+from rgtg_hf.scoring.text.sequences import SiblingReader
 from tests.scoring.generations import assert_equal_scores, partly_wanted
-from tests.scoring.text_models import BYTES, OTHER_BYTES, PIECES, causal, one_row, text_generation
-from tests.scoring.tiny_tokenizers import CHAT_TEMPLATE, SENTENCES, byte_level, sentencepiece
+from tests.scoring.text.text_models import BYTES, OTHER_BYTES, PIECES, causal, one_row, text_generation
+from tests.scoring.text.tiny_tokenizers import CHAT_TEMPLATE, SENTENCES, byte_level, sentencepiece
 
 TOKENIZERS = {"bytes": BYTES, "other bytes": OTHER_BYTES, "pieces": PIECES}
 PAIRS = [("bytes", "pieces"), ("pieces", "bytes"), ("bytes", "other bytes")]

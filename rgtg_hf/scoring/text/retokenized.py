@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.scoring.choose import choose_reader
-from rgtg_hf.scoring.policy_text import PolicyText, Text, chat_closing, leading_special_ids
 from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
-from rgtg_hf.scoring.sequences import common_length
+from rgtg_hf.scoring.text.policy_text import PolicyText, Text, chat_closing, leading_special_ids
+from rgtg_hf.scoring.text.sequences import common_length
 
 __all__ = ["RetokenizedScorer", "without_leading"]
 
@@ -25,7 +25,7 @@ class RetokenizedScorer:
     Where the policy ends a response, the reward model reads an end of its own: the text that its chat template writes
     after an answer if the prompt is in that format, and otherwise its eos token. Without either, an end has no text,
     and the candidate has the reward of the response before it. For the rest of the conversion see
-    [`PolicyText`][rgtg_hf.scoring.policy_text.PolicyText].
+    [`PolicyText`][rgtg_hf.scoring.text.policy_text.PolicyText].
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label.
@@ -43,7 +43,7 @@ class RetokenizedScorer:
 
     Example:
         ```python
-        from rgtg_hf.scoring.retokenized import RetokenizedScorer
+        from rgtg_hf.scoring.text.retokenized import RetokenizedScorer
 
         scorer = RetokenizedScorer(reward_model, tokenizer=policy_tokenizer, reward_tokenizer=reward_tokenizer)
         increments = scorer.score(prefixes, candidate_ids)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.scoring.sequences import SiblingReader, WholeReader, common_length
+from rgtg_hf.scoring.text.sequences import SiblingReader, WholeReader, common_length
 from tests.tiny_models import tiny_reward_model
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

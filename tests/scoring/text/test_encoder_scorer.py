@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rgtg_hf.scoring.encoder_scorer import EncoderScorer, longest_text
-from rgtg_hf.scoring.policy_text import PolicyText
 from rgtg_hf.scoring.scorer import PrefixBatch
-from tests.scoring.text_models import BYTES, ENCODERS, PIECES, WORDS, encoder_of, one_row, text_generation
-from tests.scoring.tiny_tokenizers import bert_like
+from rgtg_hf.scoring.text.encoder_scorer import EncoderScorer, longest_text
+from rgtg_hf.scoring.text.policy_text import PolicyText
+from tests.scoring.text.text_models import BYTES, ENCODERS, PIECES, WORDS, encoder_of, one_row, text_generation
+from tests.scoring.text.tiny_tokenizers import bert_like
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])

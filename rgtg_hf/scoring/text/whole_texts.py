@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.scoring.policy_text import PolicyText
 from rgtg_hf.scoring.scorer import PrefixBatch, place_increments
+from rgtg_hf.scoring.text.policy_text import PolicyText
 
 __all__ = ["CallableScorer", "RewardFunction", "WholeTextScorer"]
 
@@ -87,7 +87,7 @@ class CallableScorer(WholeTextScorer):
 
     Example:
         ```python
-        from rgtg_hf.scoring.whole_texts import CallableScorer
+        from rgtg_hf.scoring.text.whole_texts import CallableScorer
 
         def brevity(prompts, responses):
             return [-len(response) / 100 for response in responses]

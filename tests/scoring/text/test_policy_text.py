@@ -2,10 +2,10 @@
 
 import pytest
 
-from rgtg_hf.scoring.policy_text import PolicyText, leading_special_ids
 from rgtg_hf.scoring.scorer import HostRow
-from tests.scoring.text_models import BYTES, PIECES, one_row
-from tests.scoring.tiny_tokenizers import byte_level, sentencepiece
+from rgtg_hf.scoring.text.policy_text import PolicyText, leading_special_ids
+from tests.scoring.text.text_models import BYTES, PIECES, one_row
+from tests.scoring.text.tiny_tokenizers import byte_level, sentencepiece
 
 
 def texts(tokenizer, prompt, response, candidates, reward_tokenizer=None, **settings):

@@ -1,0 +1,1 @@
+"""Rewards of whole texts: of models with another tokenizer, of encoders, and of functions."""
