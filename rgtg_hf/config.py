@@ -43,7 +43,8 @@ GUIDANCE_CONFIG_NAME = "guidance_config.json"
 SEARCHES = ("tokens", "best", "resample", "halve", "none")
 SCORER_NAMES = ("auto", "siblings", "expand", "next_token", "reference")
 
-CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES}
+SEARCH_RETURNS = ("auto", "best", "draw")
+CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES, "search_return": SEARCH_RETURNS}
 # In `generate()` and a `GenerationConfig`, these are settings of sampling.
 OF_SAMPLING = ("top_k", "top_p", "min_p")
 _WHOLE_VOCABULARY = 2**31 - 1  # more tokens than any has
@@ -138,6 +139,12 @@ class RewardGuidanceConfig:
         num_rows: Rows per prompt of a search. Defaults to 4. Each needs its own caches.
         block_size: Tokens per block of a search. Defaults to 8.
         max_rows: The most rows that a search runs at once; a larger batch is split. Defaults to 0, no limit.
+        search_return: Which rows a search returns: `"best"`, those of highest reward; `"draw"`, rows drawn by their
+            weights, which without resampling are exp(beta · [r(x, y) - r(x)]); `"auto"` (the default), drawn ones for
+            `"resample"` and the best ones otherwise.
+        soften: For `"resample"`, the share of the rows that has to count in a draw. Where fewer do, rows are drawn
+            with weights raised to a power below 1, and what is left of the weights stays with them. Defaults to 0,
+            plain draws.
         scorer: `"auto"` (the default) for the fastest scorer that a probe finds right, or one of `"siblings"`,
             `"expand"`, `"next_token"`, `"reference"`. It makes no difference to a steering head.
 
@@ -183,6 +190,10 @@ class RewardGuidanceConfig:
     block_size: int | None = _setting(8, check_count, "tokens per block of a search")
     max_rows: int | None = _setting(
         0, _check_count_or_zero("no limit"), "the most rows that a search runs at once; 0: no limit"
+    )
+    search_return: str | None = _setting("auto", _check_choice, "which rows of a search are returned")
+    soften: float | None = _setting(
+        0.0, _check_share, "the share of the rows that has to count when rows are drawn by their weights"
     )
     scorer: str | None = _setting("auto", _check_choice, "how increments are computed")
 

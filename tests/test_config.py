@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import GenerationConfig
 
 from rgtg_hf import RewardGuidanceConfig, config
-from rgtg_hf.config import DEFAULTS, OF_SAMPLING, SCORER_NAMES, SEARCHES, RewardModelSource, resolve_guidance
+from rgtg_hf.config import CHOICES, DEFAULTS, OF_SAMPLING, SCORER_NAMES, RewardModelSource, resolve_guidance
 from rgtg_hf.scoring.choose import SCORERS
 
 # A value of each setting that is not its default, for tables of all settings.
@@ -26,6 +26,8 @@ OTHER_VALUES = {
     "num_rows": 2,
     "block_size": 3,
     "max_rows": 4,
+    "search_return": "draw",
+    "soften": 0.3,
     "scorer": "reference",
 }
 # Settings that say how one step is guided.
@@ -56,6 +58,8 @@ def test_the_table_of_values_has_every_setting():
         ({"num_rows": 0}, ValueError),
         ({"block_size": 2.0}, TypeError),
         ({"max_rows": -1}, ValueError),
+        ({"search_return": "worst"}, ValueError),
+        ({"soften": 1.5}, ValueError),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, error):
@@ -66,9 +70,9 @@ def test_settings_out_of_range_are_refused(setting, error):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_an_argument_wins_over_the_object_over_the_file_over_the_default(name, tmp_path):
     def value_of(number):  # of the setting, another one for each number
-        choices = {"scorer": SCORER_NAMES[1:], "search": SEARCHES[1:]}.get(name)
+        choices = CHOICES.get(name)
         counted = isinstance(DEFAULTS[name], int)
-        return choices[number] if choices else number + 1 if counted else (number + 1) / 4
+        return choices[number % len(choices)] if choices else number + 1 if counted else (number + 1) / 4
 
     RewardGuidanceConfig(**{name: value_of(0)}).save_pretrained(tmp_path)
     source, given = RewardModelSource(str(tmp_path)), RewardGuidanceConfig(**{name: value_of(1)})

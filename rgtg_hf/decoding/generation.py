@@ -62,14 +62,14 @@ class RewardGuidedGenerationMixin:
     """Gives a model class a `generate()` that takes a reward model.
 
     Put it before the model class. Without `reward_model`, `generate()` is the ordinary one. With it (a model, its
-    folder or hub name, or a list of such), these arguments are understood besides all others: the settings `beta`,
-    `top_k` (the candidates; the `top_k` of sampling then keeps its default), `min_entropy`, `max_increment`,
-    `max_step_kl`, `search`, `num_rows`, `block_size`, `max_rows` and `scorer`; and `guidance_config`, `weights`,
-    `reward_prompts`, `reward_tokenizer` and `use_cuda_graph` (by default on a GPU where the policy's cache is static);
-    see
-    [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor]. `tokenizer`, the
-    policy's, is also that of the ordinary `generate()`. A setting may also stand in the `GenerationConfig`, but for
-    `top_k`, which is that of sampling there.
+    folder or hub name, or a list of such), these arguments are understood besides all others: the settings of
+    [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig] but for `top_p` and `min_p`, which belong to sampling
+    (`top_k` means the candidates; the `top_k` of sampling then keeps its default); `guidance_config`, `weights`,
+    `reward_prompts` and `reward_tokenizer`, see
+    [`RewardGuidedLogitsProcessor`][rgtg_hf.decoding.logits_processor.RewardGuidedLogitsProcessor]; and
+    `use_cuda_graph`, by default on a GPU where the policy's cache is static. `tokenizer`, the policy's, is also that
+    of the ordinary `generate()`. A setting may also stand in the `GenerationConfig`, but for `top_k`, which is that of
+    sampling there.
 
     Example:
         ```python
@@ -260,8 +260,8 @@ def reward_guided_generate(
         streamer: A streamer.
         use_cuda_graph: Whether the reward model's steps run as a CUDA graph; by default on a GPU where the policy's
             cache is static.
-        arguments: The settings `beta`, `top_k`, `min_entropy`, `max_increment`, `max_step_kl`, `search`, `num_rows`,
-            `block_size`, `max_rows`, `scorer`; and what `generate()` gives: cache, attention mask and so on.
+        arguments: The settings of `RewardGuidanceConfig` but for `top_p` and `min_p`; and what `generate()` gives:
+            cache, attention mask and so on.
 
     Returns:
         The output of `generate()`. For a search with `return_dict_in_generate=True`, a

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteria
 from transformers import StoppingCriteriaList as Criteria
@@ -31,7 +32,7 @@ from transformers.utils import ModelOutput
 
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, ranked, resampled
+from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, power_for, ranked, resampled
 from rgtg_hf.decoding.step import keep_candidates, select_candidates
 from rgtg_hf.private_names import SAMPLING_LOOP
 from rgtg_hf.scoring.scorer import Scorer
@@ -49,7 +50,13 @@ class SearchOutput(ModelOutput):
         sequences: Prompts and responses, padded on the right, shape `[prompts * num_return_sequences, length]`.
         rewards: r(x, y) - r(x) of each response, float32, shape `[prompts * num_return_sequences]`.
         weights: The weight that each response had among the rows of its prompt in the end, float32, same shape. They
-            add up to 1 over all rows. Equal, but for `"resample"`.
+            add up to 1 over all rows of a prompt. Without `"resample"` or `search_return="draw"` they are equal.
+        row_sequences: All rows that were there in the end, shape `[prompts * rows, length]`; as many rows per prompt
+            as there were, `num_rows` but for `"halve"`.
+        row_rewards: Their rewards, float32, shape `[prompts * rows]`.
+        row_weights: Their weights, float32, shape `[prompts * rows]`.
+        effective_sizes: For `"resample"` the effective sample size of the weights of each prompt after each block, NaN
+            after the last one of its part of a split batch, float32, shape `[prompts, blocks]`. `None` for others.
         log_normalizer: For `"resample"` an estimate of log E_policy[exp(beta (r(x, y) - r(x)))] for each prompt,
             float32, shape `[prompts]`; without the logarithm it is unbiased. `None` for others.
         policy_tokens: Tokens that all rows together wrote.
@@ -59,6 +66,10 @@ class SearchOutput(ModelOutput):
     sequences: Tensor | None = None
     rewards: Tensor | None = None
     weights: Tensor | None = None
+    row_sequences: Tensor | None = None
+    row_rewards: Tensor | None = None
+    row_weights: Tensor | None = None
+    effective_sizes: Tensor | None = None
     log_normalizer: Tensor | None = None
     policy_tokens: int | None = None
     reward_model_tokens: int | None = None
@@ -175,7 +186,7 @@ class _Search:
         self.at_start = self.scorer.rewards(self.own_prompts, [[] for _ in self.own_prompts])
         self.rewards = list(self.at_start)
         self.log_weights = [0.0] * len(prompts)
-        self.log_normalizers = [0.0] * len(prompts)
+        self.effective_sizes: list[list[float]] = []  # after each block, of each prompt
         self.policy_tokens = 0
         self._go_on_with([row for row in range(len(prompts)) for _ in range(self.per_prompt)])
 
@@ -190,23 +201,37 @@ class _Search:
             if streamer is not None:
                 streamed = self._stream(streamer, streamed)
         is_weighted = self.config.search == "resample"
+        self._note_effective_sizes()
+        normalizers = [log_mean_exp(group) for group in self._groups(self.log_weights)]
         if not is_weighted:
-            self.log_weights = [0.0] * len(self.log_weights)
-        weights = [normalized(group) for group in self._groups(self.log_weights)]
-        for prompt, group in enumerate(self._groups(self.log_weights)):
-            self.log_normalizers[prompt] += log_mean_exp(group)
+            is_drawn = self.config.search_return == "draw"
+            gains = [reward - self.at_start[row // self.per_prompt] for row, reward in enumerate(self.rewards)]
+            self.log_weights = [self.config.beta * gain if is_drawn else 0.0 for gain in gains]
+        weights = [weight for group in self._groups(self.log_weights) for weight in normalized(group)]
+        rows, rewards = self._sequences(), self._gains()
         chosen = self._final(returned)
         self._go_on_with(chosen, cached=False)
         if streamer is not None:
             self._stream(streamer, streamed)
-        flat = [weight for group in weights for weight in group]
         return SearchOutput(
             sequences=self._sequences(),
-            rewards=torch.tensor([reward - self.at_start[row // returned] for row, reward in enumerate(self.rewards)]),
-            weights=torch.tensor([flat[row] for row in chosen]),
-            log_normalizer=torch.tensor(self.log_normalizers) if is_weighted else None,
+            rewards=rewards[chosen],
+            weights=torch.tensor(weights)[chosen],
+            row_sequences=rows,
+            row_rewards=rewards,
+            row_weights=torch.tensor(weights),
+            effective_sizes=torch.tensor(self.effective_sizes).T if is_weighted else None,
+            log_normalizer=torch.tensor(normalizers) if is_weighted else None,
             policy_tokens=self.policy_tokens,
         )
+
+    def _gains(self) -> Tensor:
+        """The reward of each row above that of its prompt."""
+        starts = [start for start in self.at_start for _ in range(self.per_prompt)]
+        return torch.tensor([reward - start for reward, start in zip(self.rewards, starts, strict=True)])
+
+    def _note_effective_sizes(self) -> None:
+        self.effective_sizes.append([effective_size(group) for group in self._groups(self.log_weights)])
 
     def _read_prompts(self, prompts: Tensor) -> None:
         """Reads all but the last token of each prompt, once. The loop reads the last one in every row."""
@@ -260,6 +285,7 @@ class _Search:
 
     def _select_rows(self, returned: int) -> None:
         keep: list[int] = []
+        self._note_effective_sizes()
         for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
             first = prompt * self.per_prompt
             places = list(range(self.per_prompt))
@@ -270,9 +296,12 @@ class _Search:
             elif self.config.search == "resample" and (
                 effective_size(weights) < _LEAST_EFFECTIVE_SHARE * self.per_prompt
             ):
-                places = resampled(weights, self.per_prompt, float(torch.rand(())))
-                self.log_normalizers[prompt] += log_mean_exp(weights)
-                self.log_weights[first : first + self.per_prompt] = [0.0] * self.per_prompt
+                power = power_for(weights, self.config.soften * self.per_prompt)
+                drawn_by = [power * weight for weight in weights]
+                places = resampled(drawn_by, self.per_prompt, float(torch.rand(())))
+                # A weight is divided by how often its row is drawn on average. With power 1 all are equal after that.
+                left = [weight - part + log_mean_exp(drawn_by) for weight, part in zip(weights, drawn_by, strict=True)]
+                self.log_weights[first : first + self.per_prompt] = left
             keep += [first + place for place in places]
         self.per_prompt = len(keep) // len(self.own_prompts)
         self._go_on_with(keep)
@@ -280,10 +309,9 @@ class _Search:
     def _final(self, returned: int) -> list[int]:
         chosen: list[int] = []
         for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
-            if self.config.search == "resample":
-                places = resampled(weights, returned, float(torch.rand(())))
-            else:
-                places = ranked(rewards, returned)
+            wish = self.config.search_return
+            is_drawn = wish == "draw" or (wish == "auto" and self.config.search == "resample")
+            places = resampled(weights, returned, float(torch.rand(()))) if is_drawn else ranked(rewards, returned)
             chosen += [prompt * self.per_prompt + place for place in places]
         return chosen
 
@@ -430,16 +458,24 @@ def _padding(settings: Any) -> int:
 
 
 def _joined(outputs: list[SearchOutput], settings: Any) -> SearchOutput:
-    width = max(one.sequences.shape[1] for one in outputs)  # type: ignore[union-attr]
-    padded = [
-        torch.nn.functional.pad(one.sequences, (0, width - one.sequences.shape[1]), value=_padding(settings))  # type: ignore[union-attr, arg-type]
-        for one in outputs
-    ]
-    some = outputs[0].log_normalizer is not None
+    """The outputs of the parts of a batch as one."""
+
+    def joined(name: str, padding: float | None = None) -> Tensor | None:
+        parts = [getattr(one, name) for one in outputs]
+        if parts[0] is None or padding is None:
+            return None if parts[0] is None else torch.cat(parts)
+        width = max(part.shape[1] for part in parts)
+        return torch.cat([F.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
+
+    pad = _padding(settings)
     return SearchOutput(
-        sequences=torch.cat(padded),
-        rewards=torch.cat([one.rewards for one in outputs]),  # type: ignore[misc]
-        weights=torch.cat([one.weights for one in outputs]),  # type: ignore[misc]
-        log_normalizer=torch.cat([one.log_normalizer for one in outputs]) if some else None,  # type: ignore[misc]
+        sequences=joined("sequences", pad),
+        rewards=joined("rewards"),
+        weights=joined("weights"),
+        row_sequences=joined("row_sequences", pad),
+        row_rewards=joined("row_rewards"),
+        row_weights=joined("row_weights"),
+        effective_sizes=joined("effective_sizes", math.nan),
+        log_normalizer=joined("log_normalizer"),
         policy_tokens=sum(one.policy_tokens for one in outputs),  # type: ignore[misc]
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["effective_size", "log_mean_exp", "normalized", "ranked", "resampled"]
+__all__ = ["effective_size", "log_mean_exp", "normalized", "power_for", "ranked", "resampled"]
 
 _ROUNDING = 1e-12
+_HALVINGS = 40
 
 
 def ranked(rewards: Sequence[float], count: int) -> list[int]:
@@ -63,6 +64,27 @@ def resampled(log_weights: Sequence[float], count: int, uniform: float) -> list[
 def effective_size(log_weights: Sequence[float]) -> float:
     """The effective sample size, 1 / sum of squared weights: from 1 (one row has all weight) to the number of rows."""
     return 1.0 / sum(weight**2 for weight in normalized(log_weights))
+
+
+def power_for(log_weights: Sequence[float], size: float) -> float:
+    """The highest power, at most 1, of the weights with which the effective sample size is at least `size`.
+
+    Example:
+        ```python
+        from rgtg_hf.decoding.selection import power_for
+
+        assert power_for([0.0, 0.1], size=1.5) == 1.0
+        assert 0.0 < power_for([0.0, 9.0], size=1.5) < 0.5
+        ```
+    """
+    low, high = 0.0, 1.0
+    if effective_size(log_weights) >= size:
+        return high
+    for _ in range(_HALVINGS):  # a higher power leaves fewer rows that count
+        middle = (low + high) / 2
+        enough = effective_size([middle * one for one in log_weights]) >= size
+        low, high = (middle, high) if enough else (low, middle)
+    return low
 
 
 def normalized(log_weights: Sequence[float]) -> list[float]:

@@ -208,14 +208,75 @@ def test_particles_converge_to_the_rlhf_optimum(small):
     assert distances[2] < noise + 0.15 * policy_distance
 
 
-@pytest.mark.parametrize("guided", [False, True], ids=["policy", "guided proposal"])
+def test_softened_draws_converge_to_the_optimum_too(small):
+    _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    expected = float(((likelihoods + rewards).softmax(0) * rewards).sum())
+    found = particles(small, 32, 200, soften=0.9)
+    assert (found.effective_sizes < 16).any()
+    assert abs(float(found.rewards.mean()) - expected) < 3 * float(found.rewards.std()) / len(found.rewards) ** 0.5
+
+
+@pytest.mark.parametrize(("guided", "soften"), [(False, 0.0), (True, 0.0), (False, 0.9)])
 @pytest.mark.parametrize("block_size", [1, 2])
-def test_the_normalizer_is_unbiased(small, guided, block_size):
+def test_the_normalizer_is_unbiased(small, guided, soften, block_size):
     _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
     expected = float((likelihoods + rewards).logsumexp(0).exp())
     processors = LogitsProcessorList([RewardGuidedLogitsProcessor(small[1], beta=0.7, top_k=0)] if guided else [])
-    found = particles(small, 3, 400, block_size=block_size, logits_processor=processors).log_normalizer.exp()
+    settings = {"block_size": block_size, "logits_processor": processors, "soften": soften}
+    found = particles(small, 3, 400, **settings).log_normalizer.exp()
     assert abs(float(found.mean()) - expected) < 4 * float(found.std()) / len(found) ** 0.5
+
+
+@pytest.mark.parametrize("search", SELECTIONS)
+def test_all_rows_are_in_the_result(policy, reward_model, search):
+    shared = {"num_rows": 4, "return_dict_in_generate": True, "num_return_sequences": 2 if search == "halve" else 4}
+    whole, split = (searched(policy, reward_model, search, **shared, max_rows=rows) for rows in (0, 8))
+    for found in (whole, split):
+        rows = len(found.row_sequences) // len(PROMPTS)
+        assert rows == (4 if search != "halve" else 2)
+        assert_close(found.row_weights.reshape(-1, rows).sum(-1), torch.ones(len(PROMPTS)))
+        assert len(found.row_rewards) == len(found.row_sequences)
+        for row, sequence in enumerate(found.sequences):
+            prompt = row // shared["num_return_sequences"]
+            own = slice(prompt * rows, (prompt + 1) * rows)
+            same = (found.row_sequences[own] == sequence).all(-1)
+            assert same.any()
+            assert found.rewards[row] in found.row_rewards[own][same]
+            assert found.weights[row] in found.row_weights[own][same]
+        if search == "resample":
+            assert found.effective_sizes.shape == (len(PROMPTS), 4)
+            assert (found.effective_sizes >= 1).all()
+            assert (found.effective_sizes <= 4 + 1e-4).all()
+        else:
+            assert found.effective_sizes is None
+
+
+@pytest.mark.parametrize("search", SELECTIONS)
+def test_the_best_rows_or_drawn_ones_are_returned(policy, reward_model, search):
+    shared = {"return_dict_in_generate": True, "num_return_sequences": 2, "beta": 3.0}
+    best, drawn, auto = (
+        searched(policy, reward_model, search, search_return=wish, **shared) for wish in ("best", "draw", "auto")
+    )
+    rows = len(best.row_sequences) // len(PROMPTS)
+    highest = best.row_rewards.reshape(-1, rows).topk(2).values
+    assert_close(best.rewards.reshape(-1, 2), highest)
+    assert torch.equal(auto.sequences, (drawn if search == "resample" else best).sequences)
+    if search != "resample":
+        expected = (3.0 * drawn.row_rewards.reshape(-1, rows)).softmax(-1)
+        assert_close(drawn.row_weights.reshape(-1, rows), expected)
+
+
+def test_rows_drawn_in_the_end_are_self_normalized_importance_samples(small):
+    _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    expected = float(((likelihoods + rewards).softmax(0) * rewards).sum())
+    settings = {"beta": 1.0, "top_k": 0, "max_new_tokens": 3, "suppress_tokens": None, "num_rows": 32}
+    found = searched(
+        *small, "none", [[3, 4]] * 200, search_return="draw", return_dict_in_generate=True, scorer="expand", **settings
+    ).rewards
+    policy_mean = float((likelihoods.exp() * rewards).sum())
+    error = float(found.std()) / len(found) ** 0.5
+    assert abs(float(found.mean()) - expected) < 4 * error
+    assert abs(policy_mean - expected) > 4 * error
 
 
 def test_a_head_guides_the_rows_of_a_search(policy, reward_model):

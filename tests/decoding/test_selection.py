@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, ranked, resampled
+from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, power_for, ranked, resampled
 
 
 def test_the_highest_come_first_and_of_equals_the_first():
@@ -41,3 +41,16 @@ def test_the_effective_size_is_the_number_of_rows_that_count():
 
 def test_weights_of_any_size_are_averaged():
     assert log_mean_exp([1000.0, 1000.0 + math.log(3)]) == pytest.approx(1000.0 + math.log(2))
+
+
+def test_the_power_is_the_highest_that_leaves_enough_rows():
+    chance = random.Random(0)
+    for _ in range(100):
+        log_weights = [chance.gauss(0, 5) for _ in range(chance.randrange(2, 9))]
+        size = chance.uniform(1, len(log_weights))
+        power = power_for(log_weights, size)
+        assert effective_size([power * one for one in log_weights]) >= size
+        if power < 1:
+            assert effective_size([(power + 1e-6) * one for one in log_weights]) < size
+    assert power_for([0.0, 50.0], size=0.0) == 1.0
+    assert power_for([0.0, 1.0, 2.0], size=3.0) == pytest.approx(0.0, abs=1e-6)
