@@ -30,6 +30,7 @@ __all__ = [
     "CHOICES",
     "DEFAULTS",
     "GUIDANCE_CONFIG_NAME",
+    "OF_CALLS",
     "OF_SAMPLING",
     "SCORER_NAMES",
     "SEARCHES",
@@ -274,6 +275,9 @@ class RewardGuidanceConfig:
 
 
 DEFAULTS: dict[str, Any] = {one.name: one.metadata["default"] for one in fields(RewardGuidanceConfig)}
+# Settings that a call of `generate()` or a command may give directly. There `top_p` and `min_p` belong to sampling,
+# and filter candidates only in a config.
+OF_CALLS = tuple(name for name in DEFAULTS if name not in ("top_p", "min_p"))
 
 
 class ResolvedGuidance(NamedTuple):

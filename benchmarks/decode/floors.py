@@ -98,18 +98,18 @@ def measure(policy: Any, reward_model: Any, ids: torch.Tensor, k: int, steps: in
         "head, static": static.head(),
     }
     loop = HandLoop(eager)
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "pass", "recorded pass")}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            if turn == 0:
-                looks = [count_looks(way, some, ids.device) for some in (4, 12)]  # warms up, and compiles
-                times[name].append((looks[1] - looks[0]) / 8)
-            else:
-                times[name].append(statistics.median(way(steps).seconds))
-        times["pass"].append(statistics.median(loop.run(steps).pass_seconds))
-        times["recorded pass"].append(statistics.median(recorded_pass(reward_model, ids, k, steps)))
-    looks_of = {name: times[name][0] for name in ways}
-    seconds = {name: own[1:] for name, own in times.items()}
+    looks = {name: looks_per_step(way, ids.device) for name, way in ways.items()}  # which warms up, and compiles
+    timed = {
+        **{name: lambda way=way: way(steps).seconds for name, way in ways.items()},
+        "pass": lambda: loop.run(steps).pass_seconds,
+        "recorded pass": lambda: recorded_pass(reward_model, ids, k, steps),
+    }
+    for name in ("pass", "recorded pass"):
+        timed[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(rounds):
+        for name, run in timed.items():
+            seconds[name].append(statistics.median(run()))
     ratios = {}
     for name, (way, floor) in RATIOS.items():
         own = [one / sum(parts) for one, *parts in zip(seconds[way], *(seconds[part] for part in floor), strict=True)]
@@ -118,7 +118,7 @@ def measure(policy: Any, reward_model: Any, ids: torch.Tensor, k: int, steps: in
         "ms": {name: 1000 * statistics.median(own) for name, own in seconds.items()},
         "ratios": ratios,
         "looks_added_per_step": {
-            name: looks_of[name] - looks_of["plain, static" if "static" in name else "plain"]
+            name: looks[name] - looks["plain, static" if "static" in name else "plain"]
             for name in ways
             if not name.startswith("plain")
         },
@@ -138,6 +138,12 @@ def recorded_pass(reward_model: Any, ids: torch.Tensor, k: int, steps: int) -> l
         reader.read_ends(ids[:, -1:], lengths, width, candidates)
         seconds.append(now(ids.device) - start)
     return seconds[2:]  # the first ones run as they are, and record
+
+
+def looks_per_step(way: Way, device: torch.device) -> float:
+    """How often the host waits for the device in a step, without what a call costs by itself."""
+    few, many = 4, 12
+    return (count_looks(way, many, device) - count_looks(way, few, device)) / (many - few)
 
 
 def count_looks(way: Way, steps: int, device: torch.device) -> int:

@@ -72,7 +72,7 @@ class Setting:
     static_cache: bool = False
 
     def __post_init__(self) -> None:
-        self.prompt_cache = shared_prompt_cache(self.policy, self.ids)
+        self.prompt_cache = None if self.static_cache else shared_prompt_cache(self.policy, self.ids)
         self.device = self.ids.device
 
     def ways(self, names: list[str]) -> dict[str, Way]:

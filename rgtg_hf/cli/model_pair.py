@@ -13,8 +13,8 @@ from rgtg_hf.cli.errors import LineParser, UserError, blame_input
 from rgtg_hf.cli.option_checks import check_same_tokenizer
 from rgtg_hf.config import (
     CHOICES,
-    DEFAULTS,
     GUIDANCE_CONFIG_NAME,
+    OF_CALLS,
     RewardGuidanceConfig,
     RewardModelSource,
     resolve_guidance,
@@ -29,9 +29,6 @@ __all__ = [
     "load_policy",
     "resolve_options",
 ]
-
-# `top_p` and `min_p` are options of sampling, as in generate(): for candidates they are in guidance_config.json.
-_OF_GUIDANCE = tuple(name for name in DEFAULTS if name not in ("top_p", "min_p"))
 
 
 def add_generation_options(parser: LineParser, max_new_tokens: int) -> None:
@@ -71,7 +68,7 @@ def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGui
     Raises:
         UserError: If a setting is out of range, or the file is damaged.
     """
-    given = {name: getattr(options, name) for name in DEFAULTS if name in _OF_GUIDANCE and hasattr(options, name)}
+    given = {name: getattr(options, name) for name in OF_CALLS if hasattr(options, name)}
     try:
         found = resolve_guidance(given, source=RewardModelSource(reward_model))
     except (TypeError, ValueError) as error:
@@ -79,7 +76,7 @@ def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGui
     from_file = {name: getattr(found.config, name) for name, origin in found.sources.items() if " of " in origin}
     if from_file:
         print(f"from {GUIDANCE_CONFIG_NAME} of {reward_model}: {from_file}", file=sys.stderr)
-    for name in _OF_GUIDANCE:
+    for name in OF_CALLS:
         setattr(options, name, getattr(found.config, name))
     return found.config
 

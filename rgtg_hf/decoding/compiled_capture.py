@@ -9,7 +9,7 @@ policy once more when it meets them, and goes on with what it had compiled befor
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -65,6 +65,7 @@ class _Watched(nn.Module):
 
     watchers: list[CompiledPasses]
     watched: tuple[nn.Module]
+    tell: Callable[[CompiledPasses, Tensor], None]
 
     def forward(self, given: Tensor, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -72,22 +73,13 @@ class _Watched(nn.Module):
                 self.tell(passes, given)
         return super().forward(given, *args, **kwargs)
 
-    @staticmethod
-    def tell(passes: CompiledPasses, given: Tensor) -> None:
-        """Tells one of those who watch."""
-        raise NotImplementedError
-
 
 class _Embedding(_Watched):
-    @staticmethod
-    def tell(passes: CompiledPasses, given: Tensor) -> None:
-        passes.begin(given)
+    tell = staticmethod(CompiledPasses.begin)
 
 
 class _OutputLayer(_Watched):
-    @staticmethod
-    def tell(passes: CompiledPasses, given: Tensor) -> None:
-        passes.end(given)
+    tell = staticmethod(CompiledPasses.end)
 
 
 @contextmanager

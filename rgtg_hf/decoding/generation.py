@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation import GenerationMode
 
 from rgtg_hf.arguments import check_switch
-from rgtg_hf.config import DEFAULTS, OF_SAMPLING, RewardGuidanceConfig, resolve_guidance
+from rgtg_hf.config import OF_CALLS, RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.processor_choice import guidance_processor
 from rgtg_hf.decoding.processor_order import insert_guidance
 from rgtg_hf.decoding.search_call import search_with
@@ -31,11 +31,8 @@ __all__ = ["RewardGuidedGenerationMixin", "generate_guided", "reward_guided_gene
 
 logger = logging.getLogger(__name__)
 
-# Settings that a call of generate() may give directly. `top_p` and `min_p` are its own: they belong to its sampling,
-# and filter candidates only in `guidance_config`.
-_SETTINGS = tuple(name for name in DEFAULTS if name not in OF_SAMPLING or name == "top_k")
 _GUIDANCE_ARGUMENTS = (
-    *_SETTINGS,
+    *OF_CALLS,
     "guidance_config",
     "weights",
     "reward_prompts",
@@ -157,7 +154,7 @@ def generate_guided(
     reward_model, tokenizer, reward_tokenizer = load_for_policy(
         policy, reward_model, kwargs.get("tokenizer"), given.pop("reward_tokenizer", None)
     )
-    settings = {name: given.pop(name) for name in _SETTINGS if name in given}
+    settings = {name: given.pop(name) for name in OF_CALLS if name in given}
     guidance = resolve_guidance(settings, given.get("guidance_config"), source_of(reward_model), config)
     graph = _uses_cuda_graph(policy, given.pop("use_cuda_graph", None), guidance.config, config, kwargs)
     given |= {"guidance_config": guidance, "reward_tokenizer": reward_tokenizer}
@@ -213,7 +210,7 @@ def _uses_cuda_graph(
 def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     """Names the settings in a function's signature, by which `generate()` finds what to hand to a callable."""
     signature = inspect.signature(function)
-    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _SETTINGS]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in OF_CALLS]
     *others, rest = signature.parameters.values()
     function.__signature__ = signature.replace(parameters=[*others, *named, rest])  # type: ignore[attr-defined]
     return function
@@ -282,7 +279,7 @@ def reward_guided_generate(
             "generate() does not hand over what that needs. Use logits_processor=[RewardGuidedLogitsProcessor(...)] "
             "instead."
         )
-    settings = {name: arguments.pop(name) for name in _SETTINGS if name in arguments}
+    settings = {name: arguments.pop(name) for name in OF_CALLS if name in arguments}
     if model.config.is_encoder_decoder:
         if reward_prompts is None:
             raise ValueError(_NO_SOURCE.format(door="custom_generate="))

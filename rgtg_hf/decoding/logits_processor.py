@@ -55,11 +55,10 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
     Args:
         reward_model: A causal `*ForSequenceClassification` model with `num_labels=1` and the policy's tokenizer,
             trained on prefixes. It may be on another device than the policy, and in training mode, which it is left in
-            after a step. Also,
-            through text and more slowly: a causal model with another tokenizer, an encoder, or any function
-            `(prompts, responses) -> rewards`; these need `tokenizer`. Or the folder or the hub name of a model, which
-            is loaded onto the GPU if there is one; with `tokenizer`, its own is loaded and compared, and if it reads
-            other ids, its rewards go through text. Or a list of such, added up by `weights`.
+            after a step. Also, through text and more slowly: a causal model with another tokenizer, an encoder, or any
+            function `(prompts, responses) -> rewards`; these need `tokenizer`. Or the folder or the hub name of a
+            model, which is loaded onto the GPU if there is one; with `tokenizer`, its own is loaded and compared, and
+            if it reads other ids, its rewards go through text. Or a list of such, added up by `weights`.
         beta: Strength of steering, in nats per unit of reward. 0 does not steer. Like every setting, it defaults to
             that of the reward model's `guidance_config.json`, and else to that of
             [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig], 1.

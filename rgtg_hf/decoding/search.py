@@ -173,8 +173,10 @@ class _Search:
     ):
         self.model, self.scorer, self.config, self.settings = model, scorer, config, settings
         self.stopping_criteria = stopping_criteria
+        self.is_weighted, wish = config.search == "resample", config.search_return
+        self.is_drawn = wish == "draw" or (wish == "auto" and self.is_weighted)
         self.cache, self.kwargs = model_kwargs.get("past_key_values"), model_kwargs
-        self.proposal = _Proposal(logits_processor, guides) if config.search == "resample" and guides else None
+        self.proposal = _Proposal(logits_processor, guides) if self.is_weighted and guides else None
         self.processors = LogitsProcessorList([self.proposal]) if self.proposal else logits_processor
         self.prompt_length, self.per_prompt = prompts.shape[1], config.num_rows
         mask = model_kwargs.get("attention_mask")
@@ -186,7 +188,7 @@ class _Search:
         self.at_start = self.scorer.rewards(self.own_prompts, [[] for _ in self.own_prompts])
         self.rewards = list(self.at_start)
         self.log_weights = [0.0] * len(prompts)
-        self.effective_sizes: list[list[float]] = []  # after each block, of each prompt
+        self.effective_sizes: list[list[float]] = []  # of particles: after each block, of each prompt
         self.policy_tokens = 0
         self._go_on_with([row for row in range(len(prompts)) for _ in range(self.per_prompt)])
 
@@ -200,15 +202,12 @@ class _Search:
             self._select_rows(returned)
             if streamer is not None:
                 streamed = self._stream(streamer, streamed)
-        is_weighted = self.config.search == "resample"
-        self._note_effective_sizes()
-        normalizers = [log_mean_exp(group) for group in self._groups(self.log_weights)]
-        if not is_weighted:
-            is_drawn = self.config.search_return == "draw"
-            gains = [reward - self.at_start[row // self.per_prompt] for row, reward in enumerate(self.rewards)]
-            self.log_weights = [self.config.beta * gain if is_drawn else 0.0 for gain in gains]
-        weights = [weight for group in self._groups(self.log_weights) for weight in normalized(group)]
-        rows, rewards = self._sequences(), self._gains()
+        gains = [reward - self.at_start[row // self.per_prompt] for row, reward in enumerate(self.rewards)]
+        if not self.is_weighted:
+            self.log_weights = [self.config.beta * gain if self.is_drawn else 0.0 for gain in gains]
+        groups = self._groups(self.log_weights)
+        rows, rewards = self._sequences(), torch.tensor(gains)
+        weights = torch.tensor([weight for group in groups for weight in normalized(group)])
         chosen = self._final(returned)
         self._go_on_with(chosen, cached=False)
         if streamer is not None:
@@ -216,22 +215,14 @@ class _Search:
         return SearchOutput(
             sequences=self._sequences(),
             rewards=rewards[chosen],
-            weights=torch.tensor(weights)[chosen],
+            weights=weights[chosen],
             row_sequences=rows,
             row_rewards=rewards,
-            row_weights=torch.tensor(weights),
-            effective_sizes=torch.tensor(self.effective_sizes).T if is_weighted else None,
-            log_normalizer=torch.tensor(normalizers) if is_weighted else None,
+            row_weights=weights,
+            effective_sizes=torch.tensor(self.effective_sizes).T if self.is_weighted else None,
+            log_normalizer=torch.tensor([log_mean_exp(group) for group in groups]) if self.is_weighted else None,
             policy_tokens=self.policy_tokens,
         )
-
-    def _gains(self) -> Tensor:
-        """The reward of each row above that of its prompt."""
-        starts = [start for start in self.at_start for _ in range(self.per_prompt)]
-        return torch.tensor([reward - start for reward, start in zip(self.rewards, starts, strict=True)])
-
-    def _note_effective_sizes(self) -> None:
-        self.effective_sizes.append([effective_size(group) for group in self._groups(self.log_weights)])
 
     def _read_prompts(self, prompts: Tensor) -> None:
         """Reads all but the last token of each prompt, once. The loop reads the last one in every row."""
@@ -282,10 +273,11 @@ class _Search:
             if ratios is not None:
                 self.log_weights[row] += sum(ratios[row][: len(responses[row]) - before[row]])
             self.rewards[row] = reward
+        if self.is_weighted:
+            self.effective_sizes.append([effective_size(group) for group in self._groups(self.log_weights)])
 
     def _select_rows(self, returned: int) -> None:
         keep: list[int] = []
-        self._note_effective_sizes()
         for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
             first = prompt * self.per_prompt
             places = list(range(self.per_prompt))
@@ -293,9 +285,7 @@ class _Search:
                 places = ranked(rewards, 1) * self.per_prompt
             elif self.config.search == "halve":
                 places = sorted(ranked(rewards, max(returned, math.ceil(self.per_prompt / 2))))
-            elif self.config.search == "resample" and (
-                effective_size(weights) < _LEAST_EFFECTIVE_SHARE * self.per_prompt
-            ):
+            elif self.is_weighted and self.effective_sizes[-1][prompt] < _LEAST_EFFECTIVE_SHARE * self.per_prompt:
                 power = power_for(weights, self.config.soften * self.per_prompt)
                 drawn_by = [power * weight for weight in weights]
                 places = resampled(drawn_by, self.per_prompt, float(torch.rand(())))
@@ -309,9 +299,10 @@ class _Search:
     def _final(self, returned: int) -> list[int]:
         chosen: list[int] = []
         for prompt, (rewards, weights) in enumerate(self._rewards_and_weights()):
-            wish = self.config.search_return
-            is_drawn = wish == "draw" or (wish == "auto" and self.config.search == "resample")
-            places = resampled(weights, returned, float(torch.rand(()))) if is_drawn else ranked(rewards, returned)
+            if self.is_drawn:
+                places = resampled(weights, returned, float(torch.rand(())))
+            else:
+                places = ranked(rewards, returned)
             chosen += [prompt * self.per_prompt + place for place in places]
         return chosen
 

@@ -29,7 +29,6 @@ class Backbone:
         dtype: Its precision.
         state: Tells whether what was read is still what the decoder would give.
         longest: How many tokens it can read, if there is a limit.
-        is_in_one_place: Whether all its weights are on that device.
         is_recurrent: Whether some layers keep a state in place of keys and values, which cannot be cropped.
     """
 
@@ -38,11 +37,14 @@ class Backbone:
         self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
         self.config = self._decoder.config.get_text_config()  # type: ignore[operator, union-attr]
         self.device, self.dtype = input_device(reward_model), next(reward_model.parameters()).dtype
-        places = {parameter.device for parameter in self._decoder.parameters()}
-        self.is_in_one_place = places == {self.device}
         self.state = ModelState(self._decoder)
         self.longest = learned_positions(reward_model)
         self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
+
+    @property
+    def is_in_one_place(self) -> bool:
+        """Whether all its weights are on `device`."""
+        return all(parameter.device == self.device for parameter in self._decoder.parameters())
 
     @property
     def mask_dtype(self) -> torch.dtype:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -250,26 +251,20 @@ class RowReader:
             Hidden states of the last token and of the continuations, shape `[read, 1 + k, hidden]`.
         """
         self.tokens_computed += new.numel() + (0 if continuations is None else continuations.numel())
-        if self._recorder is None or new.shape[1] > 1 or starts is not None or rows is not None:
-            return self._read_ends(new, lengths, width, continuations, starts, rows, row_count)
         inputs = (new, lengths) if continuations is None else (new, lengths, continuations)
-
-        def one_pass(new: Tensor, lengths: Tensor, continuations: Tensor | None = None) -> Tensor:
-            return self._read_ends(new, lengths, width, continuations)
-
+        one_pass = partial(self._pass, width, starts, rows, row_count or len(new))
+        if self._recorder is None or new.shape[1] > 1 or starts is not None or rows is not None:
+            return one_pass(*inputs)
         return self._recorder.run(one_pass, inputs, width, self.buffer.allocations)
 
-    def _read_ends(
-        self,
-        new: Tensor,
-        lengths: Tensor,
-        width: int,
-        continuations: Tensor | None = None,
-        starts: Tensor | None = None,
-        rows: Tensor | None = None,
-        row_count: int = 0,
-    ) -> Tensor:
-        """The pass of `read_ends`: it never looks at the device, and its shapes depend on those of its inputs only."""
+    def _pass(self, width: int, starts: Tensor | None, rows: Tensor | None, row_count: int, *inputs: Tensor) -> Tensor:
+        """The pass of `read_ends`: it never looks at the device, and its shapes depend on those of its inputs only.
+
+        The inputs, which a recording keeps in memory of its own, are the new tokens, the lengths, and perhaps the
+        continuations.
+        """
+        new, lengths, *rest = inputs
+        continuations = rest[0] if rest else None
         missing, device = new.shape[1], new.device
         columns = lengths[:, None] + torch.arange(-missing, 0, device=device)
         # What stands in front of a row goes to the last column, which nobody sees.
@@ -281,7 +276,7 @@ class RowReader:
             columns = torch.cat([columns, lengths[:, None] + order], dim=1)
             first = torch.cat([first, lengths[:, None] + (order if starts is None else starts)], dim=1)
             below = torch.cat([below, lengths[:, None].expand_as(order)], dim=1)
-        self.buffer.place_next(row_count or len(new), columns, width, rows)
+        self.buffer.place_next(row_count, columns, width, rows)
         positions = below + columns - first
         masks = self._masks(columns, first, below, positions, width)
         return self.backbone.read(new, masks, positions, self.buffer)[:, missing - 1 :]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.policy_identity import fingerprint
@@ -120,7 +121,7 @@ class HiddenStateStore:
     @torch.no_grad()
     def _add_batch(self, work: Sequence[tuple[str, tuple[list[int], int]]], first: int) -> int:
         assert self._mapped is not None
-        device = next(self.model.backbone.parameters()).device
+        device = input_device(self.model.backbone)
         longest = max(len(ids) for _, (ids, _) in work)
         input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)

@@ -60,7 +60,7 @@ def one_step(family):
     reader = RowReader(model, use_cuda_graph=True)
     ids, lengths = torch.tensor([[5, 6, 7, 8], [9, 10, -1, -1]]), torch.tensor([4, 2])
     reader.read(ids, lengths, torch.tensor([[3, 4], [5, 6]]))
-    return model, reader, (ids[:, -1:].clamp(min=0), lengths, 128, torch.tensor([[7, 8], [9, 10]]))
+    return model, reader, (128, None, None, 2, ids[:, -1:].clamp(min=0), lengths, torch.tensor([[7, 8], [9, 10]]))
 
 
 @pytest.mark.parametrize("family", SIBLING_FAMILIES)
@@ -69,7 +69,7 @@ def test_no_pass_looks_at_the_device(family):
     # A look would end the recording of a graph.
     _, reader, arguments = one_step(family)
     with Looks() as looks:
-        reader._read_ends(*arguments)
+        reader._pass(*arguments)
     assert looks.count == 0
 
 
@@ -78,6 +78,6 @@ def test_no_pass_looks_at_the_device(family):
 def test_the_pass_is_one_graph(family):
     # Nothing in it depends on values, so it compiles without a break.
     model, reader, arguments = one_step(family)
-    expected = find_score_head(model)(reader._read_ends(*arguments))
-    compiled = torch.compile(reader._read_ends, backend="eager", fullgraph=True)
+    expected = find_score_head(model)(reader._pass(*arguments))
+    compiled = torch.compile(reader._pass, backend="eager", fullgraph=True)
     torch.testing.assert_close(find_score_head(model)(compiled(*arguments)), expected)

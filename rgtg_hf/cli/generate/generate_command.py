@@ -14,7 +14,7 @@ from rgtg_hf.cli.model_pair import add_generation_options, add_guidance_options,
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, encode_prompts, read_prompt_rows, read_prompts
-from rgtg_hf.config import DEFAULTS, OF_SAMPLING
+from rgtg_hf.config import OF_CALLS
 
 __all__ = ["run"]
 
@@ -159,6 +159,5 @@ def _parser() -> LineParser:
     add("--top_p", type=float, default=1.0, help="sample from the smallest set of candidates with this probability")
     add("--batch_size", type=int, default=8, help="prompts decoded together")
     add_generation_options(parser, max_new_tokens=128)
-    others = [name for name in DEFAULTS if name not in ("beta", *OF_SAMPLING)]
-    add_guidance_options(parser, *others)
+    add_guidance_options(parser, *(name for name in OF_CALLS if name not in ("beta", "top_k")))  # which are there
     return parser
