@@ -1,7 +1,12 @@
-"""Best-of-n: the policy writes several responses, or blocks of a response, and a reward model chooses the best.
+"""Searches: the policy writes several responses, or blocks of a response, and a reward model selects among them.
 
-No step is guided, so the divergence from the policy is not known exactly. For distinct rewards it has a bound:
-KL <= log n - (n - 1) / n per choice (Beirami et al., arXiv:2401.01879).
+A selection is not a step of a policy, so the divergence from the policy is not known exactly. It has upper bounds:
+
+- for a choice of the best, KL <= log n - (n - 1) / n if rewards are distinct (Beirami et al., arXiv:2401.01879);
+- for a particle that is drawn by its weight, KL <= E[ beta (r(x, y) - r(x)) - log Z' ], where Z' is the normalizer as
+  the particles estimate it. This is the divergence of all particles together from particles of which one is a response
+  of the policy (the extended target of Andrieu et al., 2010, https://doi.org/10.1111/j.1467-9868.2009.00736.x), and
+  forgetting the others cannot increase it. It is an expectation: a single response may have a negative term.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import set_seed
+from transformers import LogitsProcessor, LogitsProcessorList, set_seed
 
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.generation import generate_guided
@@ -84,6 +89,8 @@ def search_responses(
     max_new_tokens: int,
     seed: int,
     block_size: int = 8,
+    beta: float = 1.0,
+    guide: LogitsProcessor | None = None,
 ) -> SampledResponses:
     """Responses of a search among rows that are sampled from the policy's `top_k` most likely tokens.
 
@@ -92,37 +99,45 @@ def search_responses(
         tokenizer: Its tokenizer.
         inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
         reward_model: A reward model with the policy's tokens. Only for `"none"` it may be trained on whole responses.
-        search: `"none"` for best-of-n, `"best"` for block-wise best-of-n, `"halve"` for best-of-n with early stopping;
-            see [`search`][rgtg_hf.decoding.search].
+        search: `"none"` for best-of-n, `"best"` for block-wise best-of-n, `"halve"` for best-of-n with early stopping,
+            `"resample"` for particles; see [`search`][rgtg_hf.decoding.search].
         n: Rows per prompt.
         top_k: Number of candidates per sampling step.
         max_new_tokens: Largest number of tokens per response.
         seed: Seed of sampling.
         block_size: Tokens per block.
+        beta: Strength of particles. The other selections rank the rows.
+        guide: A processor that guides the rows within their blocks, with the same number of candidates.
 
     Returns:
-        The best response to each prompt. Its divergence is the upper bound: log n nats for `"halve"`, whose choice is
-        not known to be that of the highest reward.
+        The best response to each prompt, or one that is drawn for `"resample"`. Its divergence is the upper bound: log
+        n nats for `"halve"`, whose choice is not known to be that of the highest reward. Particles are compared with
+        the policy, the others with the policy under the guide.
     """
     config = copy.deepcopy(policy.generation_config)
     # The search selects the candidates, so the top_k of generate() is switched off.
     config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_new_tokens)
     config.update(pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)
-    guidance = RewardGuidanceConfig(search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=1.0)
+    guidance = RewardGuidanceConfig(search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=beta)
+    guides = LogitsProcessorList([] if guide is None else [guide])
     set_seed(seed)
     start = time.perf_counter()
     with torch.inference_mode():
         found = generate_guided(
-            policy.generate, policy, reward_model, None, config, None, guidance_config=guidance, **inputs
+            policy.generate, policy, reward_model, None, config, guides, guidance_config=guidance, **inputs
         )
     seconds = time.perf_counter() - start
     response_ids = found.sequences[:, inputs["input_ids"].shape[1] :]
     mask = response_mask(response_ids, end_token_ids(policy))
     ids = kept_ids(response_ids, mask)
-    choices = [math.ceil(len(own) / block_size) if search == "best" else 1 for own in ids]
+    if search == "resample":
+        divergences = (beta * found.rewards - found.log_normalizer).tolist()
+    else:
+        choices = [math.ceil(len(own) / block_size) if search == "best" else 1 for own in ids]
+        divergences = [math.log(n) if search == "halve" else best_of_n_divergence_bound(n, one) for one in choices]
     return SampledResponses(
         texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
-        divergences=[math.log(n) if search == "halve" else best_of_n_divergence_bound(n, one) for one in choices],
+        divergences=divergences,
         tokens=sum(map(len, ids)),
         seconds=seconds,
         ids=ids,

@@ -57,6 +57,7 @@ METHODS = {
     ),
     "blockwise": Method("block-wise best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True, search="best"),
     "halving": Method("best-of-n by halving, prefix RM", "reward_model", "ns", kl_is_bound=True, search="halve"),
+    "particles": Method("particles, prefix RM", "reward_model", "betas", kl_is_bound=True, search="resample"),
     "head": Method("steering head", "head", "betas", on_frontier=True),
     "offline": Method("fine-tuned policy", "fine_tuned", "offline_strengths", on_frontier=True),
 }
@@ -75,7 +76,8 @@ class Contestants:
         fine_tuned: A fine-tuned version of the policy.
         top_k: Candidates per step, for all methods.
         max_new_tokens: Largest number of tokens per response.
-        block_size: Tokens per block of block-wise best-of-n.
+        block_size: Tokens per block of a search.
+        num_rows: Rows of particles, whose strength is beta. The strength of the other searches is their rows.
     """
 
     policy: Any
@@ -87,6 +89,7 @@ class Contestants:
     top_k: int = 10
     max_new_tokens: int = 64
     block_size: int = 8
+    num_rows: int = 8
 
     def respond(self, method: str, strength: float, inputs: Mapping[str, Tensor], seed: int) -> SampledResponses:
         """Generates one response per prompt.
@@ -105,7 +108,9 @@ class Contestants:
         policy, tokenizer = self.policy, self.tokenizer
         settings: Any = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
         if kind.search is not None:
-            settings |= {"search": kind.search, "n": int(strength), "block_size": self.block_size}
+            ranks = kind.strengths == "ns"
+            chosen = {"n": int(strength)} if ranks else {"n": self.num_rows, "beta": strength}
+            settings |= {"search": kind.search, "block_size": self.block_size, **chosen}
             return search_responses(policy, tokenizer, inputs, model, **settings)
         if method == "head":
             with steering(policy, [(model, strength)], top_k=self.top_k) as head:

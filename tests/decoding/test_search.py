@@ -1,6 +1,5 @@
 """Search: with one row it is decoding, its caches change nothing, and its particles find the RLHF optimum."""
 
-import itertools
 from functools import partial
 
 import pytest
@@ -20,6 +19,7 @@ from rgtg_hf.config import SEARCHES
 from rgtg_hf.decoding.hub import generate_by_name
 from tests.decoding.test_generation import Collect
 from tests.decoding.test_reward_kinds import TOKENIZER, kinds
+from tests.enumeration import enumerated, small_models
 from tests.tiny_models import (
     EOS,
     FAMILIES,
@@ -153,27 +153,12 @@ def test_a_prompt_gets_the_same_response_alone_in_a_batch_and_in_a_split_batch(p
         assert (batched[len(alone) :] == PAD).all()
 
 
-def enumerated(policy, reward_model, prompt, length, beta):
-    """All responses of a length, log pi(y), and r(x, y) - r(x)."""
-    vocabulary = policy.config.vocab_size
-    responses = torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
-    whole = torch.cat([torch.tensor([prompt]).expand(len(responses), -1), responses], dim=1)
-    with torch.no_grad():
-        logits = policy(whole).logits[:, len(prompt) - 1 : -1].log_softmax(-1)
-        rewards = prefix_rewards(reward_model, whole)
-    likelihoods = logits.gather(2, responses[..., None])[..., 0].sum(-1)
-    return responses, likelihoods.double(), (rewards[:, -1] - rewards[:, len(prompt) - 1]).double()
-
-
 COPIES = 800
-SMALL = {"vocab_size": 6, "pad_token_id": 0, "eos_token_id": None, "bos_token_id": None, "initializer_range": 0.3}
 
 
 @pytest.fixture(scope="module")
 def small():
-    policy, reward_model = tiny_policy(**SMALL), tiny_reward_model(**SMALL)
-    reward_model.score.weight.data *= 0.2
-    return policy, reward_model
+    return small_models()
 
 
 def particles(small, rows, copies, seed=0, **settings):
@@ -193,7 +178,7 @@ def particles(small, rows, copies, seed=0, **settings):
 
 
 def test_particles_converge_to_the_rlhf_optimum(small):
-    responses, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    responses, likelihoods, rewards = enumerated(*small, [3, 4], 3)
     optimum = (likelihoods + rewards).softmax(0)
     codes = {tuple(row): place for place, row in enumerate(responses.tolist())}
     distances = []
@@ -209,7 +194,7 @@ def test_particles_converge_to_the_rlhf_optimum(small):
 
 
 def test_softened_draws_converge_to_the_optimum_too(small):
-    _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    _, likelihoods, rewards = enumerated(*small, [3, 4], 3)
     expected = float(((likelihoods + rewards).softmax(0) * rewards).sum())
     found = particles(small, 32, 200, soften=0.9)
     assert (found.effective_sizes < 16).any()
@@ -219,7 +204,7 @@ def test_softened_draws_converge_to_the_optimum_too(small):
 @pytest.mark.parametrize(("guided", "soften"), [(False, 0.0), (True, 0.0), (False, 0.9)])
 @pytest.mark.parametrize("block_size", [1, 2])
 def test_the_normalizer_is_unbiased(small, guided, soften, block_size):
-    _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    _, likelihoods, rewards = enumerated(*small, [3, 4], 3)
     expected = float((likelihoods + rewards).logsumexp(0).exp())
     processors = LogitsProcessorList([RewardGuidedLogitsProcessor(small[1], beta=0.7, top_k=0)] if guided else [])
     settings = {"block_size": block_size, "logits_processor": processors, "soften": soften}
@@ -267,7 +252,7 @@ def test_the_best_rows_or_drawn_ones_are_returned(policy, reward_model, search):
 
 
 def test_rows_drawn_in_the_end_are_self_normalized_importance_samples(small):
-    _, likelihoods, rewards = enumerated(*small, [3, 4], 3, 1.0)
+    _, likelihoods, rewards = enumerated(*small, [3, 4], 3)
     expected = float(((likelihoods + rewards).softmax(0) * rewards).sum())
     settings = {"beta": 1.0, "top_k": 0, "max_new_tokens": 3, "suppress_tokens": None, "num_rows": 32}
     found = searched(

@@ -220,22 +220,23 @@ def _parser() -> LineParser:
     add("--prompts", required=True, metavar="FILE", help="one prompt per line, or .jsonl rows with a `prompt`")
     add("--gold", required=True, help="the judge: vader, flesch, module:function, or another reward model")
     add("--output", required=True, metavar="DIR", help="the output folder; an interrupted evaluation continues")
-    add("--methods", nargs="+", metavar="METHOD", help="policy, greedy, pargs, pargs_greedy, args, "
-        "args_greedy, best_of_n, best_of_n_full, blockwise, halving, head, offline (default: all)")  # fmt: skip
-    add("--reward_model", help="a prefix reward model, for pargs, best_of_n, blockwise and halving")
+    add("--methods", nargs="+", metavar="METHOD", help="policy, greedy, pargs, pargs_greedy, args, args_greedy, "
+        "best_of_n, best_of_n_full, blockwise, halving, particles, head, offline (default: all)")  # fmt: skip
+    add("--reward_model", help="a prefix reward model, for pargs, best_of_n, blockwise, halving and particles")
     add("--full_reward_model", help="a reward model trained on whole responses, for args and best_of_n_full")
     add("--head", help="a steering head of the policy")
     add("--fine_tuned", help="the policy after offline fine-tuning (such as DPO), whole or as an adapter, for offline")
-    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering")
+    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering and of particles")
     add("--args_betas", type=float, nargs="+", help="strengths for args, whose rewards have another scale "
         "(default: --betas)")  # fmt: skip
-    add("--ns", type=int, nargs="+", default=[8], help="numbers of responses or blocks to choose from")
+    add("--ns", type=int, nargs="+", default=[8], help="numbers of responses or blocks to choose from; "
+        "the largest is the number of particles")  # fmt: skip
     add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
     add("--training_data", metavar="NAME", help="the training pairs, to warn of prompts that are among them")
     add("--pairs", metavar="NAME", help="held-out pairs, for the reward models' accuracy by fraction read")
     add("--top_k", type=int, default=10, help="candidates per step: the policy's most likely tokens")
     add("--max_new_tokens", type=int, default=64, help="largest number of tokens per response")
-    add("--block_size", type=int, default=8, help="tokens per block of blockwise")
+    add("--block_size", type=int, default=8, help="tokens per block of blockwise, halving and particles")
     add("--seed", type=int, default=0, help="seed of sampling")
     add("--batch_size", type=int, default=32, help="prompts decoded together")
     add("--no_chat_template", action="store_true", help="continue the prompts as they are")

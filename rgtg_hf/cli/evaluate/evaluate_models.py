@@ -32,6 +32,7 @@ def load_contestants(options: argparse.Namespace) -> Contestants:
         top_k=options.top_k,
         max_new_tokens=options.max_new_tokens,
         block_size=options.block_size,
+        num_rows=max(options.ns),
         **models,
     )
 

@@ -55,7 +55,11 @@ def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_re
     assert methods == {
         ("policy, sampled", 0),
         ("policy, greedy", 0),
-        *((name, beta) for name in ("PARGS", "PARGS-G", "ARGS", "ARGS, greedy") for beta in (1, 3)),
+        *(
+            (name, beta)
+            for name in ("PARGS", "PARGS-G", "ARGS", "ARGS, greedy", "particles, prefix RM")
+            for beta in (1, 3)
+        ),
         *(
             (name, n)
             for name in (
