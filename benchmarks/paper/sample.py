@@ -6,11 +6,11 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -60,6 +60,8 @@ class Sampler:
     settings: dict[str, Any]
     commit: str | None
 
+    order: ClassVar[Sequence[str]] = METHODS
+
     def __post_init__(self) -> None:
         for name in ("samples", "pilots"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ class Sampler:
 
     def run(self, methods: Iterable[str]) -> None:
         """Samples the missing pieces of some methods."""
-        for method in METHODS:
+        for method in self.order:
             if method in methods:
                 getattr(self, f"_{method}")()
 
@@ -289,7 +291,7 @@ def _beta_for(records: list[Any], target: float) -> float:
     """The beta whose divergence per response along the recorded generation is `target`, by bisection."""
     over = torch.stack([record.over for record in records])
     policy = torch.stack([record.policy for record in records]).double()
-    rewards = torch.stack([record.rewards for record in records]).double().nan_to_num()
+    rewards = torch.stack([record.increments for record in records]).double().nan_to_num()
 
     def divergence(beta: float) -> float:
         guided = (policy + beta * rewards).log_softmax(-1)

@@ -91,6 +91,7 @@ def search_responses(
     block_size: int = 8,
     beta: float = 1.0,
     guide: LogitsProcessor | None = None,
+    max_rows: int = 0,
 ) -> SampledResponses:
     """Responses of a search among rows that are sampled from the policy's `top_k` most likely tokens.
 
@@ -108,6 +109,7 @@ def search_responses(
         block_size: Tokens per block.
         beta: Strength of particles. The other selections rank the rows.
         guide: A processor that guides the rows within their blocks, with the same number of candidates.
+        max_rows: Rows that run at once; 0 for all.
 
     Returns:
         The best response to each prompt, or one that is drawn for `"resample"`. Its divergence is the upper bound: log
@@ -118,7 +120,9 @@ def search_responses(
     # The search selects the candidates, so the top_k of generate() is switched off.
     config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_new_tokens)
     config.update(pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)
-    guidance = RewardGuidanceConfig(search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=beta)
+    guidance = RewardGuidanceConfig(
+        search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=beta, max_rows=max_rows
+    )
     guides = LogitsProcessorList([] if guide is None else [guide])
     set_seed(seed)
     start = time.perf_counter()

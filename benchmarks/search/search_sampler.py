@@ -1,0 +1,138 @@
+"""Samples the responses of searches to the held-out prompts, for which.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, set_seed
+
+from benchmarks.paper.sample import Sampler
+from benchmarks.search.its_hub import particle_filtering
+from rgtg_hf import NextTokenRewardModel, steering
+from rgtg_hf.evaluation.best_of import search_responses
+from rgtg_hf.evaluation.divergence import response_mask
+from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
+
+__all__ = ["SearchSampler"]
+
+BLOCK_SIZE = 8
+BEST, PARTICLES, HALVED, ITS_HUB = (4, 8), 8, 16, 4  # rows
+BETAS = (0.5, 1.0, 2.0)  # of particles
+HEAD_BETA, GUIDED_BETA = 1.0, 1.0  # of the head that guides rows, and of the particles that it guides
+MAX_ROWS = 416
+
+
+class SearchSampler(Sampler):
+    """Writes the missing pieces of one task and seed, those of searches among them."""
+
+    order: ClassVar[tuple[str, ...]] = (
+        *("policy", "pargs", "blockwise", "particles", "head", "halving"),
+        *("guided_searches", "best_of_n", "its_hub", "dpo"),
+    )
+
+    def _search(self, model: Any, search: str, n: int, **settings: Any) -> SampledResponses:
+        policy, tokenizer = self._models
+        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
+        shared = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
+        shared |= {"search": search, "n": n, "block_size": BLOCK_SIZE, "seed": self.seed, "max_rows": MAX_ROWS}
+        return search_responses(policy, tokenizer, inputs, model, **shared | settings)
+
+    def _keep_searches(self, name: str, search: str, runs: dict[float, dict[str, Any]]) -> None:
+        """The missing pieces of a search, by their strengths."""
+        missing = [strength for strength in runs if not self._file(name, strength).exists()]
+        if missing and (model := self._reward_model("prefix")) is not None:
+            for strength in missing:
+                self._keep(name, strength, partial(self._search, model, search, **runs[strength]), "prefix")
+
+    def _blockwise(self) -> None:
+        self._keep_searches("blockwise", "best", {n: {"n": n} for n in BEST})
+
+    def _particles(self) -> None:
+        self._keep_searches("particles", "resample", {beta: {"n": PARTICLES, "beta": beta} for beta in BETAS})
+
+    def _halving(self) -> None:
+        self._keep_searches("halving", "halve", {HALVED: {"n": HALVED}})
+
+    def _guided_searches(self) -> None:
+        """Searches whose rows are guided by the steering head."""
+        saved = self.folder / f"{self.task}-head-{self.seed}"
+        model = self._reward_model("prefix")
+        if not saved.exists() or model is None:
+            return
+        policy, _ = self._models
+        head = NextTokenRewardModel.from_pretrained(saved).attach(policy)
+        with steering(policy, [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
+            for name, search, strength, settings in (
+                ("guided_blockwise", "best", 4, {"n": 4}),
+                ("guided_particles", "resample", GUIDED_BETA, {"n": PARTICLES, "beta": GUIDED_BETA}),
+                ("guided_halving", "halve", HALVED, {"n": HALVED}),
+            ):
+                self._keep(name, strength, partial(self._guided_search, guide, model, search, settings), "prefix")
+
+    def _guided_search(self, guide: Any, model: Any, search: str, settings: dict[str, Any]) -> SampledResponses:
+        sampled = self._search(model, search, guide=guide, **settings)
+        if search != "resample":
+            # The bound is the divergence from the guided policy. What the guide added is log guided / policy.
+            ratios = self._log_ratios(guide, sampled.ids)
+            moved = [bound + ratio for bound, ratio in zip(sampled.divergences, ratios, strict=True)]
+            sampled = replace(sampled, divergences=moved)
+        return sampled
+
+    def _log_ratios(self, guide: LogitsProcessor, responses: list[list[int]]) -> list[float]:
+        """log of the guided policy's probability of each response over the policy's, by writing it again."""
+        policy, tokenizer = self._models
+        follow = _Follow(guide, responses, self.settings["top_k"], tokenizer.pad_token_id)
+        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            policy.generate(
+                **inputs, max_new_tokens=max(map(len, responses)), do_sample=False, temperature=None, top_p=None,
+                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([follow]),
+            )  # fmt: skip
+        mask = response_mask(follow.ids, end_token_ids(policy))
+        return (torch.stack(follow.ratios, 1).masked_fill(~mask, 0.0)).sum(-1).tolist()
+
+    def _its_hub(self) -> None:
+        if self._file("its_hub", ITS_HUB).exists() or (model := self._reward_model("prefix")) is None:
+            return
+        if importlib.util.find_spec("its_hub") is None:
+            print("its_hub is left out, because its-hub is not installed", flush=True)
+            return
+        self._keep("its_hub", ITS_HUB, partial(self._filtered, model), "prefix")
+
+    def _filtered(self, model: Any) -> SampledResponses:
+        policy, tokenizer = self._models
+        set_seed(self.seed)
+        texts = particle_filtering(
+            policy, tokenizer, model, self._prompts, n=ITS_HUB, block_size=BLOCK_SIZE,
+            new_tokens=self.settings["max_new_tokens"],
+        )  # fmt: skip
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return SampledResponses(
+            texts=texts,
+            divergences=[float("nan")] * len(texts),
+            tokens=sum(map(len, ids)),
+            seconds=1.0,
+            ids=ids,
+        )
+
+
+class _Follow(LogitsProcessor):
+    """Makes greedy decoding write given responses, and notes log guided / policy of each token."""
+
+    def __init__(self, guide: LogitsProcessor, responses: list[list[int]], top_k: int, pad: int):
+        width = max(map(len, responses))
+        self.guide, self.top_k = guide, top_k
+        self.ids = torch.tensor([row + [pad] * (width - len(row)) for row in responses])
+        self.ratios: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Scores that leave only the next token of each response."""
+        chosen = self.ids[:, len(self.ratios), None]
+        guided = self.guide(input_ids, scores).double().log_softmax(-1)  # type: ignore[arg-type]
+        plain = scores.double().masked_fill(guided == -torch.inf, -torch.inf).log_softmax(-1)
+        self.ratios.append((guided - plain).gather(1, chosen)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)

@@ -1,0 +1,165 @@
+"""Which method when? Guidance by tokens, heads, searches and fine-tuning with the same preference pairs.
+
+    python -m benchmarks.search.which --stages train sample     hours on two cores; a run that was stopped continues
+    python -m benchmarks.search.which --stages report
+
+The task is the sentiment task of benchmarks/paper/table.py, with its prompts, pairs and models. its-hub's particle
+filtering is one of the methods if its-hub is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.estimates import estimate, mean_curve
+from benchmarks.models import COMMON, DPO, HEAD, KINDS, LORA, REWARD
+from benchmarks.paper.report import load
+from benchmarks.paper.table import train_models
+from benchmarks.record import ROOT, commit, record
+from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
+from benchmarks.tasks import TASKS
+from rgtg_hf.evaluation.chart import Series, draw_series
+from rgtg_hf.evaluation.statistics import bootstrap_interval
+
+TASK = "sentiment"
+STAGES = ("train", "sample", "report")
+SETTINGS: dict[str, Any] = {
+    "top_k": 10,
+    "max_new_tokens": 48,
+    "prompts": None,
+    "pilot_prompts": 24,
+    "draws": 8,
+    "dtype": "float32",
+}
+
+
+class Shown:
+    """How a method is shown: its name with `{n}` for its strength, and the rows that its caches hold for a prompt."""
+
+    def __init__(self, name: str, policy_rows: str, reward_rows: str, bound: bool = False, strength: str = ""):
+        self.name, self.rows, self.bound, self.strength = name, (policy_rows, reward_rows), bound, strength
+
+
+SHOWN = {
+    "policy": Shown("policy, sampled", "1", "0"),
+    "head": Shown("steering head", "1", "0", strength="beta {n:g}"),
+    "pargs": Shown("PARGS", "1", "1", strength="beta {n:g}"),
+    "best_of_n_prefix": Shown("best-of-n", "{n:g}", "0", True, "{n:g} rows"),
+    "blockwise": Shown("block-wise best-of-n", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "guided_blockwise": Shown("block-wise, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "halving": Shown("halving", "{n:g}", "{n:g}", True, "from {n:g} rows"),
+    "guided_halving": Shown("halving, guided by the head", "{n:g}", "{n:g}", True, "from {n:g} rows"),
+    "particles": Shown("particles", f"{PARTICLES}", f"{PARTICLES}", True, f"{PARTICLES} rows, beta {{n:g}}"),
+    "guided_particles": Shown(
+        "particles, guided by the head", f"{PARTICLES}", f"{PARTICLES}", True, f"{PARTICLES} rows, beta {{n:g}}"
+    ),
+    "its_hub": Shown("its-hub, particle filtering", "0", "0", strength="{n:g} rows"),
+    "dpo": Shown("DPO", "1", "0", strength="strength {n:g}"),
+}
+
+
+def report(folder: Path, pictures: Path) -> dict[str, Any]:
+    """The row of each method and strength, over the seeds that are there, and a picture."""
+    runs = load(folder, TASK)
+    plain = mean_curve(run.gold for of_seed in runs["policy"].values() for _, run in of_seed)
+    rows = []
+    for method, shown in SHOWN.items():
+        by_strength: dict[float, dict[int, Any]] = defaultdict(dict)
+        for seed, of_seed in runs.get(method, {}).items():
+            for place, (strength, run) in enumerate(of_seed):
+                # Draws of the policy, and betas of PARGS that differ between seeds, are told by their order.
+                key = {"policy": 0.0, "pargs": float(place)}.get(method, strength)
+                by_strength[key].setdefault(seed, []).append((strength, run))
+        for of_strength in by_strength.values():
+            found = [pair for pairs in of_strength.values() for pair in pairs]
+            gold = mean_curve(run.gold for _, run in found)
+            gain = [one - other for one, other in zip(gold, plain, strict=True)]
+            n = round(fmean(strength for strength, _ in found), 2)
+            timed = sum(run.sampled.seconds for _, run in found)
+            rows.append(
+                {
+                    "method": method,
+                    "name": shown.name,
+                    "setting": "" if method == "policy" else shown.strength.format(n=n),
+                    "seeds": sorted(of_strength),
+                    "gold": estimate(gold),
+                    "gain: 95 %": list(bootstrap_interval(gain)),
+                    "gold by seed": [
+                        fmean(fmean(run.gold) for _, run in pairs) for _, pairs in sorted(of_strength.items())
+                    ],
+                    "kl": fmean(fmean(run.sampled.divergences) for _, run in found),
+                    "kl is a bound": shown.bound,
+                    "tokens_per_s": sum(run.sampled.tokens for _, run in found) / timed,
+                    "rows in the caches": [rows.format(n=n) for rows in shown.rows],
+                }
+            )
+    _draw(rows, pictures)
+    return {"gold": TASKS[TASK].gold_name, "rows": rows}
+
+
+def _draw(rows: list[dict[str, Any]], pictures: Path) -> None:
+    policy = next(row for row in rows if row["method"] == "policy")
+    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["method"] != "policy" and row["kl"] == row["kl"]:
+            guided = row["method"].startswith("guided")
+            by_name["searches guided by the head" if guided else row["name"]].append(row)
+    series = []
+    for name, own in by_name.items():
+        bound = own[0]["kl is a bound"]
+        points = own if bound else [policy, *own]
+        series.append(
+            Series(
+                name + (" (KL: bound)" if bound else ""),
+                [row["kl"] for row in points],
+                [row["gold"][0] for row in points],
+                [row["gold"][1] for row in points],
+                line=not name.startswith("searches"),
+                dashed=bound,
+            )
+        )
+    draw_series(
+        series,
+        pictures / "which_method.png",
+        title="Gold reward and divergence of each method",
+        x_name="KL to the policy, nats per response",
+        y_name=f"{TASKS[TASK].gold_name}, mean ± standard error",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Any = parser.add_argument
+    add("--folder", type=Path, default=Path("outputs/which"), help="where finished pieces are kept")
+    add("--output", type=Path, help="folder of the report (default: benchmarks/results, and docs/assets for pictures)")
+    add("--stages", nargs="+", choices=STAGES, default=STAGES)
+    add("--models", nargs="+", choices=KINDS, default=["prefix", "head", "dpo"], help="models to train")
+    add("--methods", nargs="+", choices=SearchSampler.order, default=SearchSampler.order, help="methods to sample")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
+    add("--max_steps", type=int, default=-1, help="of training (default: all)")
+    add("--divergences", type=float, nargs="+", default=[1.0, 3.0, 9.0], help="nats that the betas of PARGS aim at")
+    for name, value in SETTINGS.items():
+        add(f"--{name}", type=type(value) if value is not None else int, default=value, help="as in paper/table.py")
+    options = parser.parse_args()
+    options.tasks, options.training_prompts, options.num_layers = [TASK], None, {TASK: 10}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if "train" in options.stages:
+        train_models(options)
+    if "sample" in options.stages:
+        settings = {name: getattr(options, name) for name in [*SETTINGS, "divergences"]}
+        for seed in options.seeds:
+            SearchSampler(options.folder, TASK, seed, settings, commit()).run(options.methods)
+    if "report" in options.stages:
+        pictures = options.output or ROOT / "docs" / "assets"
+        training = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
+        used = {name: getattr(options, name) for name in [*SETTINGS, "divergences", "seeds", "num_layers"]}
+        used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": training}
+        print(record("which_method", used, report(options.folder, pictures), options.output))
+
+
+if __name__ == "__main__":
+    main()
