@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rgtg_hf.cli.errors import LineParser, UserError, blame_input
-from rgtg_hf.cli.model_pair import add_generation_options, load_models, resolve_options
+from rgtg_hf.cli.model_pair import add_generation_options, add_guidance_options, load_models, resolve_options
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
 from rgtg_hf.inspection.page import GENERATOR, summary
 
@@ -74,4 +74,5 @@ def _parser() -> LineParser:
     add("prompt", help="the prompt")
     add("--output", metavar="FILE", default="inspect.html", help="the page; an earlier page is replaced")
     add_generation_options(parser, max_new_tokens=64)
+    add_guidance_options(parser, "search", "num_rows", "block_size")
     return parser

@@ -25,12 +25,14 @@ from transformers import LogitsProcessor, LogitsProcessorList, set_seed
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.generation import generate_guided
 from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.decoding.search import SearchOutput
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
 __all__ = [
     "best_of_n",
     "best_of_n_divergence_bound",
+    "search_divergence",
     "search_responses",
 ]
 
@@ -134,20 +136,36 @@ def search_responses(
     response_ids = found.sequences[:, inputs["input_ids"].shape[1] :]
     mask = response_mask(response_ids, end_token_ids(policy))
     ids = kept_ids(response_ids, mask)
-    if search == "resample":
-        divergences = (beta * found.rewards - found.log_normalizer).tolist()
-    else:
-        choices = [math.ceil(len(own) / block_size) if search == "best" else 1 for own in ids]
-        divergences = [math.log(n) if search == "halve" else best_of_n_divergence_bound(n, one) for one in choices]
     return SampledResponses(
         texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
-        divergences=divergences,
+        divergences=search_divergence(guidance, found, list(map(len, ids))),
         tokens=sum(map(len, ids)),
         seconds=seconds,
         ids=ids,
         log_likelihoods=_log_likelihoods(policy, kept_ids(inputs["input_ids"], inputs["attention_mask"]), ids),
         reward_model_tokens=found.reward_model_tokens,
     )
+
+
+def search_divergence(config: RewardGuidanceConfig, found: SearchOutput, lengths: Sequence[int]) -> list[float]:
+    """The upper bound of the divergence of responses that a search returned, one for each prompt.
+
+    Args:
+        config: The settings of the search, resolved.
+        found: Its output.
+        lengths: Tokens of each response.
+
+    Returns:
+        Nats per response. Those of particles are bounds in the mean over responses.
+    """
+    n, beta = config.num_rows or 1, config.beta or 0.0
+    if config.search == "resample":
+        gains, normalizers = found.rewards.tolist(), found.log_normalizer.tolist()  # type: ignore[union-attr]
+        return [beta * gain - normalizer for gain, normalizer in zip(gains, normalizers, strict=True)]
+    if config.search == "halve":  # its choice is not known to be that of the highest reward
+        return [math.log(n)] * len(lengths)
+    blocks = config.block_size if config.search == "best" else max(lengths)
+    return [best_of_n_divergence_bound(n, math.ceil(length / blocks)) for length in lengths]  # type: ignore[operator]
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.page import frame, page
+from rgtg_hf.inspection.search_trace import trace_search
 from rgtg_hf.inspection.trace import Trace, Tracer
 from rgtg_hf.rewards.policy_identity import output_embedding
 from rgtg_hf.rewards.source import source_of
@@ -87,7 +88,7 @@ def inspect(
         beta: Strength of steering, in nats per unit of reward. Like all settings, it defaults to that of the reward
             model's `guidance_config.json`.
         top_k: Candidates per step, the policy's most likely tokens.
-        guidance_config: Settings as an object. Arguments win over it. A search is left out: tokens are guided.
+        guidance_config: Settings as an object, those of a search too. Arguments win over it.
         max_new_tokens: Largest number of tokens per response.
         do_sample: Sample; otherwise choose the most likely candidate at each step.
         seed: Seed of sampling. The global random state does not change.
@@ -114,15 +115,14 @@ def inspect(
     _check_arguments(policy, tokenizer, reward_model, max_new_tokens, seed)
     for name, switch in (("do_sample", do_sample), ("chat_template", chat_template)):
         check_switch(name, switch)
-    settings = {"beta": beta, "top_k": top_k, "search": "tokens"}
+    settings = {"beta": beta, "top_k": top_k}
     own = getattr(policy, "generation_config", None)
     config: Any = resolve_guidance(settings, guidance_config, source_of(reward_model), own).config
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
     writing: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []
-    for strength in (config.beta, 0.0):
+    for one in (config, replace(config, beta=0.0, search="tokens")):
         with _seeded(seed, policy.device):
-            one = replace(config, beta=strength)
             traces.append(trace_response(policy, tokenizer, reward_model, ids, one, **writing))
     return Inspection(
         prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt),
@@ -155,7 +155,7 @@ def trace_response(
         reward_model: The reward model. It computes rewards even if beta is 0.
         input_ids: The prompt, shape `[1, length]`.
         guidance_config: The settings; with a beta of 0 for an unguided response.
-        do_sample: Sample at temperature 1; otherwise choose the most likely candidate.
+        do_sample: Sample at temperature 1; otherwise choose the most likely candidate. A search always samples.
         max_new_tokens: Largest number of tokens.
         on_step: Called with the trace after every token.
         stopping_criteria: Criteria that may end the response early, as in `generate()`.
@@ -168,35 +168,59 @@ def trace_response(
     """
     if policy.config.is_encoder_decoder:
         raise ValueError("The policy is an encoder-decoder; only decoder-only policies can be inspected.")
-    ends = policy.generation_config.eos_token_id
+    input_ids = input_ids.to(policy.device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    processor = RewardGuidedLogitsProcessor(
+    common = {"num_beams": 1, "pad_token_id": pad}
+
+    def write(config: RewardGuidanceConfig, more: Sequence[Any], listener: Any, **settings: Any) -> Trace:
+        processor = RewardGuidedLogitsProcessor(
+            reward_model,
+            guidance_config=config,
+            attention_mask=torch.ones_like(input_ids),  # one row: nothing is padded
+            pad_token_id=pad,
+            eos_token_id=policy.generation_config.eos_token_id,
+            collect_records=True,
+        )
+        tracer = Tracer(processor, tokenizer, None if listener is None else lambda: listener(tracer.trace))
+        policy.generate(
+            inputs=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            logits_processor=[processor, *more],
+            streamer=tracer,
+            **common | settings,
+        )
+        return tracer.trace
+
+    if guidance_config.search == "tokens":
+        sampling = _SAMPLED if do_sample else dict.fromkeys(_SAMPLED)
+        return write(
+            guidance_config,
+            [],
+            on_step,
+            do_sample=do_sample,
+            max_new_tokens=max_new_tokens,
+            stopping_criteria=StoppingCriteriaList(stopping_criteria),
+            **sampling,
+        )
+    unguided = replace(guidance_config, beta=0.0, search="tokens")
+    return trace_search(
+        policy,
+        tokenizer,
         reward_model,
-        guidance_config=guidance_config,
-        attention_mask=torch.ones_like(input_ids),  # one row: nothing is padded
-        pad_token_id=pad,
-        eos_token_id=ends,
-        collect_records=True,
-    )
-    tracer = Tracer(processor, tokenizer, None if on_step is None else lambda: on_step(tracer.trace))
-    # The processor selects the candidates, so the top_k of generate() (50 by default) is switched off.
-    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} if do_sample else dict.fromkeys(_WARPING)
-    policy.generate(
-        inputs=input_ids.to(policy.device),
-        attention_mask=torch.ones_like(input_ids, device=policy.device),
-        do_sample=do_sample,
-        num_beams=1,
+        input_ids,
+        guidance_config,
+        lambda follow, length: write(
+            unguided, [follow], None, do_sample=False, max_new_tokens=length, **dict.fromkeys(_SAMPLED)
+        ),
+        on_step=on_step,
+        stopping_criteria=stopping_criteria,
         max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        logits_processor=[processor],
-        stopping_criteria=StoppingCriteriaList(stopping_criteria),
-        streamer=tracer,
-        **sampling,
+        **common | _SAMPLED,
     )
-    return tracer.trace
 
 
-_WARPING = ("temperature", "top_p", "top_k")
+# The processor selects the candidates, so the top_k of generate() (50 by default) is switched off.
+_SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat_template: bool = True) -> torch.Tensor:

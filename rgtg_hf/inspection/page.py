@@ -17,7 +17,7 @@ from rgtg_hf.version import __version__
 if TYPE_CHECKING:
     from rgtg_hf.inspection.trace import Trace
 
-__all__ = ["GENERATOR", "SWITCH", "frame", "key_html", "page", "styles", "summary"]
+__all__ = ["GENERATOR", "SWITCH", "frame", "key_html", "page", "reward_curves", "styles", "summary"]
 
 GENERATOR = '<meta name="generator" content="rgtg_hf '  # marks a page as made here
 SWITCH = '<label class="rgtg-switch"><input type="checkbox" class="rgtg-show-numbers"> show numbers</label>'
@@ -110,22 +110,31 @@ def summary(trace: Trace) -> str:
     """Reward, divergence, length and speed in one line."""
     reward = trace.rewards[-1] if trace.steps else 0.0
     divergence = trace.divergences[-1] if trace.steps else 0.0
+    bound = trace.divergence_bound
     return (
-        f"reward {signed(reward)} · KL {divergence:.2f} nats · {len(trace.steps)} tokens · "
-        f"{trace.tokens_per_second:.1f} tokens/s"
+        f"reward {signed(reward)} · KL {f'{divergence:.2f}' if bound is None else f'at most {bound:.2f}'} nats · "
+        f"{len(trace.steps)} tokens · {trace.tokens_per_second:.1f} tokens/s"
     )
 
 
-def _curves(guided: Trace, unguided: Trace) -> str:
+def reward_curves(guided: Trace, unguided: Trace) -> str:
+    """The curves of both rewards, as a `figure`."""
     rewards = [("guided", guided.rewards), ("unguided", unguided.rewards)]
     ends = ", ".join(f"{name} {signed(values[-1] if values else 0.0)}" for name, values in rewards)
+    curves = curves_svg("Cumulative reward", f"At the end: {ends}.", rewards)
+    return f"""<figure>
+<figcaption><strong>Cumulative reward</strong>: guided (solid line), unguided (dashed)</figcaption>
+{curves}</figure>"""
+
+
+def _curves(guided: Trace, unguided: Trace) -> str:
+    if guided.divergence_bound is not None:
+        return f'<div class="curves">{reward_curves(guided, unguided)}</div>'
     divergence = guided.divergences
     total = divergence[-1] if divergence else 0.0
-    reward_curves = curves_svg("Cumulative reward", f"At the end: {ends}.", rewards)
     kl_curve = curves_svg("Cumulative KL", f"At the end: {total:.2f} nats.", [("guided", divergence)])
     return f"""<div class="curves">
-<figure><figcaption><strong>Cumulative reward</strong>: guided (solid line), unguided (dashed)</figcaption>
-{reward_curves}</figure>
+{reward_curves(guided, unguided)}
 <figure><figcaption><strong>Cumulative KL</strong> of guided to the policy, nats</figcaption>
 {kl_curve}</figure>
 </div>"""

@@ -30,19 +30,31 @@ class _StopWhenSet(StoppingCriteria):
 class _Turns:
     """Lets two threads take turns, token by token, until one of them ends.
 
-    They never compute at the same time, so that neither slows the other and both speeds can be compared.
+    They never compute at the same time, so that neither slows the other and both speeds can be compared. Each has
+    random numbers of its own from the same seed, as if it ran alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int, device: torch.device) -> None:
         self._changed = threading.Condition()
         self._turn = 0
         self._ended = [False, False]
+        self._gpu = device if device.type == "cuda" else None
+        torch.manual_seed(seed)
+        self._random = [self._random_state()] * 2
 
     def wait(self, index: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._turn == index)
+        cpu, gpu = self._random[index]
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu, self._gpu)  # type: ignore[arg-type]
+
+    def _random_state(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return torch.get_rng_state(), None if self._gpu is None else torch.cuda.get_rng_state(self._gpu)
 
     def pass_on(self, index: int, ends: bool = False) -> None:
+        self._random[index] = self._random_state()
         with self._changed:
             self._ended[index] = self._ended[index] or ends
             if not self._ended[1 - index]:
@@ -60,6 +72,7 @@ def stream_side_by_side(
     do_sample: bool,
     max_new_tokens: int,
     stop: threading.Event,
+    seed: int = 0,
     interval: float = 0.25,
 ) -> Iterator[tuple[Trace, Trace]]:
     """Writes both responses in turn, one token at a time, and yields them while they grow.
@@ -69,10 +82,11 @@ def stream_side_by_side(
         tokenizer: The policy's tokenizer.
         reward_model: The reward model.
         input_ids: The prompt, shape `[1, length]`.
-        guidance_config: The settings of the first response. The second has a beta of 0 and is unguided.
-        do_sample: Sample; otherwise choose the most likely candidate.
+        guidance_config: The settings of the first response. The second has a beta of 0, no search, and is unguided.
+        do_sample: Sample; otherwise choose the most likely candidate. A search always samples.
         max_new_tokens: Largest number of tokens per response.
         stop: Ends both responses at their next token when it is set. They also end when the iterator is closed.
+        seed: Seed of both responses: each is what it would be alone. The global random state is left behind changed.
         interval: Seconds to wait before new tokens are yielded.
 
     Yields:
@@ -85,12 +99,12 @@ def stream_side_by_side(
     news: queue.Queue[None] = queue.Queue()
     traces = [Trace(), Trace()]
     errors: list[BaseException] = []
-    turns = _Turns()
+    turns = _Turns(seed, policy.device)
 
     def write(index: int, config: RewardGuidanceConfig) -> None:
         def on_step(trace: Trace) -> None:
             # A copy, because the reader iterates over it while new tokens are added.
-            traces[index] = Trace(list(trace.steps), trace.seconds)
+            traces[index] = replace(trace, steps=list(trace.steps))
             news.put(None)
             turns.pass_on(index)
             turns.wait(index)
@@ -115,7 +129,7 @@ def stream_side_by_side(
             turns.pass_on(index, ends=True)
             news.put(None)
 
-    configs = (guidance_config, replace(guidance_config, beta=0.0))
+    configs = (guidance_config, replace(guidance_config, beta=0.0, search="tokens"))
     threads = [threading.Thread(target=write, args=one, daemon=True) for one in enumerate(configs)]
     for thread in threads:
         thread.start()

@@ -64,10 +64,12 @@ class Trace:
     Attributes:
         steps: One per token.
         seconds: Time from the prompt to the last token, without what only the trace needed.
+        divergence_bound: Of a search, an upper bound of its divergence from the policy, in nats. No step has one.
     """
 
     steps: list[Step] = field(default_factory=list)
     seconds: float = 0.0
+    divergence_bound: float | None = None
 
     @property
     def text(self) -> str:

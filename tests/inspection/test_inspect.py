@@ -1,13 +1,17 @@
 """What an inspection says is what the models say, recomputed from its texts."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 import rgtg_hf
-from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.config import resolve_guidance
+from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound
 from rgtg_hf.inspection.inspect import display_name, encode_prompt, trace_response
+from rgtg_hf.inspection.page import summary
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
 SETTINGS = {"beta": 2.0, "top_k": 5, "max_new_tokens": 8}
@@ -74,6 +78,40 @@ def test_messages_are_prompts_too(policy, tokenizer, reward_model):
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi!"}]
     found = rgtg_hf.inspect(policy, tokenizer, reward_model, messages, top_k=5, max_new_tokens=2)
     assert found.prompt == "system: Be kind.\nuser: Hi!"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("search", ["best", "resample", "halve", "none"])
+def test_a_search_is_shown_with_its_rewards_and_its_bound(search, policy, tokenizer, reward_model):
+    config = RewardGuidanceConfig(search=search, num_rows=3, block_size=3, beta=2.0, top_k=5)
+    shown = []
+    trace = trace_response(
+        policy, tokenizer, reward_model, encode_prompt(tokenizer, "Hi!"), resolve_guidance({}, config).config,
+        do_sample=True, max_new_tokens=8, on_step=lambda trace: shown.append(trace.text),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    found = rgtg_hf.inspect(policy, tokenizer, reward_model, "Hi!", guidance_config=config, max_new_tokens=8)
+    ids = encode_prompt(tokenizer, "Hi!")
+    torch.manual_seed(0)
+    output = policy.generate(
+        ids, custom_generate=rgtg_hf.reward_guided_generate, reward_model=reward_model, guidance_config=config,
+        max_new_tokens=8, do_sample=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    response = output.sequences[0, ids.shape[1] :]
+    assert "".join(step.text for step in found.guided.steps) == tokenizer.decode(response)
+    assert found.guided.rewards[-1] == pytest.approx(output.rewards.item(), abs=1e-4)
+    bound = {
+        "best": best_of_n_divergence_bound(3, -(-len(response) // 3)),
+        "resample": max(0.0, 2.0 * output.rewards.item() - (output.log_normalizer or torch.zeros(1)).item()),
+        "halve": math.log(3),
+        "none": best_of_n_divergence_bound(3),
+    }[search]
+    assert found.guided.divergence_bound == pytest.approx(bound, abs=1e-4)
+    assert "KL at most" in summary(found.guided)
+    assert "Cumulative KL" not in found.to_html()
+    assert found.unguided.divergence_bound is None
+    assert found.unguided.steps == rgtg_hf.inspect(policy, tokenizer, reward_model, "Hi!", **SETTINGS).unguided.steps
+    assert trace.text.startswith(shown[-1])
 
 
 @pytest.mark.parametrize(

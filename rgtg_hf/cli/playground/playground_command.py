@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from rgtg_hf.cli.errors import LineParser, UserError
@@ -65,7 +64,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         check_model_name("--model", name)
     for name in options.reward_models:
         check_model_name("--reward_model", name)
-    options.guidance = replace(resolve_options(options, options.reward_models[0]), search="tokens")
+    options.guidance = resolve_options(options, options.reward_models[0])
     if not abs(options.beta) <= _LARGEST_BETA:
         raise UserError(f"--beta is {options.beta}; the slider goes from {-_LARGEST_BETA:g} to {_LARGEST_BETA:g}")
     check_at_least_one(options, "max_new_tokens")
@@ -85,7 +84,7 @@ def _parser() -> LineParser:
     add = parser.add_argument
     add("--model", dest="models", nargs="+", required=True, help="policies to choose from: folders or hub names")
     add("--reward_model", dest="reward_models", nargs="+", required=True, help="reward models to choose from")
-    add_guidance_options(parser, "beta", "top_k")
+    add_guidance_options(parser, "beta", "top_k", "search", "num_rows", "block_size")
     add("--max_new_tokens", type=int, default=64, help="largest number of tokens per response")
     add("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 allows other machines")
     add("--port", type=int, help="the port (default: the first free one from 7860)")

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.playground.playground_command import make_app
 
-SETTINGS = {"prompt": "Hi!", "beta": 2.0, "tokens": 4, "sample": False}
+SETTINGS = {"prompt": "Hi!", "beta": 2.0, "top_k": 5, "tokens": 4, "sample": False, "seed": 0}
+SETTINGS |= {"search": "tokens", "num_rows": 3, "block_size": 2}
 REQUEST = SimpleNamespace(session_hash="one")
 
 
@@ -25,16 +27,39 @@ def app(policy_folder, reward_folder, foreign_reward_folder):
 
 
 def answer(app, policy=0, reward_model=0, **settings):
-    return list(app._generate(policy, reward_model, **SETTINGS | settings, request=REQUEST))
+    chosen = {"policy": policy, "reward_model": reward_model} | SETTINGS | settings
+    return list(app._generate(**chosen, request=REQUEST))
 
 
 def test_both_sides_stream_and_end(app):
-    *_, (status, guided, unguided, key) = answer(app)
+    *_, (status, guided, unguided, key, curves) = answer(app)
     assert "Done." in status
     assert guided.count('role="option"') >= 1
     assert "Guided" in guided
     assert "KL 0.00 nats" in unguided
     assert "or more" in key
+    assert "<polyline" in curves
+
+
+@pytest.mark.parametrize("search", ["best", "resample", "halve", "none"])
+def test_a_search_is_shown_with_its_bound(app, search):
+    *_, (status, guided, unguided, *_) = answer(app, search=search, sample=True)
+    assert "Done." in status
+    assert "KL at most" in guided
+    assert "KL 0.00 nats" in unguided
+
+
+def test_the_seed_decides(app):
+    texts = [answer(app, seed=seed, sample=True, tokens=6)[-1] for seed in (0, 0, 1)]
+    written = [[re.findall("<bdi>([^<]*)</bdi>", part) for part in text[1:3]] for text in texts]
+    assert written[0] == written[1]
+    assert written[0] != written[2]
+
+
+def test_models_are_loaded_at_the_start(app, policy_folder, foreign_reward_folder):
+    assert app._loaded[0] == (0, 0)
+    with pytest.raises(UserError, match="different vocabularies"):
+        asyncio.run(within_a_loop(make_app, ["--model", policy_folder, "--reward_model", foreign_reward_folder]))
 
 
 def test_beta_changes_the_steered_side_alone(app):
