@@ -110,8 +110,8 @@ class Playground:
             )
             gr.Examples([[one] for one in _EXAMPLES], prompt, label="Examples", elem_id="examples")
             with gr.Row():
-                start = gr.Button("Generate", variant="primary", elem_id="generate")
-                stop = gr.Button("Stop", elem_id="stop")
+                start = gr.Button("Generate", variant="primary", min_width=100, elem_id="generate")
+                stop = gr.Button("Stop", min_width=100, elem_id="stop")
             status = gr.HTML(_status("Ready."), elem_id="status")
             # The settings come after the result, so that a phone shows the result first.
             with gr.Row():

@@ -162,7 +162,7 @@ def inspected(browser, policy_folder, reward_folder, tmp_path):
 
 
 def test_the_page_runs_without_complaint_and_its_hostile_prompt_does_nothing(inspected):
-    assert inspected.title == "What the reward did"
+    assert inspected.title == "Rewards token by token"
     assert inspected.get_log("browser") == []
     assert "<img src=x" in text(inspected, ".prompt")
 
