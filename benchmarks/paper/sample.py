@@ -23,7 +23,8 @@ from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.evaluation.best_of import best_of_n, best_of_n_divergence_bound, search_responses
+from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
+from rgtg_hf.evaluation.best_of import best_of_n, search_responses
 from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.files import write_whole

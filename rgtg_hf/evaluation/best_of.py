@@ -1,18 +1,8 @@
-"""Searches: the policy writes several responses, or blocks of a response, and a reward model selects among them.
-
-A selection is not a step of a policy, so the divergence from the policy is not known exactly. It has upper bounds:
-
-- for a choice of the best, KL <= log n - (n - 1) / n if rewards are distinct (Beirami et al., arXiv:2401.01879);
-- for a particle that is drawn by its weight, KL <= E[ beta (r(x, y) - r(x)) - log Z' ], where Z' is the normalizer as
-  the particles estimate it. This is the divergence of all particles together from particles of which one is a response
-  of the policy (the extended target of Andrieu et al., 2010, https://doi.org/10.1111/j.1467-9868.2009.00736.x), and
-  forgetting the others cannot increase it. It is an expectation: a single response may have a negative term.
-"""
+"""Searches: the policy writes several responses, or blocks of a response, and a reward model selects among them."""
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,33 +15,14 @@ from transformers import LogitsProcessor, LogitsProcessorList, set_seed
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.generation import generate_guided
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.decoding.search import SearchOutput
+from rgtg_hf.decoding.search_divergence import search_divergence
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
 __all__ = [
     "best_of_n",
-    "best_of_n_divergence_bound",
-    "search_divergence",
     "search_responses",
 ]
-
-
-def best_of_n_divergence_bound(n: int, choices: int = 1) -> float:
-    """Upper bound of the divergence of best-of-n from the policy: log n - (n - 1) / n nats for each choice among n.
-
-    Args:
-        n: Number of responses or blocks to choose from.
-        choices: Number of choices: 1 for whole responses, the number of blocks for blocks.
-
-    Example:
-        ```python
-        from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound
-
-        assert best_of_n_divergence_bound(1) == 0.0
-        ```
-    """
-    return choices * (math.log(n) - (n - 1) / n)
 
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
@@ -145,27 +116,6 @@ def search_responses(
         log_likelihoods=_log_likelihoods(policy, kept_ids(inputs["input_ids"], inputs["attention_mask"]), ids),
         reward_model_tokens=found.reward_model_tokens,
     )
-
-
-def search_divergence(config: RewardGuidanceConfig, found: SearchOutput, lengths: Sequence[int]) -> list[float]:
-    """The upper bound of the divergence of responses that a search returned, one for each prompt.
-
-    Args:
-        config: The settings of the search, resolved.
-        found: Its output.
-        lengths: Tokens of each response.
-
-    Returns:
-        Nats per response. Those of particles are bounds in the mean over responses.
-    """
-    n, beta = config.num_rows or 1, config.beta or 0.0
-    if config.search == "resample":
-        gains, normalizers = found.rewards.tolist(), found.log_normalizer.tolist()  # type: ignore[union-attr]
-        return [beta * gain - normalizer for gain, normalizer in zip(gains, normalizers, strict=True)]
-    if config.search == "halve":  # its choice is not known to be that of the highest reward
-        return [math.log(n)] * len(lengths)
-    blocks = config.block_size if config.search == "best" else max(lengths)
-    return [best_of_n_divergence_bound(n, math.ceil(length / blocks)) for length in lengths]  # type: ignore[operator]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.generation import generate_guided
-from rgtg_hf.evaluation.best_of import search_divergence
+from rgtg_hf.decoding.search_divergence import search_divergence
 from rgtg_hf.inspection.pieces import TextPieces
 from rgtg_hf.inspection.trace import Step, Trace
 

@@ -1,7 +1,7 @@
 import pytest
 
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound
+from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
 from rgtg_hf.evaluation.methods import METHODS, Contestants
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from tests.tiny_models import PAD, left_padded, tiny_policy, tiny_reward_model, tiny_steering_head

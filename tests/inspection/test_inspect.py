@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import rgtg_hf
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.config import resolve_guidance
-from rgtg_hf.evaluation.best_of import best_of_n_divergence_bound
+from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
 from rgtg_hf.inspection.inspect import display_name, encode_prompt, trace_response
 from rgtg_hf.inspection.page import summary
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
