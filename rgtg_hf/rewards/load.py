@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
 import rgtg_hf.rewards.next_token  # noqa: F401  makes `Auto...` classes know its checkpoints
+from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
 from rgtg_hf.rewards.source import remember_source
 
 __all__ = ["BASE_CONFIG", "HEADS", "has_trained_head", "load_model", "load_reward_model", "load_tokenizer", "reading"]
@@ -28,6 +29,8 @@ HEADS = ("score", "classifier")
 # The folder in an adapter's with the configuration of the model beneath it. It has a folder of its own, because
 # transformers takes a local folder with a config.json for a whole model.
 BASE_CONFIG = "base_config"
+# The arguments of `from_pretrained` that say where a configuration is read from.
+_WHERE = ("trust_remote_code", "revision", "token", "subfolder", "cache_dir", "local_files_only")
 
 
 def load_reward_model(name: str, revision: str | None = None, **kwargs: Any) -> Any:
@@ -124,6 +127,12 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
         ValueError: If its files are damaged or incomplete, or need code of their own that was not allowed.
     """
     kwargs = {"use_safetensors": True, "trust_remote_code": False} | kwargs
+    if auto_class is AutoModelForSequenceClassification:
+        with reading(name):
+            config = kwargs.get("config") or AutoConfig.from_pretrained(
+                name, **{key: kwargs[key] for key in _WHERE if key in kwargs}
+            )
+            ensure_sequence_classifier(config)
     verbosity = logging.get_verbosity()
     # Missing weights are an error below, and surplus ones are expected here: neither needs a report.
     logging.set_verbosity_error()

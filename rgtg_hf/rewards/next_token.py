@@ -140,6 +140,11 @@ class NextTokenRewardModel(PreTrainedModel):
         )
         self.post_init()
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: in custom code, buffers that a backbone computes from its configuration are left uninitialized."""
+        return False
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TokenHead):
             module.reset_parameters()

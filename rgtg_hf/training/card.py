@@ -97,6 +97,14 @@ _ADAPTER = _CLASSIFIER | {
         "`PeftModel.from_pretrained`."
     ),
 }
+_WITH_CODE = _ADAPTER | {
+    "hint": (
+        f"{_CLASSIFIER['hint']}\n\n"
+        "transformers has no sequence classifier for this architecture. To load the model without rgtg-hf, read\n"
+        "`modeling_reward.py` and pass `trust_remote_code=True` to\n"
+        "`AutoModelForSequenceClassification.from_pretrained`."
+    ),
+}
 _NEXT_TOKEN = _CLASSIFIER | {
     "what": (
         "A next-token reward model: it reads the beginning of a response and rates every next token at once, so it "
@@ -131,6 +139,7 @@ _STEERING_HEAD = {
 _WORDS = {
     "classifier": _CLASSIFIER,
     "adapter": _ADAPTER,
+    "classifier with code": _WITH_CODE,
     "next token": _NEXT_TOKEN,
     "steering head": _STEERING_HEAD,
 }
@@ -149,12 +158,13 @@ def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
         is_adapter: Whether its weights are an adapter (LoRA).
 
     Returns:
-        `"classifier"`, `"adapter"`, `"next token"` or `"steering head"`.
+        `"classifier"`, `"classifier with code"` (its class comes with the checkpoint), `"adapter"`, `"next token"` or
+        `"steering head"`.
     """
     if is_adapter:
         return "adapter"
     if config.get("model_type") != "next_token_reward":
-        return "classifier"
+        return "classifier with code" if config.get("auto_map") else "classifier"
     return "next token" if config.get("policy") is None else "steering head"
 
 

@@ -133,7 +133,7 @@ def keep_first_layers(config: PretrainedConfig, num_layers: int) -> None:
         num_layers: Number of layers to keep.
 
     Raises:
-        ValueError: If the model has fewer layers, or `num_layers` is below 1.
+        ValueError: If the model has fewer layers, `num_layers` is below 1, or no layer with attention would be left.
     """
     config = config.get_text_config()
     total = config.num_hidden_layers
@@ -145,6 +145,13 @@ def keep_first_layers(config: PretrainedConfig, num_layers: int) -> None:
         for name, value in config.to_dict().items()
         if "layer" in name and isinstance(value, list) and len(value) == total
     }
+    kinds = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None) or []
+    attention = [place for place, kind in enumerate(kinds) if "attention" in kind and "linear" not in kind]
+    if attention and num_layers <= attention[0]:
+        raise ValueError(
+            f"`num_layers` is {num_layers}, but the first {attention[0]} layers of this model have no attention, and "
+            f"without one its cache cannot be used: give at least {attention[0] + 1}."
+        )
     config.num_hidden_layers = num_layers
     for name, value in per_layer.items():
         setattr(config, name, value)
