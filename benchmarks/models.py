@@ -46,6 +46,7 @@ HEAD: dict[str, Any] = {
 # The paper uses LoRA of rank 16. Learning rate, beta and bfloat16 are what TRL suggests for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+TRAINING = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
 
 
 def load_policy() -> tuple[Any, Any]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import COMMON, DPO, HEAD, KINDS, LORA, REWARD, load_policy, train
+from benchmarks.models import KINDS, TRAINING, load_policy, train
 from benchmarks.paper.report import report_task
 from benchmarks.paper.sample import METHODS, Sampler
 from benchmarks.record import ROOT, commit, record
@@ -56,12 +57,12 @@ def train_models(options: argparse.Namespace) -> None:
                 print(f"trained {target.name} in {seconds:.0f} s", flush=True)
 
 
-def sample_texts(options: argparse.Namespace) -> None:
+def sample_texts(options: argparse.Namespace, sampler: type[Sampler] = Sampler) -> None:
     names = ("top_k", "max_new_tokens", "prompts", "pilot_prompts", "draws", "divergences", "dtype")
     settings = {name: getattr(options, name) for name in names}
     for seed in options.seeds:
         for task in options.tasks:
-            Sampler(options.folder, task, seed, settings, commit()).run(options.methods)
+            sampler(options.folder, task, seed, settings, commit()).run(options.methods)
 
 
 def write_report(options: argparse.Namespace) -> None:
@@ -71,18 +72,18 @@ def write_report(options: argparse.Namespace) -> None:
     settings = vars(options).copy()
     for name in ("folder", "output", "stages"):
         del settings[name]
-    training = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
-    print(record("paper_table", settings | {"training": training}, tasks, options.output))
+    print(record("paper_table", settings | {"training": TRAINING}, tasks, options.output))
 
 
 def _layers(text: str) -> dict[str, int]:
     return {task: int(number) for task, number in (part.split("=") for part in text.split(","))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None, folder: str, methods: Sequence[str]) -> argparse.ArgumentParser:
+    """The options of a comparison, which has a folder of its own and may have other methods."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Any = parser.add_argument
-    add("--folder", type=Path, default=Path("outputs/paper_table"), help="where finished pieces are kept")
+    add("--folder", type=Path, default=Path(folder), help="where finished pieces are kept")
     add("--output", type=Path, help="folder of the report (default: benchmarks/results, and docs/assets for pictures)")
     add("--stages", nargs="+", choices=STAGES, default=STAGES)
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
@@ -91,7 +92,7 @@ def main() -> None:
     add("--num_layers", type=_layers, default={"sentiment": 10, "plain": 4}, help="of reward models")
     add("--max_steps", type=int, default=-1, help="of training (default: all)")
     add("--training_prompts", type=int, help="prompts of the plain-language pairs, of 256 (default: all)")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to sample")
+    add("--methods", nargs="+", choices=methods, default=list(methods), help="methods to sample")
     add("--prompts", type=int, help="held-out prompts, of 104 (default: all)")
     add("--pilot_prompts", type=int, default=24, help="training prompts for choosing betas")
     add("--draws", type=int, default=8, help="responses of the policy to each prompt, for best-of-n")
@@ -99,7 +100,12 @@ def main() -> None:
     add("--dtype", default="float32", help="of reward models while they score; training is in float32")
     add("--top_k", type=int, default=10, help="candidates per step")
     add("--max_new_tokens", type=int, default=48, help="tokens per response at most")
-    add("--quick", action="store_true", help="small models, 16 prompts, one seed and a short training")
+    return parser
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "outputs/paper_table", METHODS)
+    parser.add_argument("--quick", action="store_true", help="small models, 16 prompts, one seed and a short training")
     options = parser.parse_args()
     if options.quick:
         for name, value in QUICK.items():

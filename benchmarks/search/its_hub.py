@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import end_token_ids
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 
@@ -18,7 +20,15 @@ __all__ = ["particle_filtering"]
 
 
 def particle_filtering(
-    policy: Any, tokenizer: Any, reward_model: Any, prompts: list[str], *, n: int, block_size: int, new_tokens: int
+    policy: Any,
+    tokenizer: Any,
+    reward_model: Any,
+    prompts: list[str],
+    *,
+    n: int,
+    block_size: int,
+    new_tokens: int,
+    top_k: int,
 ) -> list[str]:
     """One response to each prompt by its-hub's `ParticleFiltering`, a step of which has `block_size` tokens."""
     from its_hub.core.algorithms.particle_gibbs import ParticleFiltering
@@ -29,7 +39,7 @@ def particle_filtering(
         max_steps=new_tokens // block_size - 1, tokens_per_step=block_size, stop_token=end, temperature=1.0
     )
     filtering = ParticleFiltering(steps, _RewardModel(reward_model, tokenizer))
-    model = _LanguageModel(policy, tokenizer)
+    model = _LanguageModel(policy, tokenizer, top_k)
     return [asyncio.run(filtering.ainfer(model, prompt, n))["content"].removesuffix(end) for prompt in prompts]
 
 
@@ -44,8 +54,8 @@ def _encode(tokenizer: Any, messages: list[list[dict[str, str]]]) -> Any:
 
 
 class _LanguageModel:
-    def __init__(self, policy: Any, tokenizer: Any):
-        self.policy, self.tokenizer = policy, tokenizer
+    def __init__(self, policy: Any, tokenizer: Any, top_k: int):
+        self.policy, self.tokenizer, self.top_k = policy, tokenizer, top_k
 
     async def agenerate(
         self, messages_lst: list[Any], *, max_completion_tokens: int, temperature: float, **other: Any
@@ -56,14 +66,11 @@ class _LanguageModel:
         with torch.inference_mode():
             output = self.policy.generate(
                 **inputs, max_new_tokens=max_completion_tokens, do_sample=True, temperature=temperature, top_p=1.0,
-                top_k=10, pad_token_id=self.tokenizer.pad_token_id,
+                top_k=self.top_k, pad_token_id=self.tokenizer.pad_token_id,
             )  # fmt: skip
-        ends = end_token_ids(self.policy)
-        texts = []
-        for ids in output[:, inputs["input_ids"].shape[1] :].tolist():
-            stop = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-            texts.append(self.tokenizer.decode(ids[:stop]))
-        return [{"role": "assistant", "content": text} for text in texts]
+        written = output[:, inputs["input_ids"].shape[1] :]
+        steps = kept_ids(written, response_mask(written, end_token_ids(self.policy)))
+        return [{"role": "assistant", "content": text} for text in self.tokenizer.batch_decode(steps)]
 
 
 class _RewardModel:

@@ -16,6 +16,7 @@ from rgtg_hf import NextTokenRewardModel, steering
 from rgtg_hf.evaluation.best_of import search_responses
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
+from rgtg_hf.inspection.search_trace import Follow
 
 __all__ = ["SearchSampler"]
 
@@ -85,15 +86,16 @@ class SearchSampler(Sampler):
     def _log_ratios(self, guide: LogitsProcessor, responses: list[list[int]]) -> list[float]:
         """log of the guided policy's probability of each response over the policy's, by writing it again."""
         policy, tokenizer = self._models
-        follow = _Follow(guide, responses, self.settings["top_k"], tokenizer.pad_token_id)
+        follow = Follow(responses, tokenizer.pad_token_id)
+        ratios = _Ratios(guide, follow.ids)
         inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
             policy.generate(
                 **inputs, max_new_tokens=max(map(len, responses)), do_sample=False, temperature=None, top_p=None,
-                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([follow]),
+                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([ratios, follow]),
             )  # fmt: skip
         mask = response_mask(follow.ids, end_token_ids(policy))
-        return (torch.stack(follow.ratios, 1).masked_fill(~mask, 0.0)).sum(-1).tolist()
+        return torch.stack(ratios.found, 1).masked_fill(~mask, 0.0).sum(-1).tolist()
 
     def _its_hub(self) -> None:
         if self._file("its_hub", ITS_HUB).exists() or (model := self._reward_model("prefix")) is None:
@@ -108,7 +110,7 @@ class SearchSampler(Sampler):
         set_seed(self.seed)
         texts = particle_filtering(
             policy, tokenizer, model, self._prompts, n=ITS_HUB, block_size=BLOCK_SIZE,
-            new_tokens=self.settings["max_new_tokens"],
+            new_tokens=self.settings["max_new_tokens"], top_k=self.settings["top_k"],
         )  # fmt: skip
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         return SampledResponses(
@@ -120,19 +122,16 @@ class SearchSampler(Sampler):
         )
 
 
-class _Follow(LogitsProcessor):
-    """Makes greedy decoding write given responses, and notes log guided / policy of each token."""
+class _Ratios(LogitsProcessor):
+    """Notes log guided / policy of each token of given responses, shape `[rows, length]`."""
 
-    def __init__(self, guide: LogitsProcessor, responses: list[list[int]], top_k: int, pad: int):
-        width = max(map(len, responses))
-        self.guide, self.top_k = guide, top_k
-        self.ids = torch.tensor([row + [pad] * (width - len(row)) for row in responses])
-        self.ratios: list[torch.Tensor] = []
+    def __init__(self, guide: LogitsProcessor, ids: torch.Tensor):
+        self.guide, self.ids = guide, ids
+        self.found: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Scores that leave only the next token of each response."""
-        chosen = self.ids[:, len(self.ratios), None]
+        """The scores as they are."""
         guided = self.guide(input_ids, scores).double().log_softmax(-1)  # type: ignore[arg-type]
         plain = scores.double().masked_fill(guided == -torch.inf, -torch.inf).log_softmax(-1)
-        self.ratios.append((guided - plain).gather(1, chosen)[:, 0])
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        self.found.append((guided - plain).gather(1, self.ids[:, len(self.found), None])[:, 0])
+        return scores

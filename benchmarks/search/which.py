@@ -3,45 +3,44 @@
     python -m benchmarks.search.which --stages train sample     hours on two cores; a run that was stopped continues
     python -m benchmarks.search.which --stages report
 
-The task is the sentiment task of benchmarks/paper/table.py, with its prompts, pairs and models. its-hub's particle
+By default for the sentiment task of benchmarks/paper/table.py, with its prompts, pairs and models. its-hub's particle
 filtering is one of the methods if its-hub is installed.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.estimates import estimate, mean_curve
-from benchmarks.models import COMMON, DPO, HEAD, KINDS, LORA, REWARD
+from benchmarks.models import TRAINING
 from benchmarks.paper.report import load
-from benchmarks.paper.table import train_models
-from benchmarks.record import ROOT, commit, record
+from benchmarks.paper.table import make_parser, sample_texts, train_models
+from benchmarks.record import ROOT, record
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
 from benchmarks.tasks import TASKS
 from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.statistics import bootstrap_interval
 
-TASK = "sentiment"
-STAGES = ("train", "sample", "report")
-SETTINGS: dict[str, Any] = {
-    "top_k": 10,
-    "max_new_tokens": 48,
-    "prompts": None,
-    "pilot_prompts": 24,
-    "draws": 8,
-    "dtype": "float32",
-}
 
+class Shown(NamedTuple):
+    """How a method is shown. Texts have `{n}` where its strength stands.
 
-class Shown:
-    """How a method is shown: its name with `{n}` for its strength, and the rows that its caches hold for a prompt."""
+    Attributes:
+        name: Its name.
+        policy_rows: Rows of a prompt in the policy's cache.
+        reward_rows: Rows of a prompt in the reward model's cache.
+        bound: Whether its divergence is an upper bound.
+        strength: Its setting.
+    """
 
-    def __init__(self, name: str, policy_rows: str, reward_rows: str, bound: bool = False, strength: str = ""):
-        self.name, self.rows, self.bound, self.strength = name, (policy_rows, reward_rows), bound, strength
+    name: str
+    policy_rows: str
+    reward_rows: str
+    bound: bool = False
+    strength: str = ""
 
 
 SHOWN = {
@@ -62,9 +61,9 @@ SHOWN = {
 }
 
 
-def report(folder: Path, pictures: Path) -> dict[str, Any]:
+def report(folder: Path, task: str, pictures: Path) -> dict[str, Any]:
     """The row of each method and strength, over the seeds that are there, and a picture."""
-    runs = load(folder, TASK)
+    runs = load(folder, task)
     plain = mean_curve(run.gold for of_seed in runs["policy"].values() for _, run in of_seed)
     rows = []
     for method, shown in SHOWN.items():
@@ -94,14 +93,14 @@ def report(folder: Path, pictures: Path) -> dict[str, Any]:
                     "kl": fmean(fmean(run.sampled.divergences) for _, run in found),
                     "kl is a bound": shown.bound,
                     "tokens_per_s": sum(run.sampled.tokens for _, run in found) / timed,
-                    "rows in the caches": [rows.format(n=n) for rows in shown.rows],
+                    "rows in the caches": [rows.format(n=n) for rows in (shown.policy_rows, shown.reward_rows)],
                 }
             )
-    _draw(rows, pictures)
-    return {"gold": TASKS[TASK].gold_name, "rows": rows}
+    _draw(rows, task, pictures)
+    return {"gold": TASKS[task].gold_name, "rows": rows}
 
 
-def _draw(rows: list[dict[str, Any]], pictures: Path) -> None:
+def _draw(rows: list[dict[str, Any]], task: str, pictures: Path) -> None:
     policy = next(row for row in rows if row["method"] == "policy")
     by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -124,41 +123,28 @@ def _draw(rows: list[dict[str, Any]], pictures: Path) -> None:
         )
     draw_series(
         series,
-        pictures / "which_method.png",
-        title="Gold reward and divergence of each method",
+        pictures / f"which_method_{task}.png",
+        title=f"Gold reward and divergence of each method, {task}",
         x_name="KL to the policy, nats per response",
-        y_name=f"{TASKS[TASK].gold_name}, mean ± standard error",
+        y_name=f"{TASKS[task].gold_name}, mean ± standard error",
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add: Any = parser.add_argument
-    add("--folder", type=Path, default=Path("outputs/which"), help="where finished pieces are kept")
-    add("--output", type=Path, help="folder of the report (default: benchmarks/results, and docs/assets for pictures)")
-    add("--stages", nargs="+", choices=STAGES, default=STAGES)
-    add("--models", nargs="+", choices=KINDS, default=["prefix", "head", "dpo"], help="models to train")
-    add("--methods", nargs="+", choices=SearchSampler.order, default=SearchSampler.order, help="methods to sample")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
-    add("--max_steps", type=int, default=-1, help="of training (default: all)")
-    add("--divergences", type=float, nargs="+", default=[1.0, 3.0, 9.0], help="nats that the betas of PARGS aim at")
-    for name, value in SETTINGS.items():
-        add(f"--{name}", type=type(value) if value is not None else int, default=value, help="as in paper/table.py")
+    parser = make_parser(__doc__, "outputs/which", SearchSampler.order)
+    parser.set_defaults(tasks=["sentiment"], models=["prefix", "head", "dpo"])
     options = parser.parse_args()
-    options.tasks, options.training_prompts, options.num_layers = [TASK], None, {TASK: 10}
     options.folder.mkdir(parents=True, exist_ok=True)
     if "train" in options.stages:
         train_models(options)
     if "sample" in options.stages:
-        settings = {name: getattr(options, name) for name in [*SETTINGS, "divergences"]}
-        for seed in options.seeds:
-            SearchSampler(options.folder, TASK, seed, settings, commit()).run(options.methods)
+        sample_texts(options, SearchSampler)
     if "report" in options.stages:
         pictures = options.output or ROOT / "docs" / "assets"
-        training = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
-        used = {name: getattr(options, name) for name in [*SETTINGS, "divergences", "seeds", "num_layers"]}
-        used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": training}
-        print(record("which_method", used, report(options.folder, pictures), options.output))
+        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": TRAINING}
+        results = {task: report(options.folder, task, pictures) for task in options.tasks}
+        print(record("which_method", used, results, options.output))
 
 
 if __name__ == "__main__":

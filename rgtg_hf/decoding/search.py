@@ -37,7 +37,7 @@ from rgtg_hf.decoding.step import keep_candidates, select_candidates
 from rgtg_hf.private_names import SAMPLING_LOOP
 from rgtg_hf.scoring.scorer import Scorer
 
-__all__ = ["CandidateFilter", "SearchOutput", "search"]
+__all__ = ["CandidateFilter", "SearchOutput", "draws_rows", "search"]
 
 _LEAST_EFFECTIVE_SHARE = 0.5  # particles are drawn again when fewer than this share of the rows counts
 
@@ -90,6 +90,12 @@ class CandidateFilter(LogitsProcessor):
         """The scores, `-inf` for all but the candidates."""
         candidates = select_candidates(scores, self.config, self.vocabulary_size)
         return keep_candidates(scores, candidates, self.vocabulary_size)
+
+
+def draws_rows(config: RewardGuidanceConfig) -> bool:
+    """Whether the rows that a search returns are drawn by their weights, and not the best ones."""
+    wish = config.search_return
+    return wish == "draw" or (wish != "best" and config.search == "resample")
 
 
 @torch.no_grad()
@@ -173,8 +179,7 @@ class _Search:
     ):
         self.model, self.scorer, self.config, self.settings = model, scorer, config, settings
         self.stopping_criteria = stopping_criteria
-        self.is_weighted, wish = config.search == "resample", config.search_return
-        self.is_drawn = wish == "draw" or (wish == "auto" and self.is_weighted)
+        self.is_weighted, self.is_drawn = config.search == "resample", draws_rows(config)
         self.cache, self.kwargs = model_kwargs.get("past_key_values"), model_kwargs
         self.proposal = _Proposal(logits_processor, guides) if self.is_weighted and guides else None
         self.processors = LogitsProcessorList([self.proposal]) if self.proposal else logits_processor

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from rgtg_hf.config import RewardGuidanceConfig
-from rgtg_hf.decoding.search import SearchOutput
+from rgtg_hf.decoding.search import SearchOutput, draws_rows
 
 __all__ = ["best_of_n_divergence_bound", "search_divergence"]
 
@@ -62,10 +62,10 @@ def search_divergence(config: RewardGuidanceConfig, found: SearchOutput, lengths
         ```
     """
     n, beta = config.num_rows or 1, config.beta or 0.0
-    if config.search == "resample" and config.search_return != "best":
+    if config.search == "resample" and draws_rows(config):
         gains, normalizers = found.rewards.tolist(), found.log_normalizer.tolist()  # type: ignore[union-attr]
         return [beta * gain - normalizer for gain, normalizer in zip(gains, normalizers, strict=True)]
     blocks = config.block_size if config.search in ("best", "resample") else max(lengths)
-    is_best = config.search in ("best", "none") and config.search_return != "draw"
+    is_best = config.search in ("best", "none") and not draws_rows(config)
     a_choice = best_of_n_divergence_bound(n) if is_best else math.log(n)
     return [a_choice * math.ceil(length / blocks) for length in lengths]  # type: ignore[operator]

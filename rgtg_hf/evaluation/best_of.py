@@ -19,10 +19,7 @@ from rgtg_hf.decoding.search_divergence import search_divergence
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
-__all__ = [
-    "best_of_n",
-    "search_responses",
-]
+__all__ = ["best_of_n", "search_responses"]
 
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:

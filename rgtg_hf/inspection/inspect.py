@@ -21,7 +21,7 @@ from rgtg_hf.inspection.trace import Trace, Tracer
 from rgtg_hf.rewards.policy_identity import output_embedding
 from rgtg_hf.rewards.source import source_of
 
-__all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response"]
+__all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response", "unguided"]
 
 Prompt = str | Sequence[dict[str, str]]
 
@@ -121,7 +121,7 @@ def inspect(
     ids = encode_prompt(tokenizer, prompt, chat_template=chat_template)
     writing: dict[str, Any] = {"do_sample": do_sample, "max_new_tokens": max_new_tokens}
     traces = []
-    for one in (config, replace(config, beta=0.0, search="tokens")):
+    for one in (config, unguided(config)):
         with _seeded(seed, policy.device):
             traces.append(trace_response(policy, tokenizer, reward_model, ids, one, **writing))
     return Inspection(
@@ -133,6 +133,11 @@ def inspect(
         seed if do_sample else None,
         *traces,
     )
+
+
+def unguided(config: RewardGuidanceConfig) -> RewardGuidanceConfig:
+    """The settings of the unguided response: nothing is steered, and rewards are computed all the same."""
+    return replace(config, beta=0.0, search="tokens")
 
 
 def trace_response(
@@ -202,7 +207,6 @@ def trace_response(
             stopping_criteria=StoppingCriteriaList(stopping_criteria),
             **sampling,
         )
-    unguided = replace(guidance_config, beta=0.0, search="tokens")
     return trace_search(
         policy,
         tokenizer,
@@ -210,7 +214,12 @@ def trace_response(
         input_ids,
         guidance_config,
         lambda follow, length: write(
-            unguided, [follow], None, do_sample=False, max_new_tokens=length, **dict.fromkeys(_SAMPLED)
+            unguided(guidance_config),
+            [follow],
+            None,
+            do_sample=False,
+            max_new_tokens=length,
+            **dict.fromkeys(_SAMPLED),
         ),
         on_step=on_step,
         stopping_criteria=stopping_criteria,

@@ -24,7 +24,7 @@ SWITCH = '<label class="rgtg-switch"><input type="checkbox" class="rgtg-show-num
 
 
 def styles(scope: str = ":root") -> str:
-    """The style sheet of tokens, with its colours defined on `scope`."""
+    """The style sheet of tokens and curves, with its colours defined on `scope`."""
     return asset("palette.css").replace("SCOPE", scope) + asset("tokens.css")
 
 
@@ -122,7 +122,7 @@ def reward_curves(guided: Trace, unguided: Trace) -> str:
     rewards = [("guided", guided.rewards), ("unguided", unguided.rewards)]
     ends = ", ".join(f"{name} {signed(values[-1] if values else 0.0)}" for name, values in rewards)
     curves = curves_svg("Cumulative reward", f"At the end: {ends}.", rewards)
-    return f"""<figure>
+    return f"""<figure class="rgtg-figure">
 <figcaption><strong>Cumulative reward</strong>: guided (solid line), unguided (dashed)</figcaption>
 {curves}</figure>"""
 
@@ -135,6 +135,6 @@ def _curves(guided: Trace, unguided: Trace) -> str:
     kl_curve = curves_svg("Cumulative KL", f"At the end: {total:.2f} nats.", [("guided", divergence)])
     return f"""<div class="curves">
 {reward_curves(guided, unguided)}
-<figure><figcaption><strong>Cumulative KL</strong> of guided to the policy, nats</figcaption>
+<figure class="rgtg-figure"><figcaption><strong>Cumulative KL</strong> of guided to the policy, nats</figcaption>
 {kl_curve}</figure>
 </div>"""

@@ -19,7 +19,7 @@ from rgtg_hf.decoding.search_divergence import search_divergence
 from rgtg_hf.inspection.pieces import TextPieces
 from rgtg_hf.inspection.trace import Step, Trace
 
-__all__ = ["trace_search"]
+__all__ = ["Follow", "trace_search"]
 
 
 def trace_search(
@@ -69,7 +69,7 @@ def trace_search(
     )
     seconds = time.perf_counter() - start
     response = found.sequences[0, input_ids.shape[1] :].tolist()
-    traced = follow(_Follow(response), len(response))
+    traced = follow(Follow([response]), len(response))
     bound = search_divergence(guidance_config, found, [len(response)])[0]
     return replace(traced, seconds=seconds, divergence_bound=max(0.0, bound))
 
@@ -97,14 +97,20 @@ class _Text(BaseStreamer):
         """Nothing is left to do."""
 
 
-class _Follow(LogitsProcessor):
-    """Leaves only the tokens of a response, one at each step."""
+class Follow(LogitsProcessor):
+    """Makes `generate()` write given responses: it leaves only their tokens, one at each step.
 
-    def __init__(self, response: list[int]):
-        self._response = iter(response)
+    Args:
+        responses: The ids of each row's response.
+        pad_token_id: What is written after the end of a response that is shorter than others.
+    """
+
+    def __init__(self, responses: Sequence[list[int]], pad_token_id: int = 0):
+        width = max(map(len, responses))
+        self.ids = torch.tensor([row + [pad_token_id] * (width - len(row)) for row in responses])
+        self._steps = iter(self.ids.T)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        """Scores of shape `[1, vocabulary]`, `-inf` for all tokens but one."""
-        only = torch.full_like(scores, -torch.inf)
-        only[:, next(self._response)] = 0.0
-        return only
+        """Scores of shape `[rows, vocabulary]`, `-inf` for all tokens but one of each row."""
+        chosen = next(self._steps)[:, None].to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)

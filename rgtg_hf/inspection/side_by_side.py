@@ -12,7 +12,7 @@ import torch
 from transformers import StoppingCriteria
 
 from rgtg_hf.config import RewardGuidanceConfig
-from rgtg_hf.inspection.inspect import trace_response
+from rgtg_hf.inspection.inspect import trace_response, unguided
 from rgtg_hf.inspection.trace import Trace
 
 __all__ = ["stream_side_by_side"]
@@ -129,7 +129,7 @@ def stream_side_by_side(
             turns.pass_on(index, ends=True)
             news.put(None)
 
-    configs = (guidance_config, replace(guidance_config, beta=0.0, search="tokens"))
+    configs = (guidance_config, unguided(guidance_config))
     threads = [threading.Thread(target=write, args=one, daemon=True) for one in enumerate(configs)]
     for thread in threads:
         thread.start()

@@ -5,6 +5,7 @@ import torch
 from rgtg_hf import RewardGuidanceConfig
 from rgtg_hf.config import resolve_guidance
 from rgtg_hf.inspection.inspect import encode_prompt, trace_response
+from rgtg_hf.inspection.search_trace import Follow
 
 
 def test_text_appears_block_by_block_without_rewards(policy, tokenizer, reward_model):
@@ -26,3 +27,11 @@ def test_text_appears_block_by_block_without_rewards(policy, tokenizer, reward_m
         assert all(not reward and not candidates for _, reward, candidates in steps)
     assert all(step.candidates for step in trace.steps)
     assert trace.seconds > 0
+
+
+def test_given_responses_of_different_lengths_are_written(policy):
+    responses, prompts = [[5, 6, 7], [8]], torch.tensor([[3, 4], [9, 10]])
+    written = policy.generate(
+        prompts, logits_processor=[Follow(responses, 0)], max_new_tokens=3, eos_token_id=None, do_sample=False
+    )
+    assert written[:, 2:].tolist() == [[5, 6, 7], [8, 0, 0]]

@@ -57,14 +57,6 @@ _LOOKS = """
 #guided h2, #unguided h2 { font-size: 1.05rem; margin: 0; }
 .rgtg-pop table, .rgtg-pop tr { border: 0 !important; }
 .rgtg-quiet { color: var(--rgtg-quiet); font-size: 0.9rem; }
-#curves figure { margin: 0; max-width: 34rem; }
-#curves svg { display: block; width: 100%; height: auto; }
-#curves svg text { fill: var(--rgtg-quiet); font: 11px system-ui, sans-serif; }
-#curves .grid { stroke: var(--rgtg-line); }
-#curves .zero { stroke: var(--rgtg-quiet); }
-#curves .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-#curves .guided { stroke: var(--rgtg-up); }
-#curves .unguided { stroke: var(--rgtg-quiet); stroke-dasharray: 5 4; }
 .rgtg-error { border-inline-start: 4px solid var(--rgtg-down); padding-inline-start: 0.8em; }
 """
 
