@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
@@ -116,6 +116,14 @@ class PrefixRewardConfig(RewardConfig):
         default=None,
         metadata={"help": "Name of the training data in the model card. Default: its name on the hub, if it has one."},
     )
+
+    @classmethod
+    def from_reward_config(cls, config: RewardConfig) -> PrefixRewardConfig:
+        """The settings of a `trl.RewardConfig`, with the default choice of prefixes. The trainer calls this for a
+        script that swaps the trainer alone."""
+        settings = cls.__new__(cls)  # `config` has been checked and completed; what it holds is taken as it is.
+        vars(settings).update({setting.name: setting.default for setting in fields(cls)} | vars(config))
+        return settings
 
     def __post_init__(self) -> None:
         # TRL and the scripts written for it say `gradient_checkpointing`; transformers warns about that name.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
+from trl import RewardConfig
 
 from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.causal_classifier import check_reward_model
@@ -69,7 +70,8 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         model: A causal sequence classifier with one label, a `PeftModel` of one, or the name of a checkpoint (a
             causal LM gets a fresh head). Also a `NextTokenRewardModel`; if its backbone is frozen, as that of a
             steering head is, its hidden states are computed once, before training, and kept on disk.
-        args: Settings. Defaults to `PrefixRewardConfig` with its defaults.
+        args: Settings. Defaults to `PrefixRewardConfig` with its defaults. A `trl.RewardConfig` is taken as well, with
+            the default choice of prefixes.
         data_collator: Makes batches of pairs, as TRL's `DataCollatorForPreference` does, which is the default.
         train_dataset: Preference rows, in any form that TRL's reward trainer takes. Also `eval_dataset`.
         processing_class: The tokenizer. Defaults to the model's.
@@ -112,7 +114,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
     def __init__(
         self,
         model: Any,
-        args: PrefixRewardConfig | None = None,
+        args: RewardConfig | None = None,
         data_collator: Any | None = None,
         train_dataset: Any | None = None,
         eval_dataset: Any | None = None,
@@ -129,8 +131,10 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = PrefixRewardConfig(f"{name.split('/')[-1] or 'model'}-prefix-reward")
-        elif not isinstance(args, PrefixRewardConfig):
+        elif not isinstance(args, RewardConfig):
             raise TypeError(f"`args` is a {type(args).__name__}. PrefixRewardTrainer needs a PrefixRewardConfig.")
+        elif not isinstance(args, PrefixRewardConfig):
+            args = PrefixRewardConfig.from_reward_config(args)
         args = copy.copy(args)
         base_model = base_name(model)
         model, processing_class = load_model_and_tokenizer(model, processing_class, args, quantization_config)

@@ -6,7 +6,7 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification, TrainerCallback, default_data_collator
+from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments, default_data_collator
 from trl import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -216,8 +216,25 @@ def test_dropped_rows_of_a_stream_are_counted_once_they_have_been_read(make_trai
 def test_other_settings_are_refused(rows, tokenizer, tmp_path):
     with pytest.raises(TypeError, match="needs a PrefixRewardConfig"):
         PrefixRewardTrainer(
-            make_reward_model(), RewardConfig(str(tmp_path), bf16=False), train_dataset=Dataset.from_list(rows)
+            make_reward_model(), TrainingArguments(str(tmp_path)), train_dataset=Dataset.from_list(rows)
         )
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_settings_of_trl_train_the_same_model_as_ours(rows, tokenizer, tmp_path):
+    rewards = []
+    for config in (RewardConfig, PrefixRewardConfig):
+        settings = config(
+            str(tmp_path), bf16=False, max_steps=2, learning_rate=1e-2, report_to="none", dataloader_pin_memory=False
+        )
+        trainer = PrefixRewardTrainer(
+            make_reward_model(), settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        )
+        trainer.train()
+        rewards.append(trainer.evaluate(Dataset.from_list(rows)))
+        assert (trainer.args.prefixes, trainer.args.learning_rate) == ("all", 1e-2)
+        assert type(settings) is config
+    assert rewards[0]["eval_loss"] == rewards[1]["eval_loss"]
 
 
 @pytest.mark.filterwarnings("ignore:The evaluation data set names its tokens:FutureWarning")
