@@ -26,6 +26,7 @@ _MAMBA = {"layer_types": ["mamba", "attention"]}
 FAMILIES = {
     "afmoe": {},
     "apertus": {},
+    "apertus1p5_text": {},
     "aria_text": {},
     "bamba": {"attn_layer_indices": [1]},
     "beam": {},
@@ -37,9 +38,11 @@ FAMILIES = {
     "deepseek_v32": _LATENT,
     "deepseek_v4": {},
     "dots1": {},
+    "dory": {"num_hidden_layers": 3, "n_input_layers": 1, "n_output_layers": 1},
     "dots3_note_text": _LATENT,
     "ernie4_5": {},
     "ernie4_5_moe": {},
+    "exaone": {},
     "exaone_moe": {},
     "falcon_h1": {"mamba_d_ssm": 64, "initializer_range": 0.1},
     "falcon_mamba": {},
@@ -62,6 +65,10 @@ FAMILIES = {
     "hy_v3": {},
     "hy_v4": {},
     "hyperclovax": {},
+    "inkling2_loop_text": {
+        **{"num_hidden_layers": 3, "unpadded_vocab_size": 64, "n_layers_per_attn_res_block": 1},
+        **{"loop_layer_index_start": 1, "loop_layer_index_end": 2},
+    },
     "inkling2_text": {},
     "inkling_text": {},
     "internlm3": {},
@@ -77,6 +84,7 @@ FAMILIES = {
     },
     "kolibri1": {},
     "laguna": {},
+    "lara_mini": {},
     "lfm2": {},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
@@ -100,13 +108,18 @@ FAMILIES = {
         **{"indexer_budget": 64, "indexer_compress_ratio": 4},
     },
     "recurrent_gemma": {"num_hidden_layers": 3},
+    "sarvam_mla": _LATENT,
+    "sarvam_moe": {},
     "solar_open": {},
     "vaultgemma": {},
     "xglm": {},
     "youtu": _LATENT,
     "zaya": {"num_experts_per_tok": 1},
 }
-# Read without a cache: the cache of a purely recurrent model is changed by what it reads.
+# Those that the installed version of transformers has.
+AVAILABLE = sorted(FAMILIES.keys() & CONFIG_MAPPING.keys())
+# May be read without a cache: the cache of a purely recurrent model is changed by what it reads. Mamba 2 has one that
+# can be copied since transformers 5.24.
 REFERENCE = {"falcon_mamba", "mamba", "mamba2", "recurrent_gemma"}
 # Families that cannot be made reward models here, or are not tried.
 OTHERS = {

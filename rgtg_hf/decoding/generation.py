@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation import GenerationMode
 
 from rgtg_hf.arguments import check_switch
+from rgtg_hf.compat import cache_in
 from rgtg_hf.config import OF_CALLS, RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.processor_choice import guidance_processor
 from rgtg_hf.decoding.processor_order import insert_guidance
@@ -203,7 +204,7 @@ def _uses_cuda_graph(
             logger.warning("A search reads the reward model once per block, without a CUDA graph.")
         return given
     name = str(arguments.get("cache_implementation", config.cache_implementation))
-    is_static = isinstance(arguments.get("past_key_values"), StaticCache) or "static" in name or "hybrid" in name
+    is_static = isinstance(cache_in(arguments), StaticCache) or "static" in name or "hybrid" in name
     return is_static and policy.device.type == "cuda"
 
 

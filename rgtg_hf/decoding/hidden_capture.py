@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rgtg_hf.compat import cache_in
 from rgtg_hf.decoding.compiled_capture import CompiledPasses, watch_compiled
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
@@ -98,7 +99,7 @@ class HiddenCapture:
         """The forward hook: keeps the last hidden states, and the ids and the cache that they belong to."""
         if torch.compiler.is_compiling():
             return
-        ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
+        ids, cache = kwargs.get("input_ids", args[0] if args else None), cache_in(kwargs)
         one = _Pass(ids, None if cache is None else ref(cache), output[0][:, -1])
         self._of_thread.__dict__.setdefault("passes", deque(maxlen=_MOST_KEPT)).append(one)
 

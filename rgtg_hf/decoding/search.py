@@ -30,6 +30,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria
 from transformers import StoppingCriteriaList as Criteria
 from transformers.utils import ModelOutput
 
+from rgtg_hf.compat import cache_in
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, power_for, ranked, resampled
@@ -180,7 +181,7 @@ class _Search:
         self.model, self.scorer, self.config, self.settings = model, scorer, config, settings
         self.stopping_criteria = stopping_criteria
         self.is_weighted, self.is_drawn = config.search == "resample", draws_rows(config)
-        self.cache, self.kwargs = model_kwargs.get("past_key_values"), model_kwargs
+        self.cache, self.kwargs = cache_in(model_kwargs), model_kwargs
         self.proposal = _Proposal(logits_processor, guides) if self.is_weighted and guides else None
         self.processors = LogitsProcessorList([self.proposal]) if self.proposal else logits_processor
         self.prompt_length, self.per_prompt = prompts.shape[1], config.num_rows

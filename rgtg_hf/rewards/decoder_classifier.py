@@ -14,6 +14,8 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 __all__ = ["DecoderClassifier"]
 
+_CACHE_NAMES = ("cache", "past_key_values")  # since transformers 5.24, and before
+
 
 class DecoderClassifier:
     """Mixed into the pretrained class of a family, it makes that a sequence classifier.
@@ -82,13 +84,14 @@ class DecoderClassifier:
             columns = torch.arange(scores.shape[1], device=scores.device)
             last = (columns * (input_ids.to(scores.device) != pad)).argmax(-1)
         logits = scores[rows, last]
+        cache = next((name for name in _CACHE_NAMES if name in found), None)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=scores, labels=labels, pooled_logits=logits, config=self.config)  # type: ignore[attr-defined]
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=getattr(found, "past_key_values", None),
             hidden_states=found.hidden_states,
             attentions=getattr(found, "attentions", None),
+            **({cache: found[cache]} if cache else {}),
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.rewards.causal_classifier import learned_positions
 from rgtg_hf.rewards.model_state import ModelState, input_device
 from rgtg_hf.rewards.prefix_rewards import find_backbone
@@ -34,6 +35,7 @@ class Backbone:
 
     def __init__(self, reward_model: PreTrainedModel):
         self._decoder = find_backbone(reward_model)
+        self._cache_argument = cache_argument(self._decoder.forward)  # type: ignore[arg-type]
         self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
         self.config = self._decoder.config.get_text_config()  # type: ignore[operator, union-attr]
         self.device, self.dtype = input_device(reward_model), next(reward_model.parameters()).dtype
@@ -65,11 +67,12 @@ class Backbone:
         Returns:
             Hidden states, shape `[rows, new, hidden]`.
         """
-        arguments = {"position_ids": positions} if self._takes_positions else {}
+        arguments: dict[str, object] = {self._cache_argument: cache}
+        if self._takes_positions:
+            arguments["position_ids"] = positions
         return self._decoder(
             input_ids=ids.clamp(min=0),
             attention_mask=attention_mask,
-            past_key_values=cache,
             use_cache=True,
             **arguments,
         ).last_hidden_state

@@ -9,6 +9,7 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     LlamaConfig,
+    LlamaModel,
     StaticCache,
     T5Config,
     T5ForConditionalGeneration,
@@ -21,6 +22,7 @@ from rgtg_hf import (
     RewardGuidedLogitsProcessor,
     reward_guided_generate,
 )
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.decoding.generation import _uses_cuda_graph
 from tests.decoding.test_modes import BATCH, SINGLE, generate
 from tests.tiny_models import EOS, PAD, VOCAB_SIZE, left_padded, tiny_reward_model
@@ -166,8 +168,8 @@ def test_a_search_says_that_it_needs_no_cuda_graph(guided_policy, reward_model, 
     [
         ("cuda", {"cache_implementation": "static"}, True),
         ("cuda", {"cache_implementation": "offloaded_static"}, True),
-        ("cuda", {"past_key_values": StaticCache(LlamaConfig(), max_cache_len=8)}, True),
-        ("cuda", {"past_key_values": DynamicCache()}, False),
+        ("cuda", {cache_argument(LlamaModel.forward): StaticCache(LlamaConfig(), max_cache_len=8)}, True),
+        ("cuda", {cache_argument(LlamaModel.forward): DynamicCache()}, False),
         ("cuda", {}, False),
         ("cpu", {"cache_implementation": "static"}, False),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.decoding.hidden_capture import capture_hidden
 from rgtg_hf.rewards.prefix_rewards import find_backbone
 
@@ -42,8 +43,8 @@ def test_states_are_taken_once(policy):
 def test_the_last_chunk_of_a_long_prompt_counts(policy):
     expected, cache = last_hidden(policy, IDS), DynamicCache()
     with capture_hidden(policy) as capture:
-        policy(IDS[:, :2], past_key_values=cache)
-        policy(IDS[:, 2:], past_key_values=cache)
+        policy(IDS[:, :2], **{cache_argument(policy.forward): cache})
+        policy(IDS[:, 2:], **{cache_argument(policy.forward): cache})
         torch.testing.assert_close(taken(capture), expected)
 
 
@@ -58,7 +59,8 @@ def test_a_pass_of_another_processor_is_not_taken_for_the_policys(policy, cached
             if cached == "no cache":
                 policy(ids, use_cache=False)
             else:
-                policy(ids, past_key_values=cache if cached == "caches that live" else DynamicCache())
+                kept = cache if cached == "caches that live" else DynamicCache()
+                policy(ids, **{cache_argument(policy.forward): kept})
         assert torch.equal(taken(capture), expected)
 
 
