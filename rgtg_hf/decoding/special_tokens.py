@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 __all__ = ["SpecialTokens", "special_tokens"]
 
@@ -47,7 +47,7 @@ def _found(tokenizer: Any, reward_model: Any) -> SpecialTokens:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return SpecialTokens(tokenizer.pad_token_id, tokenizer.bos_token_id, _as_list(tokenizer.eos_token_id))
     first = reward_model[0] if isinstance(reward_model, (list, tuple)) and reward_model else reward_model
-    if not isinstance(getattr(first, "config", None), PreTrainedConfig):
+    if not isinstance(getattr(first, "config", None), PretrainedConfig):
         return SpecialTokens(None, None, [])
     config = first.config.get_text_config()
     return SpecialTokens(config.pad_token_id, config.bos_token_id, _as_list(config.eos_token_id))

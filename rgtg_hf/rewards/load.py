@@ -85,6 +85,10 @@ def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[s
         config = base_config
         if saved is not None:
             config = AutoConfig.from_pretrained(name, subfolder=BASE_CONFIG, num_labels=1, **where, **trust)
+        if hasattr(config, "quantization_config") and not hasattr(base_config, "quantization_config"):
+            # QLoRA's base, whose files are not quantized. A configuration that says otherwise is taken at its word.
+            kwargs = {"quantization_config": config.quantization_config} | kwargs
+            del config.quantization_config
         weights = cached_file(name, "adapter_model.safetensors", **where)  # raises if there is a pickle only
         with safe_open(weights, framework="pt") as file:
             keys = list(file.keys())

@@ -11,7 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -24,7 +24,7 @@ from rgtg_hf.rewards.token_head import TokenHead, token_increments
 __all__ = ["NextTokenRewardConfig", "NextTokenRewardModel", "check_heads"]
 
 
-class NextTokenRewardConfig(PreTrainedConfig):
+class NextTokenRewardConfig(PretrainedConfig):
     """Configuration of [`NextTokenRewardModel`].
 
     Args:
@@ -48,7 +48,7 @@ class NextTokenRewardConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
         policy: dict[str, Any] | None = None,
         hidden_size: int = 0,
         embedding_size: int = 0,
@@ -281,11 +281,6 @@ class NextTokenRewardModel(PreTrainedModel):
         self._require_backbone()
         return self.backbone.get_input_embeddings()
 
-    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Turns on checkpointing in its own backbone; a steering head has nothing to checkpoint."""
-        if self.config.policy is None:
-            super().activation_checkpointing_enable(*args, **kwargs)
-
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None, **backbone_kwargs: Any) -> Tensor:
         """Computes the last hidden states, shape `[batch, length, hidden_size]`, without gradient if frozen."""
         self._require_backbone()
@@ -366,7 +361,7 @@ def check_heads(heads: Any) -> None:
             )
 
 
-def _special_tokens(config: PreTrainedConfig) -> dict[str, Any]:
+def _special_tokens(config: PretrainedConfig) -> dict[str, Any]:
     return {name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 
 

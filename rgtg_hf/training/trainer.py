@@ -138,6 +138,9 @@ class PrefixRewardTrainer(SavingRewardTrainer):
         args = copy.copy(args)
         base_model = base_name(model)
         model, processing_class = load_model_and_tokenizer(model, processing_class, args, quantization_config)
+        if isinstance(model, NextTokenRewardModel) and model.config.policy is not None:
+            # A steering head has no layers to checkpoint, and transformers refuses to look for some.
+            args.activation_checkpointing = args.gradient_checkpointing = False
         check_lora(peft_config, model)
         self._vocabulary_size = getattr(model.config.get_text_config(), "vocab_size", None)
         train_dataset = check_datasets("training", train_dataset, self._vocabulary_size)

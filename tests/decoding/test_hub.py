@@ -15,6 +15,7 @@ from rgtg_hf.decoding.hub import add_to_card, generate_by_name, write_custom_gen
 from rgtg_hf.rewards import named
 from rgtg_hf.rewards.load import load_reward_model as load
 from tests.tiny_models import left_padded, tiny_policy, tiny_reward_model
+from tests.versions import since
 
 IDS, MASK = left_padded([[5, 6, 7, 8], [9, 10]])
 SHORT = {"max_new_tokens": 8, "do_sample": False}
@@ -73,6 +74,7 @@ def test_a_stranger_is_steered_by_the_name_alone(place, tmp_path, monkeypatch):
     assert by_name[0] != policy.generate(IDS, attention_mask=MASK, **SHORT).tolist()
 
 
+@since("5.12", "code in a local folder runs without being asked for")
 def test_without_trust_nothing_is_run(place):
     policy = AutoModelForCausalLM.from_pretrained("policy")
     with pytest.raises(ValueError, match="trust_remote_code=True"):

@@ -13,6 +13,7 @@ import rgtg_hf
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from tests.training.helpers import make_policy, make_reward_model
+from tests.versions import is_at_least
 
 
 def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_path):
@@ -106,7 +107,7 @@ def test_a_saved_reward_model_is_complete(training, make_trainer, rows, tmp_path
     expected = prefix_rewards(trainer.model.eval(), ids)
     for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-3"):
         loaded = [load_reward_model(str(folder)), plainly_loaded(folder, adapter, tmp_path / base)]
-        if adapter is not None and num_layers is None:
+        if adapter is not None and num_layers is None and is_at_least("5.18"):  # it left the head at random values
             loaded.append(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1))
         for one in loaded:
             torch.testing.assert_close(prefix_rewards(one.eval(), ids), expected)
