@@ -1,4 +1,5 @@
-"""A tiny model of every family of causal language models that transformers has no sequence classifier for."""
+"""A tiny model of every family of causal language models that some version of transformers has no sequence classifier
+for."""
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -99,6 +100,9 @@ FAMILIES = {
     "minimax_m3_vl_text": {},
     "nanochat": {},
     "nemotron_h": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {},
     "olmo_hybrid": {},
     "olmoe": {},
     "qwen3_5_moe_text": _LINEAR,

@@ -7,10 +7,12 @@ from accelerate import Accelerator
 from rgtg_hf.private_names import ACCELERATE_MARK, BEAM_LOOP, SAMPLING_LOOP, attention_kind, forget_preparation
 from tests.tiny_models import tiny_policy
 from tests.training.helpers import make_reward_model
+from tests.versions import since
 
 PACKAGE = Path(__file__).parents[1] / "rgtg_hf"
 
 
+@since("1.14", "nothing is marked", package="accelerate")
 def test_accelerate_still_marks_what_it_has_prepared_for_evaluation():
     model = make_reward_model()
     Accelerator(cpu=True).prepare_model(model, evaluation_mode=True)

@@ -178,6 +178,7 @@ class PrefixRewardTrainer(SavingRewardTrainer):
             peft_config=peft_config,
             base_model=base_model,
         )
+        self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` to transformers before 5.19
         self.model.add_model_tags(TAGS)  # type: ignore[operator]
         quantized = getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
         if quantized:

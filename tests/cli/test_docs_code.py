@@ -12,7 +12,9 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub
 import pytest
@@ -132,8 +134,10 @@ def check_extras(line):
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_code_of_a_page_runs(page, place):
-    namespace = {"__name__": "page"}
+def test_code_of_a_page_runs(page, place, monkeypatch):
+    module = ModuleType("page")  # where transformers looks for the module of a class
+    monkeypatch.setitem(sys.modules, "page", module)
+    namespace = vars(module)
     for language, code in blocks_of(page):
         if language == "python":
             run_python(code, namespace)

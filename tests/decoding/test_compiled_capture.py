@@ -8,6 +8,7 @@ from rgtg_hf import RewardGuidedLogitsProcessor, reward_guided_generate, steerin
 from rgtg_hf.decoding.compiled_capture import watch_compiled
 from tests.decoding.test_modes import BATCH, SINGLE, generate
 from tests.tiny_models import tiny_policy, tiny_reward_model, tiny_steering_head
+from tests.versions import since
 
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 MODES = {
@@ -36,6 +37,7 @@ def steered(policy, rows=BATCH, run=None, **settings):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@since("2.9", "a pass of transformers 5.5 does not compile", package="torch")
 def test_a_static_cache_gives_the_eager_tokens(mode):
     policy = tiny_policy()
     expected = steered(policy, **MODES[mode])
@@ -81,6 +83,7 @@ def test_a_policy_that_was_compiled_explicitly_gives_the_eager_tokens(compiled, 
     assert torch.equal(steered(policy, run=run, **MODES[mode]), expected)
 
 
+@since("2.10", "a pass of transformers 5.5 does not compile", package="torch")
 def test_no_block_compiles_again_what_another_one_has_compiled():
     policy = tiny_policy()
     plain, expected = generate(policy, BATCH, **static_cache()), steered(policy, **static_cache())
@@ -95,6 +98,7 @@ def test_drafts_are_refused_as_without_compiling():
 
 
 @pytest.mark.parametrize("way_in", ["mixin", "callable", "processor"])
+@since("2.9", "a pass of transformers 5.5 does not compile", package="torch")
 def test_a_head_at_every_door_with_a_static_cache(guided_policy, way_in):
     policy = guided_policy if way_in == "mixin" else tiny_policy()
     head = tiny_steering_head(policy, 3)
@@ -107,6 +111,7 @@ def test_a_head_at_every_door_with_a_static_cache(guided_policy, way_in):
     assert torch.equal(generate(policy, BATCH, **static_cache(), **arguments), expected)
 
 
+@since("2.9", "a pass of transformers 5.5 does not compile", package="torch")
 def test_siblings_beside_a_compiled_policy_as_with_an_eager_one(policy):
     reward_model = tiny_reward_model()
     processors = [RewardGuidedLogitsProcessor(reward_model, beta=2.0, use_cuda_graph=graph) for graph in (False, True)]

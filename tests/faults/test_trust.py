@@ -69,7 +69,8 @@ def hostile(reward_folder, tmp_path):
     """A reward model with code of its own, and the file that this code makes when it runs."""
     trap, folder = tmp_path / "it_ran", tmp_path / "hostile"
     shutil.copytree(reward_folder, folder)
-    code = f"from pathlib import Path\nPath({str(trap)!r}).touch()\nfrom transformers import *\n"
+    code = f"from pathlib import Path\nPath({str(trap)!r}).touch()\n"
+    code += "from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast\n"
     code += "class EvilConfig(LlamaConfig): model_type = 'evil'\n"
     code += "class Evil(LlamaForSequenceClassification): config_class = EvilConfig\n"
     code += "class EvilTokenizer(PreTrainedTokenizerFast): pass\n"

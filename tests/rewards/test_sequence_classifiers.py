@@ -32,7 +32,10 @@ from tests.training.helpers import make_tokenizer, text_rows
 from tests.versions import is_at_least
 
 # PEFT asks transformers a question by a name that transformers is about to retire.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`input_embeds` is deprecated:FutureWarning"),  # Nemotron-H of transformers 5.5
+]
 IDS = torch.tensor([[5, 9, 14, 31, 7, 3, 22, 40]])
 # Those that are tried by default; the others are slow only because they are many.
 ALWAYS = {

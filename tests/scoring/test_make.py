@@ -185,8 +185,10 @@ def quantized(folder, **settings):
 
 
 NEEDS_BITSANDBYTES = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+CASTS = pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast:UserWarning")
 
 
+@CASTS
 @NEEDS_BITSANDBYTES
 @pytest.mark.parametrize("settings", [{"load_in_8bit": True, "llm_int8_threshold": 0.0}, {"load_in_4bit": True}])
 def test_quantized_weights_are_read(settings, tmp_path):
@@ -194,6 +196,7 @@ def test_quantized_weights_are_read(settings, tmp_path):
     assert_equal_scores(make_scorer(reward_model), ReferenceScorer(reward_model), tolerance=0.1)
 
 
+@CASTS
 @NEEDS_BITSANDBYTES
 def test_eight_bits_whose_rounding_looks_ahead_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"llm_int8_threshold=0\.0"):

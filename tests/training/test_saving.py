@@ -52,7 +52,11 @@ def test_push_to_hub_uploads_what_was_saved(make_trainer, rows, tmp_path, monkey
             shutil.copytree(folder_path, tmp_path / "hub")
             uploads.append(repo_id)
 
-    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+    if hasattr(transformers.trainer, "hf_api"):
+        monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+    else:  # before transformers 5.10
+        for name in ("create_repo", "upload_folder"):
+            monkeypatch.setattr(transformers.trainer, name, getattr(Hub(), name))
     trainer = make_trainer(rows, max_steps=1, hub_model_id="someone/prefix-rm")
     trainer.train()
     trainer.push_to_hub(dataset_name="someone/pairs")

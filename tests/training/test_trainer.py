@@ -117,6 +117,7 @@ def test_a_policy_given_by_name_is_cut_to_its_first_layers(make_trainer, rows, t
 
 # PEFT asks transformers a question by a name that transformers is about to retire.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT before 0.21
 def test_lora_trains_and_saves_the_score_head(make_trainer, rows, tmp_path):
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])
     trainer = make_trainer(rows, max_steps=2, trainer_kwargs={"peft_config": lora})

@@ -32,5 +32,4 @@ async def ask(method, headers):
     ],
 )
 def test_bodies_must_state_a_small_size(method, headers, status):
-    with asyncio.Runner() as runner:
-        assert runner.run(ask(method, headers)) == status
+    assert asyncio.run(ask(method, headers)) == status
