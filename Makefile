@@ -55,8 +55,9 @@ test-floor-core: setup build/floor-core/.installed  ## the core's tests with the
 
 # transformers and what it asks for stand before the packages of .venv, whose torch they use.
 build/floor-core/.installed: setup.cfg
-	rm -rf build/floor-core
-	$(BIN)/pip install --quiet --target build/floor-core "$$(sed -n 's/^ *\(transformers\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)"
+	rm -rf build/floor-core && mkdir -p build/floor-core
+	$(BIN)/python -c "from tests.try_versions import constraints; print(*constraints('floor'), sep='\n')" > build/floor-core.txt
+	$(BIN)/pip install --quiet --target build/floor-core -c build/floor-core.txt transformers
 	touch $@
 
 test-newest:     ## the default tests with the newest versions allowed

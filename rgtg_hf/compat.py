@@ -6,7 +6,7 @@ What a version can do is asked of the version itself wherever that is possible, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["cache_argument", "cache_in"]
@@ -17,14 +17,10 @@ _CACHE_NAMES = ("cache", "past_key_values")
 
 def cache_argument(function: Callable[..., Any]) -> str:
     """The name under which a function, or a class of outputs, takes a cache."""
-    return _first_known(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), _CACHE_NAMES[-1])
 
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
     """The cache among the keyword arguments of a call, or in its output; `None` if there is none."""
-    return arguments.get(_first_known(arguments))
-
-
-def _first_known(names: Iterable[str]) -> str:
-    known = set(names)
-    return next((name for name in _CACHE_NAMES if name in known), _CACHE_NAMES[-1])
+    return next((arguments[name] for name in _CACHE_NAMES if name in arguments), None)

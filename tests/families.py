@@ -122,11 +122,10 @@ FAMILIES = {
 }
 # Those that the installed version of transformers has.
 AVAILABLE = sorted(FAMILIES.keys() & CONFIG_MAPPING.keys())
-# May be read without a cache: the cache of a purely recurrent model is changed by what it reads. Mamba 2 has one that
-# can be copied since transformers 5.24.
-REFERENCE = {"falcon_mamba", "mamba", "mamba2", "recurrent_gemma"}
-# Versions of transformers from which on their caches can be copied.
-CACHED_SINCE = {"nemotron_h": "5.19"}
+# Read without a cache: the cache of a purely recurrent model is changed by what it reads.
+REFERENCE = {"falcon_mamba", "mamba", "recurrent_gemma"}
+# The version of transformers from which on a family's cache can be copied.
+CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.18"}
 # Families that cannot be made reward models here, or are not tried.
 OTHERS = {
     # Encoder-decoders, encoders, and decoders of images or sound.

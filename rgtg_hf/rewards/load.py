@@ -136,7 +136,7 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
             config = kwargs.get("config") or AutoConfig.from_pretrained(
                 name, **{key: kwargs[key] for key in _WHERE if key in kwargs}
             )
-            ensure_sequence_classifier(config)
+            auto_class = ensure_sequence_classifier(config)
     verbosity = logging.get_verbosity()
     # Missing weights are an error below, and surplus ones are expected here: neither needs a report.
     logging.set_verbosity_error()

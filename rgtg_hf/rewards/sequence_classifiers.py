@@ -26,6 +26,7 @@ from rgtg_hf.rewards.decoder_classifier import DecoderClassifier
 
 __all__ = ["ensure_sequence_classifier"]
 
+_MADE: dict[type[PretrainedConfig], Any] = {}
 _CODE_NAME = "modeling_reward"
 _CODE = """
 
@@ -58,32 +59,38 @@ class _SavedWithCode(DecoderClassifier):
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
 
-def ensure_sequence_classifier(config: PretrainedConfig) -> None:
-    """Makes `AutoModelForSequenceClassification` know a family of causal language models.
+def ensure_sequence_classifier(config: PretrainedConfig) -> Any:
+    """Makes a sequence classifier for a family of causal language models, where transformers has none.
+
+    `AutoModelForSequenceClassification` is told of it, which transformers 5.14 to 5.18 ignore.
 
     Args:
-        config: A configuration of the family. Where transformers has a sequence classifier, or where the
-            configuration brings code of its own, nothing happens.
+        config: A configuration of the family.
+
+    Returns:
+        The class to call `from_pretrained` of: the one that was made. Where transformers has a sequence classifier, or
+        where the configuration brings code of its own, `AutoModelForSequenceClassification`.
 
     Raises:
         ValueError: If the family has no decoder-only language model.
 
     Example:
         ```python
-        from transformers import AutoModelForSequenceClassification, GraniteConfig
+        from transformers import GraniteConfig
         from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
 
         config = GraniteConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
                                num_attention_heads=2, num_key_value_heads=2, num_labels=1)
-        ensure_sequence_classifier(config)
-        reward_model = AutoModelForSequenceClassification.from_config(config)
+        reward_model = ensure_sequence_classifier(config)(config)
         assert type(reward_model).__name__ == "GraniteForSequenceClassification"
         ```
     """
     family = type(config)
+    if family in _MADE:
+        return _MADE[family]
     own_code = not family.__module__.startswith("transformers.")
     if own_code or family in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return
+        return AutoModelForSequenceClassification
     is_decoder = config.get_text_config() is config and not getattr(config, "is_encoder_decoder", False)
     if not is_decoder or family not in MODEL_MAPPING or family not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -96,8 +103,10 @@ def ensure_sequence_classifier(config: PretrainedConfig) -> None:
     name = language_model.__name__.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     name += "ForSequenceClassification"
     settings = {"base_model_prefix": base.base_model_prefix or "model", "config_class": family, "__module__": __name__}
+    _MADE[family] = type(name, (_SavedWithCode, base), settings)
     # For a configuration of transformers' own, only exist_ok registers anything.
-    AutoModelForSequenceClassification.register(family, type(name, (_SavedWithCode, base), settings), exist_ok=True)
+    AutoModelForSequenceClassification.register(family, _MADE[family], exist_ok=True)
+    return _MADE[family]
 
 
 def _pretrained_class(kind: type) -> Any:

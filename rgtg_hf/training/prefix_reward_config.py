@@ -119,8 +119,23 @@ class PrefixRewardConfig(RewardConfig):
 
     @classmethod
     def from_reward_config(cls, config: RewardConfig) -> PrefixRewardConfig:
-        """The settings of a `trl.RewardConfig`, with the default choice of prefixes. The trainer calls this for a
-        script that swaps the trainer alone."""
+        """The settings of a `trl.RewardConfig`, with the default choice of prefixes.
+
+        The trainer calls it for a script that swaps the trainer alone.
+
+        Args:
+            config: The settings, which stay as they are.
+
+        Example:
+            ```python
+            from trl import RewardConfig
+            from rgtg_hf import PrefixRewardConfig
+
+            config = RewardConfig(output_dir="reward-model", learning_rate=1e-5, bf16=False)
+            args = PrefixRewardConfig.from_reward_config(config)
+            assert (args.learning_rate, args.after_end) == (1e-5, "hold")
+            ```
+        """
         settings = cls.__new__(cls)  # `config` has been checked and completed; what it holds is taken as it is.
         vars(settings).update({setting.name: setting.default for setting in fields(cls)} | vars(config))
         return settings

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoModelForSequenceClassification,
     BlenderbotConfig,
     GraniteConfig,
     GraniteForCausalLM,
@@ -71,8 +70,8 @@ def test_a_policy_becomes_a_reward_model_that_is_right_and_can_be_saved(family, 
     model.save_pretrained(tmp_path / "reward")
     loaded = load_reward_model(str(tmp_path / "reward"))
     assert_close(prefix_rewards(loaded, IDS), rewards, atol=1e-4, rtol=1e-4)
-    if family not in REFERENCE and is_at_least(CACHED_SINCE.get(family, "5")):
-        assert not isinstance(choose_scorer(model), ReferenceScorer)
+    is_cached = family not in REFERENCE and is_at_least(CACHED_SINCE.get(family, "5"))
+    assert isinstance(choose_scorer(model), ReferenceScorer) == (not is_cached)
 
 
 def test_a_next_token_model_on_them_loads_with_the_buffers_that_no_file_holds(tmp_path):
@@ -126,8 +125,7 @@ def test_every_family_of_language_models_is_known():
 def test_the_last_token_that_is_not_padding_is_scored(padding):
     config = tiny_config("granite")
     config.num_labels = 1
-    ensure_sequence_classifier(config)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = ensure_sequence_classifier(config)(config).eval()
     pad = torch.zeros(1, 3, dtype=torch.long)
     batch = torch.cat([pad, IDS] if padding == "left" else [IDS, pad], dim=1)
     mask = (batch != 0).long()

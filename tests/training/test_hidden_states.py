@@ -93,9 +93,8 @@ def test_a_steering_head_learns_and_leaves_its_policy_alone(make_trainer, make_h
     policy = make_policy()
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     head = make_head(policy, fresh=True, nonlinear=nonlinear)
-    trainer = make_trainer(
-        rows, model=head, evaluation=rows, learning_rate=3e-2, num_train_epochs=10, gradient_checkpointing=True
-    )  # the default
+    settings = {"learning_rate": 3e-2, "num_train_epochs": 10, "gradient_checkpointing": True}  # TRL's default
+    trainer = make_trainer(rows, model=head, evaluation=rows, **settings)
     trainer.train()
     assert trainer.evaluate()["eval_accuracy_at_100"] > 0.9
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
