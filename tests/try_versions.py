@@ -72,8 +72,11 @@ def write_row(kind, versions, report):
     cells = [kind, *versions, str(int(suite["tests"]) - bad - skipped), str(skipped), str(bad)]
     row, text = "| " + " | ".join(cells) + " |", PAGE.read_text("utf-8")
     before, table, after = re.split(r"(^\| environment .*\n(?:\|.*\n)*)", text, maxsplit=1, flags=re.MULTILINE)
-    others = [line for line in table.splitlines() if not line.startswith(f"| {kind} | {versions[0]} |")]
-    PAGE.write_text(before + "\n".join([*others, row]) + "\n" + after, "utf-8")
+    heading, rule, *rows = table.splitlines()
+    rows = [line for line in rows if not line.startswith(f"| {kind} | {versions[0]} |")]
+    place = 2 + COLUMNS.index("transformers")
+    rows = sorted([*rows, row], key=lambda line: [int(part) for part in line.split(" | ")[place].split(".")])
+    PAGE.write_text(before + "\n".join([heading, rule, *rows]) + "\n" + after, "utf-8")
 
 
 def main(kind, interpreter, *words):

@@ -117,7 +117,7 @@ def test_sixteen_at_once_with_cancellations_are_each_right(server, alone):
     ("extra", "sentence"),
     [
         ({"rgtg_bta": 1.0}, "unknown settings"),
-        ({"rgtg_top_k": 5000}, "256 at most"),
+        ({"rgtg_top_k": 5000}, "from 1 to 256"),
         ({"rgtg": "{"}, "not valid JSON"),
         ({"rgtg_beta": "strong"}, "a number is required"),
     ],
