@@ -40,7 +40,7 @@ assert output.shape[1] > inputs["input_ids"].shape[1]
 
 QUANTIZED = """
 from transformers import BitsAndBytesConfig
-from rgtg_hf.rewards import load_reward_model
+from rgtg_hf.rewards.load import load_reward_model
 
 model = load_reward_model("reward", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 assert model.is_loaded_in_8bit

@@ -80,10 +80,8 @@ class NextTokenRewardConfig(PretrainedConfig):
         self.nonlinear = nonlinear
         self.dropout = dropout
         self.context_scale = context_scale
-        self.pad_token_id = pad_token_id
-        self.bos_token_id = bos_token_id
-        self.eos_token_id = eos_token_id
-        super().__init__(**{"num_labels": 1} | kwargs)
+        special = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
+        super().__init__(**{"num_labels": 1} | kwargs | special)
 
 
 class NextTokenRewardModel(PreTrainedModel):
