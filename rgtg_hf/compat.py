@@ -9,10 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-__all__ = ["cache_argument", "cache_in", "first_positions"]
+__all__ = ["cache_argument", "cache_in"]
 
 # From 5.24 on a model's cache is called `cache`, and 5.40 no longer knows the older name.
 _CACHE_NAMES = ("cache", "past_key_values")
@@ -27,12 +24,3 @@ def cache_argument(function: Callable[..., Any]) -> str:
 def cache_in(arguments: Mapping[str, Any]) -> Any:
     """The cache among the keyword arguments of a call, or in its output; `None` if there is none."""
     return next((arguments[name] for name in _CACHE_NAMES if name in arguments), None)
-
-
-def first_positions(function: Callable[..., Any], mask: Tensor) -> dict[str, Tensor]:
-    """The argument that tells `prepare_inputs_for_generation` which columns it is given, when they are the first ones.
-
-    Below 5.0 the model does not find them by itself.
-    """
-    wanted = "cache_position" in inspect.signature(function).parameters
-    return {"cache_position": torch.arange(mask.shape[1], device=mask.device)} if wanted else {}

@@ -125,7 +125,7 @@ AVAILABLE = sorted(FAMILIES.keys() & CONFIG_MAPPING.keys())
 # Read without a cache: the cache of a purely recurrent model is changed by what it reads.
 REFERENCE = {"falcon_mamba", "mamba", "recurrent_gemma"}
 # The version of transformers from which on a family's cache can be copied.
-CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.18"}
+CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.16"}
 # Families that cannot be made reward models here, or are not tried.
 OTHERS = {
     # Encoder-decoders, encoders, and decoders of images or sound.

@@ -30,7 +30,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria
 from transformers import StoppingCriteriaList as Criteria
 from transformers.utils import ModelOutput
 
-from rgtg_hf.compat import cache_in, first_positions
+from rgtg_hf.compat import cache_in
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, power_for, ranked, resampled
@@ -234,10 +234,8 @@ class _Search:
         """Reads all but the last token of each prompt, once. The loop reads the last one in every row."""
         if self.cache is None or self.prompt_length < 2:
             return
-        mask = self.prompt_mask[:, :-1]
-        kwargs = self.kwargs | self._padding_arguments(mask)
-        prepare = self.model.prepare_inputs_for_generation
-        inputs = prepare(prompts[:, :-1], is_first_iteration=True, **kwargs | first_positions(prepare, mask))
+        kwargs = self.kwargs | self._padding_arguments(self.prompt_mask[:, :-1])
+        inputs = self.model.prepare_inputs_for_generation(prompts[:, :-1], is_first_iteration=True, **kwargs)
         self.model(**inputs, return_dict=True)
 
     def _padding_arguments(self, mask: Tensor) -> dict[str, Tensor]:
