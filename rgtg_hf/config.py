@@ -163,40 +163,22 @@ class RewardGuidanceConfig:
         ```
     """
 
-    beta: float | None = _setting(
-        1.0, check_number, "strength of steering, in nats per unit of reward; 0 does not steer"
-    )
+    beta: float | None = _setting(1.0, check_number, "strength of steering, in nats per unit of reward")
     top_k: int | None = _setting(
-        10, _check_count_or_zero("the whole vocabulary"), "candidates per step, the most likely tokens; 0: all tokens"
+        10, _check_count_or_zero("the whole vocabulary"), "most likely tokens that are candidates; 0: all"
     )
-    top_p: float | None = _setting(
-        1.0, _check_probability, "candidates are the most likely tokens that have this probability together"
-    )
-    min_p: float | None = _setting(
-        0.0, _check_share, "candidates are at least this many times as likely as the most likely one"
-    )
-    min_entropy: float | None = _setting(
-        0.0, _check_entropy, "guide only where the policy's entropy, in nats, is at least this"
-    )
-    max_increment: float | None = _setting(
-        math.inf, _check_limit, "the most nats that guidance may change a candidate's score by"
-    )
-    max_step_kl: float | None = _setting(
-        math.inf, _check_limit, "the most nats of divergence from the policy in one step"
-    )
-    search: str | None = _setting(
-        "tokens", _check_choice, "guide every token, or select among rows after every block of tokens"
-    )
-    num_rows: int | None = _setting(4, check_count, "rows per prompt of a search")
-    block_size: int | None = _setting(8, check_count, "tokens per block of a search")
-    max_rows: int | None = _setting(
-        0, _check_count_or_zero("no limit"), "the most rows that a search runs at once; 0: no limit"
-    )
-    search_return: str | None = _setting("auto", _check_choice, "which rows of a search are returned")
-    soften: float | None = _setting(
-        0.0, _check_share, "the share of the rows that has to count when rows are drawn by their weights"
-    )
-    scorer: str | None = _setting("auto", _check_choice, "how increments are computed")
+    top_p: float | None = _setting(1.0, _check_probability, "candidates have this probability together")
+    min_p: float | None = _setting(0.0, _check_share, "candidates have this share of the top probability")
+    min_entropy: float | None = _setting(0.0, _check_entropy, "guide where the policy's entropy has this many nats")
+    max_increment: float | None = _setting(math.inf, _check_limit, "most nats that a candidate's score may change by")
+    max_step_kl: float | None = _setting(math.inf, _check_limit, "most nats of divergence from the policy per step")
+    search: str | None = _setting("tokens", _check_choice, "its kind")
+    num_rows: int | None = _setting(4, check_count, "rows per prompt")
+    block_size: int | None = _setting(8, check_count, "tokens per block")
+    max_rows: int | None = _setting(0, _check_count_or_zero("no limit"), "most rows that run at once; 0: no limit")
+    search_return: str | None = _setting("auto", _check_choice, "rows that are returned")
+    soften: float | None = _setting(0.0, _check_share, "share of the rows that has to count in a draw")
+    scorer: str | None = _setting("auto", _check_choice, "the scorer")
 
     def __post_init__(self) -> None:
         for one in fields(self):

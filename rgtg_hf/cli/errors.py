@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
-__all__ = ["LineParser", "UserError", "blame_input"]
+__all__ = ["UserError", "blame_input"]
 
 
 class UserError(Exception):
     """An error that the user can correct. The message says what was found, what is required and how to fix it."""
-
-
-class LineParser(argparse.ArgumentParser):
-    """An argument parser with errors of one line, like all errors of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises [`UserError`]. argparse would print its usage and exit."""
-        raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
 @contextmanager

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
-from rgtg_hf.cli.model_pair import add_generation_options, add_guidance_options, load_models, resolve_options
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.model_pair import (
+    add_guidance_options,
+    add_model_options,
+    add_sampling_options,
+    load_models,
+    resolve_options,
+)
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
+from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.inspection.page import GENERATOR, summary
 
 __all__ = ["run"]
@@ -65,14 +71,15 @@ def _check_output(output: Path) -> None:
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf inspect",
-        description="Answer a prompt with and without guidance, and show the reward of every token on a page.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='example: rgtg-hf inspect --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."',
+        "inspect",
+        "Answer a prompt with and without guidance, and show the reward of every token on a page.",
+        "--model NAME --reward_model NAME [options] prompt",
+        ['rgtg-hf inspect --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."'],
     )
-    add = parser.add_argument
+    add = parser.group("prompt and page")
     add("prompt", help="the prompt")
     add("--output", metavar="FILE", default="inspect.html", help="the page; an earlier page is replaced")
-    add_generation_options(parser, max_new_tokens=64)
-    add_guidance_options(parser, "search", "num_rows", "block_size")
+    add_model_options(parser)
+    add_guidance_options(parser, "beta", "top_k", "search", "num_rows", "block_size")
+    add_sampling_options(parser, max_new_tokens=64)
     return parser

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.model_pair import is_steering_head
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
+from rgtg_hf.cli.parser import LineParser
 
 __all__ = ["run"]
 
@@ -63,13 +63,14 @@ def run(arguments: Sequence[str]) -> None:
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf merge",
-        description="Merge linear steering heads into a policy. The result is an ordinary checkpoint.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "merge",
+        "Merge linear steering heads into a policy. The result is an ordinary checkpoint.",
+        "--model NAME --heads NAME [NAME ...] --output_dir DIR [options]",
+        ["rgtg-hf merge --model owner/policy --heads my_head --betas 2 --output_dir steered_policy"],
     )
-    add = parser.add_argument
-    add("--model", required=True, help="the policy that the heads were trained on: a folder or a hub name")
-    add("--heads", nargs="+", required=True, help="linear heads (the default kind): folders or hub names")
+    add = parser.group("policy and heads")
+    add("--model", required=True, help="the policy that the heads were trained on")
+    add("--heads", nargs="+", required=True, help="linear heads, the default kind")
     add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
-    add("--output_dir", required=True, help="folder of the merged policy")
+    add("--output_dir", metavar="DIR", required=True, help="folder of the merged policy")
     return parser

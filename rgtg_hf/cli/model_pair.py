@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.option_checks import check_same_tokenizer
+from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.config import (
     CHOICES,
     GUIDANCE_CONFIG_NAME,
@@ -21,38 +23,53 @@ from rgtg_hf.config import (
 )
 
 __all__ = [
-    "add_generation_options",
     "add_guidance_options",
     "add_loading_options",
+    "add_model_options",
+    "add_sampling_options",
     "is_steering_head",
     "load_models",
     "load_policy",
     "resolve_options",
 ]
 
+_OF_SEARCH = ("search", "num_rows", "block_size", "max_rows", "search_return", "soften")
 
-def add_generation_options(parser: LineParser, max_new_tokens: int) -> None:
+
+def add_model_options(parser: LineParser) -> None:
     """Adds the options of the commands that generate text with one policy and one reward model."""
-    add = parser.add_argument
+    add = parser.group("models")
     add("--model", required=True, help="the policy: a folder or a hub name")
-    add("--reward_model", required=True, help="the reward model, with the policy's tokenizer, or a steering head")
-    add_guidance_options(parser, "beta", "top_k")
-    add("--max_new_tokens", type=int, default=max_new_tokens, help="largest number of tokens per response")
-    add("--greedy", action="store_true", help="choose the most likely candidate instead of sampling")
-    add("--seed", type=int, default=0, help="seed of sampling")
-    add("--no_chat_template", action="store_true", help="continue the prompt as it is")
-    add_loading_options(parser)
+    add("--reward_model", required=True, help="a reward model with the policy's tokenizer, or a steering head")
+    add_loading_options(add)
 
 
 def add_guidance_options(parser: LineParser, *names: str) -> None:
     """Adds settings of guidance. An option that is not given is unset: see [`resolve_options`]."""
+    of_guidance = parser.group(
+        "guidance",
+        f"Unset, these and those of search are as in the {GUIDANCE_CONFIG_NAME} of the reward model.",
+    )
+    of_search = parser.group(
+        "search", "Rows are selected after every block of tokens. With `tokens`, every token is guided instead."
+    )
     for one in fields(RewardGuidanceConfig):
         if one.name in names:
-            default = one.metadata["default"]
-            choices = CHOICES.get(one.name)
+            default, choices = one.metadata["default"], CHOICES.get(one.name)
             kind: Any = None if choices else type(default)
-            text = f"{one.metadata['summary']} (default: as in {GUIDANCE_CONFIG_NAME}, or else {default})"
-            parser.add_argument(f"--{one.name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=text)
+            more = {"type": kind, "choices": choices, "default": argparse.SUPPRESS, "shown": default}
+            add = of_search if one.name in _OF_SEARCH else of_guidance
+            add(f"--{one.name}", help=one.metadata["summary"], **more)
+
+
+def add_sampling_options(parser: LineParser, max_new_tokens: int) -> Callable[..., Any]:
+    """Adds the options that say how responses are sampled, and returns the function that adds more of them."""
+    add = parser.group("sampling")
+    add("--max_new_tokens", type=int, default=max_new_tokens, help="most tokens per response")
+    add("--greedy", action="store_true", help="choose the most likely candidate instead of sampling")
+    add("--seed", type=int, default=0, help="seed of sampling")
+    add("--no_chat_template", action="store_true", help="continue the prompt as it is")
+    return add
 
 
 def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGuidanceConfig:
@@ -81,12 +98,11 @@ def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGui
     return found.config
 
 
-def add_loading_options(parser: LineParser) -> None:
-    """Adds the options that say how models are loaded."""
-    add = parser.add_argument
-    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="precision of the models")
-    add("--device", help="where the models run (default: the GPU if there is one, else the CPU)")
-    add("--trust_remote_code", action="store_true", help="run code that comes with a model; only for models you trust")
+def add_loading_options(add: Callable[..., Any]) -> None:
+    """Adds the options that say how models are loaded, by the function of their group."""
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="precision")
+    add("--device", shown="the GPU if there is one", help="cpu, cuda:1 and so on")
+    add("--trust_remote_code", action="store_true", help="run code that comes with a model that you trust")
 
 
 def load_policy(options: argparse.Namespace) -> tuple[Any, Any]:

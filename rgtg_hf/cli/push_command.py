@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.option_checks import check_guidance, check_model_name
+from rgtg_hf.cli.parser import LineParser
 
 __all__ = ["files_to_upload", "run"]
 
@@ -190,16 +191,18 @@ def _upload(folder: Path, files: Sequence[str], options: argparse.Namespace) -> 
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf push",
-        description="Upload a reward model, so that generate() is steered by its name (custom_generate=).",
-        epilog="example: rgtg-hf push reward_model owner/my-reward-model --beta 2 --private",
+        "push",
+        "Upload a reward model, so that generate() is steered by its name (custom_generate=).",
+        "folder owner/name [options]",
+        ["rgtg-hf push reward_model owner/my-reward-model --beta 2 --private"],
     )
-    add = parser.add_argument
-    add("folder", help="the saved reward model; custom_generate/ and the card's section are written into it")
+    add = parser.group("what and where")
+    add("folder", help="the reward model; custom_generate/ and a section of the card are written into it")
     add("repo", help="its name on the hub, owner/name; the repository is made if there is none")
-    add("--beta", type=float, help="the strength to recommend (default: as in guidance_config.json, or else 1)")
-    add("--top_k", type=int, help="the number of candidates to recommend (default: as there, or else 10)")
-    add("--policy", metavar="NAME", help="a policy for the card's example (default: the card's base model)")
     add("--private", action="store_true", help="make the repository private, if it is made now")
     add("--local_only", action="store_true", help="write the files, upload nothing")
+    add = parser.group("what the card recommends")
+    add("--beta", type=float, shown="as in guidance_config.json, or else 1", help="strength")
+    add("--top_k", type=int, shown="as in guidance_config.json, or else 10", help="candidates")
+    add("--policy", shown="the card's base model", help="policy of the card's example")
     return parser

@@ -1,6 +1,6 @@
 import pytest
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.errors import UserError, blame_input
 
 
 def test_errors_of_a_library_become_one_line():
@@ -16,9 +16,3 @@ def test_the_cause_is_told_where_there_is_one():
 def test_other_errors_pass():
     with pytest.raises(RuntimeError), blame_input("loading failed"):
         raise RuntimeError
-
-
-def test_a_mistake_in_the_options_is_a_user_error():
-    parser = LineParser(prog="rgtg-hf test")
-    with pytest.raises(UserError, match=r"unrecognized arguments: --no .*see `rgtg-hf test --help`"):
-        parser.parse_args(["--no"])

@@ -1,9 +1,13 @@
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from rgtg_hf.cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def one_line_error(capsys, arguments):
@@ -66,3 +70,9 @@ def test_mistakes_are_told_in_one_line_before_any_work(capsys, arguments, says, 
     monkeypatch.chdir(tmp_path)
     assert says in one_line_error(capsys, arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_reference_page_is_what_the_commands_say():
+    # Run docs/make_command_reference.py when an option has changed.
+    made = runpy.run_path(str(ROOT / "docs" / "make_command_reference.py"))
+    assert (ROOT / "docs" / "reference" / "command-line.md").read_text("utf-8") == made["page"]()

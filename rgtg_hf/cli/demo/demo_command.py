@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.demo.demo_policy import HUB_NAME, demo_policy_path
-from rgtg_hf.cli.errors import LineParser, blame_input
+from rgtg_hf.cli.errors import blame_input
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import claim_output_dir
+from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.prompt_files import encode_prompts
 
 __all__ = ["run"]
@@ -219,20 +220,18 @@ def _print_texts(results: _Results, console: Any) -> None:
 
 
 def _parser() -> LineParser:
-    parser = LineParser(
-        prog="rgtg-hf demo",
-        description="Train a small prefix reward model, then steer a language model with it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--output_dir", default="outputs/demo", help="folder of the report, the picture and the reward model")
+    parser = LineParser("demo", "Train a small prefix reward model, then steer a language model with it.")
+    add = parser.group("training")
+    add("--num_layers", type=int, default=10, help="layers of the policy that the reward model starts from")
+    add("--max_steps", type=int, default=-1, help="most training steps; -1 for one epoch")
+    add("--retrain", action="store_true", help="train again even if a finished reward model is there")
+    add = parser.group("steering")
+    add("--model", shown=HUB_NAME, help="policy with a chat template")
     add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering")
     add("--top_k", type=int, default=10, help="candidates per step")
-    add("--max_new_tokens", type=int, default=48, help="largest number of tokens per response")
-    add("--num_prompts", type=int, default=44, help="number of evaluation prompts, at most 44")
-    add("--num_layers", type=int, default=10, help="layers of the policy that the reward model starts from")
-    add("--max_steps", type=int, default=-1, help="largest number of training steps; -1 for one epoch")
+    add("--max_new_tokens", type=int, default=48, help="most tokens per response")
+    add("--num_prompts", type=int, default=44, help="evaluation prompts, at most 44")
+    add = parser.group("both")
+    add("--output_dir", metavar="DIR", default="outputs/demo", help="report, picture and reward model")
     add("--seed", type=int, default=0, help="seed of training and sampling")
-    add("--retrain", action="store_true", help="train again even if a finished reward model is there")
-    add("--model", help=f"another policy with a chat template (default: {HUB_NAME})")
     return parser

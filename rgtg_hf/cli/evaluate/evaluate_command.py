@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
+from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.model_pair import add_loading_options
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
+from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, digest, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
@@ -209,36 +210,42 @@ def _plan(options: argparse.Namespace, prompts: Sequence[Any], lengths: Sequence
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf evaluate",
-        description="Compare ways of guiding a policy with other methods, on your own prompts.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="example: rgtg-hf evaluate --model owner/policy --reward_model my_rm --prompts prompts.txt "
-        "--gold vader --output outputs/evaluation",
+        "evaluate",
+        "Compare ways of guiding a policy with other methods, on your own prompts.",
+        "--model NAME --prompts FILE --gold NAME --output DIR [options]",
+        [
+            "rgtg-hf evaluate --model owner/policy --reward_model my_rm --prompts prompts.txt \\\n"
+            "      --gold vader --output results"
+        ],
     )
-    add = parser.add_argument
-    add("--model", required=True, help="the policy: a folder or a hub name")
+    add = parser.group("prompts and results")
     add("--prompts", required=True, metavar="FILE", help="one prompt per line, or .jsonl rows with a `prompt`")
-    add("--gold", required=True, help="the judge: vader, flesch, module:function, or another reward model")
-    add("--output", required=True, metavar="DIR", help="the output folder; an interrupted evaluation continues")
-    add("--methods", nargs="+", metavar="METHOD", help="policy, greedy, pargs, pargs_greedy, args, args_greedy, "
-        "best_of_n, best_of_n_full, blockwise, halving, particles, head, offline (default: all)")  # fmt: skip
-    add("--reward_model", help="a prefix reward model, for pargs, best_of_n, blockwise, halving and particles")
-    add("--full_reward_model", help="a reward model trained on whole responses, for args and best_of_n_full")
-    add("--head", help="a steering head of the policy")
-    add("--fine_tuned", help="the policy after offline fine-tuning (such as DPO), whole or as an adapter, for offline")
-    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering and of particles")
-    add("--args_betas", type=float, nargs="+", help="strengths for args, whose rewards have another scale "
-        "(default: --betas)")  # fmt: skip
-    add("--ns", type=int, nargs="+", default=[8], help="numbers of responses or blocks to choose from; "
-        "the largest is the number of particles")  # fmt: skip
-    add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
-    add("--training_data", metavar="NAME", help="the training pairs, to warn of prompts that are among them")
-    add("--pairs", metavar="NAME", help="held-out pairs, for the reward models' accuracy by fraction read")
-    add("--top_k", type=int, default=10, help="candidates per step: the policy's most likely tokens")
-    add("--max_new_tokens", type=int, default=64, help="largest number of tokens per response")
-    add("--block_size", type=int, default=8, help="tokens per block of blockwise, halving and particles")
-    add("--seed", type=int, default=0, help="seed of sampling")
+    add("--gold", required=True, help="vader, flesch, module:function or a reward model")
+    add("--output", required=True, metavar="DIR", help="folder; an interrupted evaluation continues")
     add("--batch_size", type=int, default=32, help="prompts decoded together")
+    add("--training_data", help="training pairs, to warn of prompts that are among them")
+    add("--pairs", help="held-out pairs, for the accuracy of reward models")
+    add = parser.group("models")
+    add("--model", required=True, help="the policy: a folder or a hub name")
+    add("--reward_model", help="prefix reward model, for pargs, best_of_n and searches")
+    add("--full_reward_model", help="reward model of whole responses, for args and best_of_n_full")
+    add("--head", help="steering head of the policy, for head")
+    add("--fine_tuned", help="the policy after DPO or the like, for offline")
+    add_loading_options(add)
+    add = parser.group(
+        "methods",
+        "policy, greedy, pargs, pargs_greedy, args, args_greedy, best_of_n, best_of_n_full,\n"
+        "blockwise, halving, particles, head, offline",
+    )
+    add("--methods", nargs="+", metavar="METHOD", shown="those whose models are given", help="methods to compare")
+    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering and particles")
+    add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
+    add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
+    add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
+    add("--top_k", type=int, default=10, help="candidates per step: the most likely tokens")
+    add("--block_size", type=int, default=8, help="tokens per block of a search")
+    add = parser.group("sampling")
+    add("--max_new_tokens", type=int, default=64, help="most tokens per response")
+    add("--seed", type=int, default=0, help="seed of sampling")
     add("--no_chat_template", action="store_true", help="continue the prompts as they are")
-    add_loading_options(parser)
     return parser

@@ -9,9 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import LineParser, UserError, blame_input
-from rgtg_hf.cli.model_pair import add_generation_options, add_guidance_options, load_models, resolve_options
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.model_pair import (
+    add_guidance_options,
+    add_model_options,
+    add_sampling_options,
+    load_models,
+    resolve_options,
+)
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
+from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, encode_prompts, read_prompt_rows, read_prompts
 from rgtg_hf.config import OF_CALLS
@@ -146,18 +153,22 @@ def _check_sampling(options: argparse.Namespace) -> None:
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf generate",
-        description="Generate text from a policy that is guided by a prefix reward model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='example: rgtg-hf generate --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."',
+        "generate",
+        "Generate text from a policy that is guided by a prefix reward model.",
+        "--model NAME --reward_model NAME [options] [prompt ...]",
+        [
+            'rgtg-hf generate --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."',
+            "rgtg-hf generate --model owner/policy --reward_model my_rm --prompts prompts.jsonl --output out.jsonl",
+        ],
     )
-    add = parser.add_argument
+    add = parser.group("prompts and responses")
     add("prompt", nargs="*", help="prompts; the text of a single one is streamed to the terminal")
     add("--prompts", metavar="FILE", help="a file with one prompt per line, or .jsonl rows with a `prompt`")
-    add("--output", metavar="FILE", help="write .jsonl rows to this file, in order; an interrupted run continues")
-    add("--temperature", type=float, default=1.0, help="temperature of sampling; it also divides beta")
-    add("--top_p", type=float, default=1.0, help="sample from the smallest set of candidates with this probability")
+    add("--output", metavar="FILE", help="write .jsonl rows here, in order; an interrupted run continues")
     add("--batch_size", type=int, default=8, help="prompts decoded together")
-    add_generation_options(parser, max_new_tokens=128)
-    add_guidance_options(parser, *(name for name in OF_CALLS if name not in ("beta", "top_k")))  # which are there
+    add_model_options(parser)
+    add_guidance_options(parser, *OF_CALLS)
+    add = add_sampling_options(parser, max_new_tokens=128)
+    add("--temperature", type=float, default=1.0, help="temperature of sampling; it also divides beta")
+    add("--top_p", type=float, default=1.0, help="sample from the likeliest candidates with this probability")
     return parser

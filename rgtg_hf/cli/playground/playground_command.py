@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from rgtg_hf.cli.errors import LineParser, UserError
+from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.model_pair import add_guidance_options, add_loading_options, resolve_options
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
+from rgtg_hf.cli.parser import LineParser
 
 __all__ = ["make_app", "run"]
 
@@ -75,18 +76,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> LineParser:
     parser = LineParser(
-        prog="rgtg-hf playground",
-        description="Show guided and unguided text side by side in the browser. Only this machine can open the page, "
-        "unless --host allows others.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="example: rgtg-hf playground --model owner/policy --reward_model my_rm",
+        "playground",
+        "Show guided and unguided text side by side in the browser.",
+        "--model NAME [NAME ...] --reward_model NAME [NAME ...] [options]",
+        ["rgtg-hf playground --model owner/policy --reward_model my_rm"],
     )
-    add = parser.add_argument
-    add("--model", dest="models", nargs="+", required=True, help="policies to choose from: folders or hub names")
+    add = parser.group("page")
+    add("--host", default="127.0.0.1", help="address; 0.0.0.0: for all machines")
+    add("--port", type=int, shown="the first free one from 7860", help="port")
+    add = parser.group("models")
+    add("--model", dest="models", nargs="+", required=True, help="policies to choose from")
     add("--reward_model", dest="reward_models", nargs="+", required=True, help="reward models to choose from")
+    add_loading_options(add)
     add_guidance_options(parser, "beta", "top_k", "search", "num_rows", "block_size")
-    add("--max_new_tokens", type=int, default=64, help="largest number of tokens per response")
-    add("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 allows other machines")
-    add("--port", type=int, help="the port (default: the first free one from 7860)")
-    add_loading_options(parser)
+    parser.group("sampling")("--max_new_tokens", type=int, default=64, help="most tokens per response")
     return parser

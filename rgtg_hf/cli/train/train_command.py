@@ -13,15 +13,9 @@ from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
 from rgtg_hf.cli.preferences import check_preferences, load_preferences
+from rgtg_hf.cli.train.train_help import help_parser
 
 __all__ = ["run"]
-
-_DESCRIPTION = """Train a prefix reward model. The flags are those of `trl reward`;
---config file.yaml sets any of them.
-
-  rgtg-hf train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10 \\
-      --dataset_name pairs.jsonl --output_dir reward_model
-"""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -33,9 +27,10 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: If the input is wrong; nothing has been written then.
     """
-    if "-h" not in arguments and "--help" not in arguments:
-        # Errors in the words alone are reported before libraries are loaded, which takes seconds.
-        _check_early(list(arguments))
+    if {"-h", "--help"} & set(arguments):
+        help_parser().parse_args(["--help"])
+    # Errors in the words alone are reported before libraries are loaded, which takes seconds.
+    _check_early(list(arguments))
     from trl import get_peft_config, get_quantization_config
 
     from rgtg_hf.training.trainer import PrefixRewardTrainer
@@ -150,7 +145,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, Any, Any]:
             raise UserError(f"{message} (see `{self.prog} --help`)")
 
     dataclasses: Any = (ScriptArguments, PrefixRewardConfig, ModelConfig)
-    parser = Parser(dataclasses, prog="rgtg-hf train", description=_DESCRIPTION)
+    parser = Parser(dataclasses, prog="rgtg-hf train", description="Train a prefix reward model.")
+    if "--help-all" in arguments:
+        parser.print_help()
+        raise SystemExit(0)
     # TRL's default is meant for language models; with it the reward head would stay frozen and unsaved.
     parser.set_defaults(lora_task_type="SEQ_CLS")
     with blame_input("the options cannot be used", (OSError, ValueError, yaml.YAMLError)):

@@ -1,0 +1,102 @@
+"""The help of `rgtg-hf train`: our options and TRL's most used ones, without loading TRL, which takes seconds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rgtg_hf.cli.parser import LineParser
+
+__all__ = ["OPTIONS", "Shown", "help_parser"]
+
+_EXAMPLE = """rgtg-hf train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10 \\
+      --dataset_name pairs.jsonl --output_dir reward_model"""
+
+
+class Shown(NamedTuple):
+    """An option as the help shows it.
+
+    Attributes:
+        name: Its name.
+        text: What it is for.
+        default: Its default.
+        choices: The words that it may be.
+        kind: Its type, where there is no default to tell.
+    """
+
+    name: str
+    text: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    kind: type = str
+
+
+# The options of each group. A test compares them with the parser's.
+OPTIONS: dict[str, list[Shown]] = {
+    "model and data": [
+        Shown("model_name_or_path", "the policy, or a smaller model with its tokenizer"),
+        Shown("dataset_name", "pairs: a hub name or a file (.jsonl, .json, .csv, .parquet)"),
+        Shown("dataset_train_split", "split to train on", "train"),
+        Shown("output_dir", "folder of the reward model and its checkpoints"),
+        Shown("training_data", "name of the data in the model card; unset: the hub name"),
+    ],
+    "prefixes": [
+        Shown("num_layers", "first layers to take, so that decoding is cheaper; unset: all", kind=int),
+        Shown("prefixes", "the prefixes that count", None, ("all", "stride", "random")),
+        Shown("prefix_stride", "tokens between prefixes, if `stride`", 8),
+        Shown("prefixes_per_pair", "prefixes of each pair, if `random`", 8),
+        Shown("position_weights", "weights", "uniform", ("uniform", "increasing", "decreasing")),
+        Shown("after_end", "past the shorter response's end", "hold", ("hold", "drop")),
+        Shown("from_first_difference", "leave out the prefixes that both responses share", False),
+        Shown("hidden_states_dir", "where hidden states for steering heads are kept"),
+    ],
+    "training": [
+        Shown("learning_rate", "largest learning rate", 1e-4),
+        Shown("num_train_epochs", "passes over the pairs", 3.0),
+        Shown("max_steps", "steps in place of epochs, if above 0", -1),
+        Shown("per_device_train_batch_size", "pairs per device and step", 8),
+        Shown("gradient_accumulation_steps", "batches per change of the weights", 1),
+        Shown("max_length", "longer pairs are left out, in tokens", 1024),
+        Shown("bf16", "train in bfloat16; unset: where the device can", kind=bool),
+        Shown("no_gradient_checkpointing", "take more memory, and less time", False),
+        Shown("seed", "seed of the order and of fresh weights", 42),
+    ],
+    "LoRA": [
+        Shown("use_peft", "train an adapter in place of all weights", False),
+        Shown("lora_r", "its rank", 16),
+        Shown("lora_target_modules", "the layers that it changes; unset: PEFT's choice"),
+        Shown("load_in_4bit", "quantize the weights below the adapter (QLoRA)", False),
+    ],
+    "while it runs, and after": [
+        Shown("eval_strategy", "when to evaluate", "no", ("no", "steps", "epoch")),
+        Shown("dataset_test_split", "split to evaluate on", "test"),
+        Shown("logging_steps", "steps between lines of the log", 10),
+        Shown("save_steps", "steps between checkpoints", 500),
+        Shown("report_to", "wandb, tensorboard and so on", "none"),
+        Shown("resume_from_checkpoint", "`last` or a checkpoint's folder, to go on from there"),
+        Shown("push_to_hub", "upload the result as --hub_model_id", False),
+    ],
+    "other": [
+        Shown("config", "a .yaml file with options"),
+        Shown("help-all", "list all of TRL's options", False),
+    ],
+}
+_METAVARS = {bool: "BOOL", str: "NAME", int: "N", float: "X"}
+
+
+def help_parser() -> LineParser:
+    """The parser that prints the help of `rgtg-hf train`. TRL's parser is what reads the options."""
+    parser = LineParser(
+        "train",
+        "Train a prefix reward model. The options are those of `trl reward` and a few more.",
+        "--model_name_or_path NAME --dataset_name NAME --output_dir DIR [options]",
+        [_EXAMPLE],
+    )
+    for title, options in OPTIONS.items():
+        add = parser.group(title)
+        for one in options:
+            kind = one.kind if one.default is None else type(one.default)
+            more: dict[str, Any] = {"action": "store_true"}
+            if one.default is not False:
+                more = {"default": one.default, "choices": one.choices or None, "metavar": _METAVARS[kind]}
+            add(f"--{one.name}", help=one.text, **more)
+    return parser
