@@ -19,8 +19,8 @@ WIDTH = 100
 HEAD = """\
 # Command line
 
-What `--help` says. A mistake is reported in one line, with exit code 2, before anything long begins. An interruption has
-exit code 130, and commands that write files go on with what is finished when they are started again.
+What `--help` says. A mistake is reported in one line, with exit code 2, before anything long begins. An interruption
+has exit code 130, and commands that write files go on with what is finished when they are started again.
 """
 
 
