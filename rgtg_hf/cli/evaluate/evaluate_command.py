@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.model_pair import add_loading_options
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
@@ -69,13 +69,12 @@ def run(arguments: Sequence[str]) -> None:
     import torch
     from transformers.utils import logging
 
-    from rgtg_hf.evaluation.gold_models import load_gold
+    from rgtg_hf.cli.evaluate.evaluate_judge import load_judge
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options.device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with blame_input("--gold: it cannot be loaded", (ImportError, OSError, ValueError)):
-        gold = load_gold(options.gold, device=options.device, trust_remote_code=options.trust_remote_code)
+    gold = load_judge(options.gold, device=options.device, trust_remote_code=options.trust_remote_code)
     if processes.index == 0:
         _warn_of_overlap(options.training_data, prompts)
         claim_output_dir(folder, command="evaluate", configuration=configuration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
     runs = _read(folder / "texts.jsonl", [_text(prompt) for prompt in prompts], gold, options.gold)
     plain = runs["policy"][0.0]
     rows = [
-        summarize(METHODS[method].name, strength, [run], [plain], kl_is_bound=METHODS[method].kl_is_bound)
+        summarize(method, strength, [run], [plain], kl_is_bound=METHODS[method].kl_is_bound)
         for method, of_method in runs.items()
         for strength, run in of_method.items()
     ]
@@ -70,12 +71,37 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
         hardware=describe_hardware(),
         commit=find_commit(Path(__file__).parent),
     )
-    table = markdown_table(rows)
-    write_whole(folder / "report.md", _markdown(table, equal, options, len(prompts)))
+    write_whole(folder / "report.md", _markdown(markdown_table(rows), equal, options, len(prompts)))
+    Console(highlight=False).print(_terminal_table(rows))
     Console(stderr=True, highlight=False).print(
-        f"Written to {folder}: report.md, report.json, texts.jsonl and the pictures"
+        f"Written to {folder}: report.md with all measures, report.json, texts.jsonl and the pictures"
     )
-    print(table)
+
+
+def _terminal_table(rows: Sequence[MethodSummary]) -> Any:
+    """What matters most of each method, narrow enough for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False, caption="± is one standard error; ≤ marks a bound", caption_style="")
+    for title in ("method", "strength", "gold", "gain", "KL, nats", "tokens/s"):
+        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.method,
+            f"{row.strength:g}" if row.strength else "",
+            _with_error(row.gold, row.gold_se),
+            _with_error(row.gain, row.gain_se, "+") if row.method != "policy" else "",
+            f"{'≤ ' if row.kl_is_bound else ''}{row.kl:.2f}",
+            "" if row.tokens_per_s is None else f"{row.tokens_per_s:.0f}",
+        )
+    return table
+
+
+def _with_error(mean: float, error: float, sign: str = "") -> str:
+    """A mean and its standard error, both with the decimals that give the error two digits, three at the most."""
+    decimals = min(3, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 2
+    return f"{mean:{sign}.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
@@ -110,10 +136,10 @@ def _text(prompt: Any) -> str:
 
 
 def _curves(runs: Runs) -> dict[str, list[FrontierPoint]]:
-    """The methods whose strengths form a line from the policy on. The others are compared with the first, PARGS."""
+    """The methods whose strengths form a line from the policy on. The others are compared with the first, `pargs`."""
     unguided = FrontierPoint(0.0, runs["policy"][0.0].gold)
     return {
-        METHODS[method].name: [
+        method: [
             unguided,
             *(FrontierPoint(fmean(run.sampled.divergences), run.gold) for run in runs[method].values()),
         ]
@@ -155,11 +181,11 @@ def _similar_length(model: Any, pairs: Any) -> dict[str, Any] | None:
 
 
 def _draw(folder: Path, runs: Runs, rows: list[MethodSummary], gold: str, accuracy: dict[str, Any]) -> None:
-    policy = next(row for row in rows if row.method == METHODS["policy"].name)
+    policy = next(row for row in rows if row.method == "policy")
     frontier, speed = [], []
     for method in runs:
         kind = METHODS[method]
-        points = [row for row in rows if row.method == kind.name]
+        points = [row for row in rows if row.method == method]
         timed = [(row.tokens_per_s, row.gold) for row in points if row.tokens_per_s is not None]
         speed.append(Series(kind.name, [x for x, _ in timed], [y for _, y in timed], line=False))
         if kind.needs:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,33 +48,31 @@ def texts(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+def assert_is_in_the_report(printed, rows):
+    """The table in the terminal has the figures of the report's rows, in six columns of 80 letters at the most."""
+    lines = [line.rstrip() for line in printed.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for row in rows:
+        strength = f"{row['strength']:g}" if row["strength"] else ""
+        (line,) = [line for line in lines if re.match(rf" *{row['method']} +{strength} ", line)]
+        gold, error = map(float, re.findall(r"([\d.]+) ± ([\d.]+)", line)[0])
+        assert (gold, error) == pytest.approx((row["gold"], row["gold_se"]), abs=1e-3)
+        assert line.endswith(f"{row['tokens_per_s']:.0f}")
+
+
 def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_reward_folder, tuned_folder, capsys):
     models = ["--full_reward_model", full_reward_folder, "--fine_tuned", tuned_folder, "--ns", "2", "3"]
     assert evaluate(tmp_path / "out", *models) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     methods = {(row["method"], row["strength"]) for row in report["rows"]}
+    steered, by_number = ("pargs", "pargs_greedy", "args", "args_greedy", "particles"), ("blockwise", "halving")
     assert methods == {
-        ("policy, sampled", 0),
-        ("policy, greedy", 0),
-        *(
-            (name, beta)
-            for name in ("PARGS", "PARGS-G", "ARGS", "ARGS, greedy", "particles, prefix RM")
-            for beta in (1, 3)
-        ),
-        *(
-            (name, n)
-            for name in (
-                "best-of-n, prefix RM",
-                "best-of-n, full-sequence RM",
-                "block-wise best-of-n, prefix RM",
-                "best-of-n by halving, prefix RM",
-            )
-            for n in (2, 3)
-        ),
-        ("fine-tuned policy", 1),
+        *(("policy", 0), ("greedy", 0), ("offline", 1)),
+        *((name, beta) for name in steered for beta in (1, 3)),
+        *((name, n) for name in ("best_of_n", "best_of_n_full", *by_number) for n in (2, 3)),
     }
     assert all(row["prompts"] == len(PROMPTS) for row in report["rows"])
-    assert "PARGS" in report["at_equal_kl"][0]
+    assert "pargs" in report["at_equal_kl"][0]
     rows = texts(tmp_path / "out")
     assert [row["index"] for row in rows] == list(range(len(methods) * len(PROMPTS)))
     assert [row["prompt"] for row in rows[: len(PROMPTS)]] == PROMPTS
@@ -83,8 +82,8 @@ def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_re
     for name in ("reward_vs_kl.png", "reward_vs_speed.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "out" / "report.md").read_text()
-    assert "| PARGS | 3 |" in table
-    assert capsys.readouterr().out.strip() in table
+    assert "| pargs | 3 |" in table
+    assert_is_in_the_report(capsys.readouterr().out, report["rows"])
     written = [file.read_text() for file in (tmp_path / "out").iterdir() if file.suffix != ".png"]
     places = (str(tmp_path), str(Path(full_reward_folder).parent))
     assert not [place for place in places if any(place in text for text in written)]
@@ -136,7 +135,7 @@ def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkey
         (["--methods", "pargs", "magic"], "there is no method 'magic'; choose from: policy, greedy, pargs"),
         (["--methods", "args"], "args needs a model; name it with --full_reward_model"),
         (["--gold", "judge:consonants"], "the module judge has no function 'consonants'"),
-        (["--gold", "nowhere:f"], "No module named 'nowhere'"),
+        (["--gold", "nowhere:f"], "there is no module 'nowhere'"),
         (["--gold", "./nothing-here"], "--gold"),
         (["--ns", "0"], "--ns has 0"),
         (["--max_new_tokens", "0"], "--max_new_tokens is 0"),

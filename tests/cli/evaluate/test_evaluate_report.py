@@ -44,8 +44,9 @@ def test_the_report_holds_every_method_and_compares_them(folder, capsys):
     assert report["gold"] == {"policy 0": [1, 2, 3], "pargs 1": [2, 3, 4], "pargs 2": [3, 4, 5]}
     assert report["settings"]["gold"] == "judge"
     assert "output" not in report["settings"]
-    assert report["at_equal_kl"][0]["PARGS"]["gold"] == pytest.approx(2.5)  # half way between policy and beta 1
-    assert capsys.readouterr().out.strip() in (folder / "report.md").read_text()
+    assert report["at_equal_kl"][0]["pargs"]["gold"] == pytest.approx(2.5)  # half way between policy and beta 1
+    assert "2.00 ± 0.58" in capsys.readouterr().out
+    assert "2 ± 0.58" in (folder / "report.md").read_text()
     assert (folder / "reward_vs_kl.png").exists()
 
 

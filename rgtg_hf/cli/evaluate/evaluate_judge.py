@@ -1,0 +1,89 @@
+"""The judge of `rgtg-hf evaluate`: loaded by name, and tried once before anything is generated."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.evaluation.gold_models import BUILT_IN, Gold, load_gold
+
+__all__ = ["load_judge"]
+
+_PROMPT, _RESPONSE = "How was it?", "It was fine."
+
+
+def load_judge(name: str, *, device: Any = None, trust_remote_code: bool = False) -> Gold:
+    """Loads the gold reward, and lets it judge one response.
+
+    Args:
+        name: As for [`load_gold`][rgtg_hf.evaluation.gold_models.load_gold]. A module may be in the current folder.
+        device: Device of a reward model.
+        trust_remote_code: Whether to run code that comes with a reward model.
+
+    Returns:
+        The gold reward.
+
+    Raises:
+        UserError: If there is no such judge, or it does not return one number for a response.
+    """
+    _check_name(name)
+    with blame_input("--gold: it cannot be loaded", (ImportError, OSError, ValueError)):
+        gold = load_gold(name, device=device, trust_remote_code=trust_remote_code)
+    try:
+        judged = gold([_PROMPT], [_RESPONSE])
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(
+            f"--gold: {name} failed on one response, {_RESPONSE!r}: {type(error).__name__}: {error}"
+        ) from error
+    if not _is_one_number(judged):
+        raise UserError(
+            f"--gold: {name} returned {judged!r} for one prompt and one response; a list with one number is required, "
+            "as it gets lists of prompts and responses"
+        )
+    return gold
+
+
+def _check_name(name: str) -> None:
+    """Finds the mistakes in a name that would otherwise be looked for on the hub."""
+    module, colon, function = name.partition(":")
+    if colon and not Path(name).exists():
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # as `python -m` does
+        _check_function(module, function)
+    elif name not in BUILT_IN and "/" not in name and not Path(name).exists():
+        known = f"{', '.join(BUILT_IN)}, module:function, a folder, or owner/name on the hub"
+        raise UserError(f"--gold: there is no judge {name!r}{_near(name, BUILT_IN)}; choose from: {known}")
+
+
+def _check_function(module: str, function: str) -> None:
+    try:
+        missing = find_spec(module) is None
+    except (ImportError, ValueError):  # of the package around it
+        missing = True
+    if missing:
+        raise UserError(f"--gold: there is no module {module!r} in the current folder or among the installed ones")
+    try:
+        __import__(module)
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(f"--gold: {module} cannot be imported: {type(error).__name__}: {error}") from error
+    own = [name for name, value in vars(sys.modules[module]).items() if callable(value)]
+    if function not in own:
+        raise UserError(f"--gold: the module {module} has no function {function!r}{_near(function, own)}")
+
+
+def _near(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _is_one_number(judged: Any) -> bool:
+    try:
+        return len(judged) == 1 and isinstance(float(judged[0]), float)
+    except (TypeError, ValueError, KeyError, IndexError):
+        return False
