@@ -38,7 +38,7 @@ build/vllm-env/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv build/vllm-env
 	build/vllm-env/bin/pip install --quiet '$(VLLM)' -e . 'pytest>=8,<10'
 	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
-	build/vllm-env/bin/python -c 'import torchvision' 2> build/torchvision.txt \
+	build/vllm-env/bin/python -c 'import torchvision' 2> /dev/null \
 	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -52,7 +52,7 @@ test-floor:      ## the default tests with the lowest versions allowed, in an en
 test-floor-core: setup build/floor-core/.installed  ## the core's tests with the lowest transformers: quick, and a part of CI
 	PYTHONPATH=build/floor-core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/decoding tests/scoring tests/rewards tests/training
 
-test-extras: setup ## each extra alone in a fresh environment, with the commands that it is for
+test-extras: setup  ## each extra alone in a fresh environment, with the commands that it is for
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.try_extras $(or $(WITH),$(PYTHON))
 
 # transformers and what it asks for stand before the packages of .venv, whose torch they use.

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 from rgtg_hf.cli.main import COMMANDS, main
 
@@ -26,16 +27,9 @@ has exit code 130, and commands that write files go on with what is finished whe
 
 def help_of(command: str) -> str:
     """The help of a command, at the width of the page."""
-    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(WIDTH)
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main([command, "--help"])
-    finally:
-        if columns is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = columns
+    printed, width = io.StringIO(), patch.dict(os.environ, COLUMNS=str(WIDTH))
+    with width, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([command, "--help"])
     return printed.getvalue().rstrip()
 
 

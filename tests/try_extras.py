@@ -127,8 +127,7 @@ def try_extra(extra, wheel, interpreter, folder):
         bad += not opened
         print("ok  " if opened else "FAIL", "playground opens in a browser", flush=True)
     for command, (_, needed, _) in COMMANDS.items():
-        if command != "train" or extra in ("train", "demo", "evaluate"):
-            run([program, command, "--help"])  # the options of `train` are TRL's
+        run([program, command, "--help"])
         if extra == "none" and needed is not None:
             run([program, command], 2, f"rgtg-hf[{needed}]")
     return bad

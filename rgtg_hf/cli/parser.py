@@ -12,7 +12,7 @@ from rgtg_hf.cli.errors import UserError
 __all__ = ["LineParser"]
 
 _COLUMN = 36  # where the descriptions of the options begin, at the most
-_METAVARS = {int: "N", float: "X"}
+_METAVARS = {bool: "BOOL", int: "N", float: "X"}
 
 
 class LineParser(argparse.ArgumentParser):

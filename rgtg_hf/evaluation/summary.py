@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,7 +10,7 @@ from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.statistics import bootstrap_interval, mean_with_error, paired_difference, win_rate
 from rgtg_hf.evaluation.text_metrics import distinct_n, perplexity, repetition, self_bleu
 
-__all__ = ["MethodRun", "MethodSummary", "markdown_table", "summarize"]
+__all__ = ["COLUMNS", "MethodRun", "MethodSummary", "markdown_table", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-_COLUMNS = {
+# How each measure is shown in a table.
+COLUMNS: dict[str, Callable[[MethodSummary], str]] = {
     "method": lambda row: row.method,
     "strength": lambda row: f"{row.strength:g}" if row.strength else "",
     "gold": lambda row: f"{row.gold:.3g} ± {row.gold_se:.2g}",
@@ -195,5 +196,5 @@ def markdown_table(rows: Sequence[MethodSummary]) -> str:
         The lines of the table. KL is in nats per response, with "≤" if it is an upper bound. "RM tokens" are
         reward-model tokens per generated token.
     """
-    lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *([show(row) for show in _COLUMNS.values()] for row in rows)]
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *([show(row) for show in COLUMNS.values()] for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -80,8 +80,10 @@ class NextTokenRewardConfig(PretrainedConfig):
         self.nonlinear = nonlinear
         self.dropout = dropout
         self.context_scale = context_scale
-        special = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
-        super().__init__(**{"num_labels": 1} | kwargs | special)
+        self.pad_token_id = pad_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        super().__init__(**{"num_labels": 1} | kwargs)
 
 
 class NextTokenRewardModel(PreTrainedModel):

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rgtg_hf.arguments import shown
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.evaluation.gold_models import BUILT_IN, Gold, load_gold
 
@@ -43,8 +45,8 @@ def load_judge(name: str, *, device: Any = None, trust_remote_code: bool = False
         ) from error
     if not _is_one_number(judged):
         raise UserError(
-            f"--gold: {name} returned {judged!r} for one prompt and one response; a list with one number is required, "
-            "as it gets lists of prompts and responses"
+            f"--gold: {name} returned {shown(judged)} for one prompt and one response; a list with one number is "
+            "required, as it gets lists of prompts and responses"
         )
     return gold
 
@@ -69,10 +71,10 @@ def _check_function(module: str, function: str) -> None:
     if missing:
         raise UserError(f"--gold: there is no module {module!r} in the current folder or among the installed ones")
     try:
-        __import__(module)
+        found = import_module(module)
     except Exception as error:  # whatever a user's module raises
         raise UserError(f"--gold: {module} cannot be imported: {type(error).__name__}: {error}") from error
-    own = [name for name, value in vars(sys.modules[module]).items() if callable(value)]
+    own = [name for name, value in vars(found).items() if callable(value)]
     if function not in own:
         raise UserError(f"--gold: the module {module} has no function {function!r}{_near(function, own)}")
 

@@ -19,7 +19,7 @@ from rgtg_hf.evaluation.gold_models import Gold
 from rgtg_hf.evaluation.methods import METHODS
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
 from rgtg_hf.evaluation.sampling import SampledResponses
-from rgtg_hf.evaluation.summary import MethodRun, MethodSummary, markdown_table, summarize
+from rgtg_hf.evaluation.summary import COLUMNS, MethodRun, MethodSummary, markdown_table, summarize
 from rgtg_hf.files import write_whole
 
 __all__ = ["write_report"]
@@ -89,11 +89,11 @@ def _terminal_table(rows: Sequence[MethodSummary]) -> Any:
     for row in rows:
         table.add_row(
             row.method,
-            f"{row.strength:g}" if row.strength else "",
+            COLUMNS["strength"](row),
             _with_error(row.gold, row.gold_se),
             _with_error(row.gain, row.gain_se, "+") if row.method != "policy" else "",
-            f"{'≤ ' if row.kl_is_bound else ''}{row.kl:.2f}",
-            "" if row.tokens_per_s is None else f"{row.tokens_per_s:.0f}",
+            COLUMNS["KL"](row),
+            COLUMNS["tokens/s"](row),
         )
     return table
 

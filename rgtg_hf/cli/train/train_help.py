@@ -80,7 +80,6 @@ OPTIONS: dict[str, list[Shown]] = {
         Shown("help-all", "list all of TRL's options", False),
     ],
 }
-_METAVARS = {bool: "BOOL", str: "NAME", int: "N", float: "X"}
 
 
 def help_parser() -> LineParser:
@@ -95,8 +94,6 @@ def help_parser() -> LineParser:
         add = parser.group(title)
         for one in options:
             kind = one.kind if one.default is None else type(one.default)
-            more: dict[str, Any] = {"action": "store_true"}
-            if one.default is not False:
-                more = {"default": one.default, "choices": one.choices or None, "metavar": _METAVARS[kind]}
-            add(f"--{one.name}", help=one.text, **more)
+            more: dict[str, Any] = {"type": kind, "default": one.default, "choices": one.choices or None}
+            add(f"--{one.name}", help=one.text, **{"action": "store_true"} if one.default is False else more)
     return parser
