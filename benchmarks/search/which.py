@@ -3,26 +3,32 @@
     python -m benchmarks.search.which --stages train sample     hours on two cores; a run that was stopped continues
     python -m benchmarks.search.which --stages report
 
-By default for the sentiment task of benchmarks/paper/table.py, with its prompts, pairs and models. its-hub's particle
-filtering is one of the methods if its-hub is installed.
+The report adds the figures of finished pieces to results/which_method.jsonl and is made from that file, so that seeds
+can run on different days and machines. The default is the sentiment task of benchmarks/paper/table.py, its prompts
+and models. its-hub's particle filtering is one of the methods if its-hub is installed.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.estimates import estimate, mean_curve
 from benchmarks.models import TRAINING
-from benchmarks.paper.report import load
 from benchmarks.paper.table import make_parser, sample_texts, train_models
-from benchmarks.record import ROOT, record
+from benchmarks.record import RESULTS, ROOT, record
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
 from benchmarks.tasks import TASKS
 from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.statistics import bootstrap_interval
+from rgtg_hf.files import write_whole
+
+FIGURES = RESULTS / "which_method.jsonl"
+_KEPT = ("method", "seed", "strength", "commit", "tokens", "seconds")
 
 
 class Shown(NamedTuple):
@@ -61,24 +67,49 @@ SHOWN = {
 }
 
 
-def report(folder: Path, task: str, pictures: Path) -> dict[str, Any]:
+def keep_figures(folder: Path, tasks: Iterable[str], file: Path = FIGURES) -> list[dict[str, Any]]:
+    """Adds the figures of the pieces in a folder to those kept before, and returns all, one for each piece.
+
+    The texts of a piece are not kept. `gold` has a value for each prompt.
+    """
+    kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    figures = {_key(piece): piece for piece in kept}
+    for task in tasks:
+        for path in (folder / "samples").glob("*.json"):
+            if path.name.startswith((f"{task}-", "any-")):  # the policy's own responses are for any task
+                found = json.loads(path.read_text(encoding="utf-8"))
+                piece = {"task": task} | {name: found[name] for name in _KEPT} | {"kl": fmean(found["divergences"])}
+                piece["gold"] = [round(value, 4) for value in TASKS[task].gold(found["texts"])]
+                figures.setdefault(_key(piece), piece)
+    lines = [json.dumps(figures[key]) for key in sorted(figures)]
+    write_whole(file, "".join(f"{line}\n" for line in lines))
+    return [json.loads(line) for line in lines]
+
+
+def _key(piece: dict[str, Any]) -> tuple[str, str, int, float]:
+    return piece["task"], piece["method"], piece["seed"], piece["strength"]
+
+
+def report(figures: list[dict[str, Any]], task: str, pictures: Path) -> dict[str, Any]:
     """The row of each method and strength, over the seeds that are there, and a picture."""
-    runs = load(folder, task)
-    plain = mean_curve(run.gold for of_seed in runs["policy"].values() for _, run in of_seed)
+    runs: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for piece in figures:
+        if piece["task"] == task:
+            runs[piece["method"]][piece["seed"]].append(piece)
+    plain = mean_curve(piece["gold"] for of_seed in runs["policy"].values() for piece in of_seed)
     rows = []
     for method, shown in SHOWN.items():
         by_strength: dict[float, dict[int, Any]] = defaultdict(dict)
         for seed, of_seed in runs.get(method, {}).items():
-            for place, (strength, run) in enumerate(of_seed):
+            for place, piece in enumerate(of_seed):
                 # Draws of the policy, and betas of PARGS that differ between seeds, are told by their order.
-                key = {"policy": 0.0, "pargs": float(place)}.get(method, strength)
-                by_strength[key].setdefault(seed, []).append((strength, run))
+                key = {"policy": 0.0, "pargs": float(place)}.get(method, piece["strength"])
+                by_strength[key].setdefault(seed, []).append(piece)
         for of_strength in by_strength.values():
-            found = [pair for pairs in of_strength.values() for pair in pairs]
-            gold = mean_curve(run.gold for _, run in found)
+            found = [piece for pieces in of_strength.values() for piece in pieces]
+            gold = mean_curve(piece["gold"] for piece in found)
             gain = [one - other for one, other in zip(gold, plain, strict=True)]
-            n = round(fmean(strength for strength, _ in found), 2)
-            timed = sum(run.sampled.seconds for _, run in found)
+            n = round(fmean(piece["strength"] for piece in found), 2)
             rows.append(
                 {
                     "method": method,
@@ -88,11 +119,11 @@ def report(folder: Path, task: str, pictures: Path) -> dict[str, Any]:
                     "gold": estimate(gold),
                     "gain: 95 %": list(bootstrap_interval(gain)),
                     "gold by seed": [
-                        fmean(fmean(run.gold) for _, run in pairs) for _, pairs in sorted(of_strength.items())
+                        fmean(fmean(piece["gold"]) for piece in pieces) for _, pieces in sorted(of_strength.items())
                     ],
-                    "kl": fmean(fmean(run.sampled.divergences) for _, run in found),
+                    "kl": fmean(piece["kl"] for piece in found),
                     "kl is a bound": shown.bound,
-                    "tokens_per_s": sum(run.sampled.tokens for _, run in found) / timed,
+                    "tokens_per_s": sum(piece["tokens"] for piece in found) / sum(piece["seconds"] for piece in found),
                     "rows in the caches": [rows.format(n=n) for rows in (shown.policy_rows, shown.reward_rows)],
                 }
             )
@@ -143,7 +174,8 @@ def main() -> None:
         pictures = options.output or ROOT / "docs" / "assets"
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": TRAINING}
-        results = {task: report(options.folder, task, pictures) for task in options.tasks}
+        figures = keep_figures(options.folder, options.tasks)
+        results = {task: report(figures, task, pictures) for task in options.tasks}
         print(record("which_method", used, results, options.output))
 
 
