@@ -13,6 +13,7 @@ from rgtg_hf.cli.model_pair import (
     load_models,
     resolve_options,
 )
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.inspection.page import GENERATOR, summary
@@ -57,6 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     with blame_input(f"--output: {output} cannot be written", (OSError,)):
         found.save(output)
     print(f"guided:   {summary(found.guided)}\nunguided: {summary(found.unguided)}\n{output}")
+    suggest("rgtg-hf", "playground", "--model", options.model, "--reward_model", options.reward_model)
 
 
 def _check_output(output: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.model_pair import is_steering_head
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
 from rgtg_hf.cli.parser import LineParser
@@ -58,7 +59,8 @@ def run(arguments: Sequence[str]) -> None:
     claim_output_dir(folder)
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(f"Written: {folder}")
+    print(f"Written: {folder}, an ordinary checkpoint")
+    suggest("vllm", "serve", str(folder))
 
 
 def _parser() -> LineParser:

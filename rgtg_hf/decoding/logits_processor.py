@@ -24,7 +24,7 @@ from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
 from rgtg_hf.decoding.tracking import GenerationTracker
 from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.named import load_names
-from rgtg_hf.rewards.source import source_of
+from rgtg_hf.rewards.source import describe_reward_model, source_of
 from rgtg_hf.scoring.make import RewardModel, make_scorer
 from rgtg_hf.scoring.scorer import PrefixBatch
 
@@ -164,6 +164,10 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
         }
         self.set_prompts(attention_mask, reward_prompts)
         self.reset()
+
+    def __repr__(self) -> str:
+        strength = f"beta={self.config.beta:g}, top_k={self.config.top_k}"
+        return f"{type(self).__name__}({describe_reward_model(self._arguments['reward_model'])}, {strength})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy is a new processor of the same models and settings, told of the same prompts. It has read nothing."""

@@ -13,7 +13,7 @@ from rgtg_hf.decoding.step import GuidedStep
 __all__ = ["GuidanceStats", "StepRecord", "record_step"]
 
 
-@dataclass
+@dataclass(repr=False)
 class StepRecord:
     """One step of a generation. Rows stand as `generate()` had them at that step.
 
@@ -32,6 +32,10 @@ class StepRecord:
     guided: Tensor
     increments: Tensor
     over: Tensor
+
+    def __repr__(self) -> str:
+        rows, candidates = self.candidate_ids.shape
+        return f"StepRecord(length={self.length}, rows={rows}, candidates={candidates})"
 
     @property
     def kl(self) -> Tensor:
@@ -55,6 +59,11 @@ class GuidanceStats:
     steps_skipped: int = 0
     reward_model_tokens: int = 0
     records: list[StepRecord] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        # The records of a generation are tensors by the hundred.
+        counts = f"steps_skipped={self.steps_skipped}, reward_model_tokens={self.reward_model_tokens}"
+        return f"GuidanceStats(steps={self.steps}, {counts}, records=<{len(self.records)}>)"
 
     def kl(self) -> Tensor:
         """Divergence from the policy summed over the steps of each response, in nats, shape `[rows]`.

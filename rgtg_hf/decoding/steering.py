@@ -27,7 +27,7 @@ from rgtg_hf.rewards.model_state import evaluating
 from rgtg_hf.rewards.named import is_name, load_for_policy
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
-from rgtg_hf.rewards.source import source_of
+from rgtg_hf.rewards.source import describe_reward_model, source_of
 from rgtg_hf.rewards.token_head import token_increments
 
 __all__ = ["SteeringProcessor", "steering"]
@@ -135,6 +135,11 @@ class SteeringProcessor(LogitsProcessor):
         self.heads = [head.attach(policy) for head, _ in heads]
         self._embeddings: Tensor = policy.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self._capture = capture
+
+    def __repr__(self) -> str:
+        betas = (beta.flatten().tolist() if isinstance(beta, Tensor) else beta for beta in self.betas)
+        heads = (f"({describe_reward_model(head)}, {beta})" for head, beta in zip(self.heads, betas, strict=True))
+        return f"SteeringProcessor([{', '.join(heads)}], top_k={self.config.top_k})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeringProcessor:
         """A processor on the same policy, in the same block, with betas of its own."""

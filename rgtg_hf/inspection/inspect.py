@@ -17,11 +17,11 @@ from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.page import frame, page
 from rgtg_hf.inspection.search_trace import trace_search
-from rgtg_hf.inspection.trace import Trace, Tracer
+from rgtg_hf.inspection.trace import Trace, Tracer, shorten
 from rgtg_hf.rewards.policy_identity import output_embedding
-from rgtg_hf.rewards.source import source_of
+from rgtg_hf.rewards.source import display_name, source_of
 
-__all__ = ["Inspection", "display_name", "encode_prompt", "inspect", "trace_response", "unguided"]
+__all__ = ["Inspection", "encode_prompt", "inspect", "trace_response", "unguided"]
 
 Prompt = str | Sequence[dict[str, str]]
 
@@ -57,6 +57,14 @@ class Inspection:
     def save(self, path: str | Path) -> None:
         """Writes the page to a UTF-8 file. An existing file is replaced."""
         write_whole(path, self.to_html())
+
+    def __repr__(self) -> str:
+        settings = f"beta={self.beta:g}, top_k={self.top_k}, seed={self.seed}"
+        return (
+            f"Inspection(prompt={shorten(self.prompt)}, policy={self.policy_name!r}, "
+            f"reward_model={self.reward_model_name!r}, {settings},\n"
+            f"  guided={self.guided!r},\n  unguided={self.unguided!r})"
+        )
 
     def _repr_html_(self) -> str:
         return frame(self.to_html())
@@ -267,22 +275,6 @@ def _check_arguments(policy: Any, tokenizer: Any, reward_model: Any, max_new_tok
         raise TypeError(f"`seed` is {seed!r}, but an integer is required.")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"`seed` is an integer of {seed.bit_length()} bits, but at most 64 bits are allowed.")
-
-
-def display_name(name: str) -> str:
-    """A model's name that is safe to show: a hub name `owner/name`, or the last part of a path.
-
-    Example:
-        ```python
-        from rgtg_hf.inspection.inspect import display_name
-
-        assert display_name("owner/model") == "owner/model"
-        assert display_name("/home/me/runs/model/") == "model"
-        ```
-    """
-    parts = name.replace("\\", "/").rstrip("/").split("/")
-    is_hub_name = len(parts) <= 2 and not name.startswith((".", "/", "~", "\\")) and not Path(name).exists()
-    return "/".join(parts) if is_hub_name else parts[-1]
 
 
 @contextmanager

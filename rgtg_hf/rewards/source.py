@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from rgtg_hf.config import RewardModelSource
 
-__all__ = ["remember_source", "source_of"]
+__all__ = ["describe_reward_model", "display_name", "remember_source", "source_of"]
 
 _sources: WeakKeyDictionary[nn.Module, RewardModelSource] = WeakKeyDictionary()
 
@@ -35,3 +36,34 @@ def source_of(reward_model: Any) -> RewardModelSource | None:
         return _sources[reward_model]
     name = getattr(reward_model, "name_or_path", None)
     return RewardModelSource(name) if isinstance(name, str) and name else None
+
+
+def display_name(name: str) -> str:
+    """A model's name that is safe to show: a hub name `owner/name`, or the last part of a path.
+
+    Example:
+        ```python
+        from rgtg_hf.rewards.source import display_name
+
+        assert display_name("owner/model") == "owner/model"
+        assert display_name("/home/me/runs/model/") == "model"
+        ```
+    """
+    parts = name.replace("\\", "/").rstrip("/").split("/")
+    is_hub_name = len(parts) <= 2 and not name.startswith((".", "/", "~", "\\")) and not Path(name).exists()
+    return "/".join(parts) if is_hub_name else parts[-1]
+
+
+def describe_reward_model(reward_model: Any) -> str:
+    """What a reward model is, in a few words: its class and its name, or the name of a function.
+
+    Args:
+        reward_model: A reward model, anything else that rewards may come from, or a list of such.
+    """
+    if isinstance(reward_model, (list, tuple)):
+        return f"[{', '.join(map(describe_reward_model, reward_model))}]"
+    if not isinstance(reward_model, nn.Module):
+        return str(getattr(reward_model, "__name__", type(reward_model).__name__))
+    source = source_of(reward_model)
+    kind = type(reward_model).__name__
+    return kind if source is None else f"{kind}({display_name(source.name)!r})"

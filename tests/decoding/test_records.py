@@ -72,3 +72,12 @@ def test_counts_start_over_with_reset(policy, reward_model):
     assert processor.stats.reward_model_tokens == 3 + 2 + 3 * 10  # the prompt, chosen tokens, candidates of each step
     processor.reset()
     assert (processor.stats.steps, processor.stats.reward_model_tokens) == (0, 0)
+
+
+def test_records_and_counts_are_shown_on_one_short_line(policy, reward_model):
+    processor = RewardGuidedLogitsProcessor(reward_model, beta=2.0, top_k=4, collect_records=True)
+    policy.generate(torch.tensor([[5, 6, 7]]), logits_processor=[processor], max_new_tokens=3, min_new_tokens=3)
+    counts = f"steps=3, steps_skipped=0, reward_model_tokens={processor.stats.reward_model_tokens}"
+    assert repr(processor.stats) == f"GuidanceStats({counts}, records=<3>)"
+    assert repr(processor.stats.records[0]) == "StepRecord(length=3, rows=1, candidates=4)"
+    assert repr(processor) == "RewardGuidedLogitsProcessor(LlamaForSequenceClassification, beta=2, top_k=4)"

@@ -10,7 +10,7 @@ import rgtg_hf
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.config import resolve_guidance
 from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
-from rgtg_hf.inspection.inspect import display_name, encode_prompt, trace_response
+from rgtg_hf.inspection.inspect import encode_prompt, trace_response
 from rgtg_hf.inspection.page import summary
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
@@ -124,15 +124,6 @@ def test_mistakes_are_told(change, says, policy, tokenizer, reward_model):
         rgtg_hf.inspect(policy, tokenizer, reward_model, **arguments)
 
 
-def test_names_do_not_tell_where_models_lie(tmp_path):
-    (tmp_path / "runs" / "model").mkdir(parents=True)
-    assert display_name(str(tmp_path / "runs" / "model")) == "model"
-    assert display_name("~/secret/model/") == "model"
-    assert display_name("C:\\Users\\me\\model") == "model"
-    assert display_name("owner/model") == "owner/model"
-    assert display_name("") == ""
-
-
 def test_generation_can_be_followed_while_it_runs(policy, tokenizer, reward_model):
     lengths = []
     trace = trace_response(
@@ -147,3 +138,12 @@ def test_generation_can_be_followed_while_it_runs(policy, tokenizer, reward_mode
     )
     assert lengths == list(range(1, len(trace.steps) + 1))
     assert trace.tokens_per_second > 0
+
+
+def test_it_is_shown_in_three_short_lines(found):
+    first, *traces = repr(found).splitlines()
+    assert first.startswith("Inspection(prompt='Hi!', policy=")
+    assert "beta=2, top_k=5, seed=0" in first
+    assert [line.split("=")[0].strip() for line in traces] == ["guided", "unguided"]
+    assert f"{len(found.guided.steps)} tokens, reward {found.guided.rewards[-1]:+.2f}, KL" in traces[0]
+    assert all(len(line) < 150 for line in (first, *traces))

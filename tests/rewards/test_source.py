@@ -9,7 +9,7 @@ from transformers import LlamaForSequenceClassification
 from rgtg_hf.config import RewardModelSource
 from rgtg_hf.rewards import source
 from rgtg_hf.rewards.load import load_reward_model
-from rgtg_hf.rewards.source import remember_source, source_of
+from rgtg_hf.rewards.source import describe_reward_model, display_name, remember_source, source_of
 from tests.tiny_models import tiny_reward_model
 
 
@@ -49,3 +49,22 @@ def test_a_source_is_forgotten_with_its_model():
     del model
     gc.collect()
     assert len(source._sources) == known - 1
+
+
+def test_names_do_not_tell_where_models_lie(tmp_path):
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    assert display_name(str(tmp_path / "runs" / "model")) == "model"
+    assert display_name("~/secret/model/") == "model"
+    assert display_name("C:\\Users\\me\\model") == "model"
+    assert display_name("owner/model") == "owner/model"
+    assert display_name("") == ""
+
+
+def test_a_reward_model_is_described_by_its_class_and_its_name_without_the_path(folder):
+    def cheerful(prompts, responses):
+        return [0.0] * len(prompts)
+
+    assert describe_reward_model(tiny_reward_model()) == "LlamaForSequenceClassification"
+    loaded = f"LlamaForSequenceClassification({folder.name!r})"
+    assert describe_reward_model(load_reward_model(folder)) == loaded
+    assert describe_reward_model([load_reward_model(folder), cheerful]) == f"[{loaded}, cheerful]"

@@ -16,6 +16,7 @@ from typing import Any
 
 from rgtg_hf.cli.demo.demo_policy import HUB_NAME, demo_policy_path
 from rgtg_hf.cli.errors import blame_input
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import claim_output_dir
 from rgtg_hf.cli.parser import LineParser
@@ -78,6 +79,8 @@ def run(arguments: Sequence[str]) -> None:
     _print_table(results, console)
     _print_texts(results, console)
     console.print(f"Written to {folder}: report.json, reward_vs_kl.png and {reward_folder.name}/")
+    names = ("--model", path, "--reward_model", str(reward_folder), "--beta", f"{max(options.betas):g}")
+    suggest("rgtg-hf", "generate", *names, "--max_new_tokens", "48", "Describe an empty theatre after the show.")
 
 
 def _policy_label(model: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.model_pair import add_loading_options
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
 from rgtg_hf.cli.parser import LineParser
@@ -86,6 +87,8 @@ def run(arguments: Sequence[str]) -> None:
         from rgtg_hf.cli.evaluate.evaluate_report import write_report
 
         write_report(folder, options, prompts, gold)
+        if options.reward_model and Path(options.reward_model).is_dir():
+            suggest("rgtg-hf", "push", options.reward_model, "your-name/your-reward-model", "--private")
 
 
 def _check(options: argparse.Namespace) -> None:

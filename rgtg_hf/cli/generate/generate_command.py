@@ -17,6 +17,7 @@ from rgtg_hf.cli.model_pair import (
     load_models,
     resolve_options,
 )
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.processes import join_processes
@@ -70,6 +71,8 @@ def _to_terminal(options: argparse.Namespace) -> None:
         for prompt, ids in zip(batch, responses, strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True).strip()
             print(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}\n{text}\n", flush=True)
+    shown = prompts[0] if isinstance(prompts[0], str) else prompts[0][-1]["content"]
+    _suggest(options, "inspect", "--beta", f"{options.beta:g}", shown)
 
 
 def _to_file(options: argparse.Namespace) -> None:
@@ -101,6 +104,12 @@ def _to_file(options: argparse.Namespace) -> None:
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             options.seed,
         )
+    if options.prompts and processes.index == 0:
+        _suggest(options, "evaluate", "--prompts", options.prompts, "--output", "outputs/evaluation")
+
+
+def _suggest(options: argparse.Namespace, command: str, *words: str) -> None:
+    suggest("rgtg-hf", command, "--model", options.model, "--reward_model", options.reward_model, *words)
 
 
 def _respond(

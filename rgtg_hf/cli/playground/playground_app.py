@@ -18,11 +18,12 @@ from starlette.middleware import Middleware
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.model_pair import load_models
 from rgtg_hf.cli.playground.request_limit import RequestLimit
-from rgtg_hf.inspection.inspect import display_name, encode_prompt
+from rgtg_hf.inspection.inspect import encode_prompt
 from rgtg_hf.inspection.markup import escape, reward_scale, tokens_html
 from rgtg_hf.inspection.page import SWITCH, key_html, reward_curves, styles, summary
 from rgtg_hf.inspection.side_by_side import stream_side_by_side
 from rgtg_hf.inspection.trace import Trace
+from rgtg_hf.rewards.source import display_name
 
 __all__ = ["Playground"]
 

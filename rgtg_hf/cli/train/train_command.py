@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
 from rgtg_hf.cli.preferences import check_preferences, load_preferences
@@ -54,6 +55,8 @@ def run(arguments: Sequence[str]) -> None:
     for dataset in datasets.values():
         check_preferences(dataset, script.dataset_name)
 
+    if training.device.type == "cpu":
+        training.dataloader_pin_memory = False  # torch warns that there is nothing to pin it for
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -75,7 +78,9 @@ def run(arguments: Sequence[str]) -> None:
     _save(trainer, output_dir)
     if is_main:
         claim_output_dir(output_dir, command="train", finished=True)
-        print(f"The reward model is in {output_dir}. Steer with it: rgtg-hf generate --reward_model {output_dir} ...")
+        print(f"The reward model is in {output_dir}.")
+        names = ("--model", model.model_name_or_path, "--reward_model", str(output_dir))
+        suggest("rgtg-hf", "generate", *names, "--beta", "2", "Describe an empty theatre after the show.")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
 
@@ -85,6 +90,7 @@ def _train(trainer: Any, training: Any, output_dir: Path) -> None:
     from contextlib import nullcontext
 
     from rgtg_hf.cli.train.interruption import StopGently
+    from rgtg_hf.cli.train.train_table import TrainingTable
     from rgtg_hf.training.resume import last_checkpoint
 
     resume = training.resume_from_checkpoint
@@ -94,9 +100,11 @@ def _train(trainer: Any, training: Any, output_dir: Path) -> None:
             print(f"There is no checkpoint in {output_dir} yet: training starts from the beginning.", file=sys.stderr)
     stop = StopGently()
     trainer.add_callback(stop)
+    table = TrainingTable(output_dir).instead_of_others(trainer)
     try:
         # Several processes would not stop at the same step, and wait for each other for ever.
-        with stop if training.world_size == 1 else nullcontext(), blame_input("training cannot go on", (ValueError,)):
+        gently = stop if training.world_size == 1 else nullcontext()
+        with gently, table, blame_input("training cannot go on", (ValueError,)):
             trainer.train(resume_from_checkpoint=resume)
         if stop.asked:
             raise KeyboardInterrupt
