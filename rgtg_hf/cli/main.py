@@ -109,6 +109,9 @@ def _environment_message(error: Exception) -> str | None:
     missing_package = isinstance(error, ImportError) and error.name is None
     if isinstance(error, OSError) or missing_package or type(error).__name__ == "SafetensorError":
         return str(error)
+    # The hub's client has changed the package of its errors between versions. The name of their base has stayed.
+    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+        return f"the hub cannot be reached: {error}"
     if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "iostream error" in str(error)):
         return f"a file cannot be written (is the disk full?): {error}"
     return None

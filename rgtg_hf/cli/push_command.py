@@ -96,6 +96,7 @@ def _check(options: argparse.Namespace, folder: Path) -> None:
             "policy's there with tokenizer.save_pretrained()"
         )
     if "adapter_config.json" in names:
+        _check_base(folder, options.folder)
         return  # the labels are those of the head that the adapter brings
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -111,6 +112,17 @@ def _check(options: argparse.Namespace, folder: Path) -> None:
         raise UserError(
             f"{options.folder} holds {config.get('architectures')} with {labels} labels; a reward model is a "
             "`*ForSequenceClassification` with 1, or a `NextTokenRewardModel`"
+        )
+
+
+def _check_base(folder: Path, name: str) -> None:
+    """Refuses an adapter whose base model is a folder on this machine, which others do not have."""
+    with blame_input(f"{name}: adapter_config.json cannot be read", (OSError, ValueError)):
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if base.startswith((".", "/", "~", "\\")) or Path(base).is_dir():
+        raise UserError(
+            f"{name} is an adapter on {base}, a folder that others do not have; write the base model's name on the "
+            "hub in its adapter_config.json, or merge the adapter (PEFT's merge_and_unload) and push the whole model"
         )
 
 
@@ -175,11 +187,17 @@ def _upload(folder: Path, files: Sequence[str], options: argparse.Namespace) -> 
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    refusals = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError)
+    refusals = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError)
     with blame_input("the hub refused (is `hf auth login` done, and is the name yours?)", refusals):
         # The token is the one of `hf auth login` or HF_TOKEN; it is neither asked for nor kept here.
         hub = HfApi()
-        hub.create_repo(options.repo, private=options.private or None, exist_ok=True)
+        try:
+            hub.create_repo(options.repo, private=options.private or None, exist_ok=True)
+        except OfflineModeIsEnabled as error:
+            raise UserError(
+                f"nothing was uploaded, because HF_HUB_OFFLINE is set; {options.folder} is ready: unset it and push "
+                "again, or leave it at that with --local_only"
+            ) from error
         hub.upload_folder(
             folder_path=folder,
             repo_id=options.repo,

@@ -26,6 +26,7 @@ from rgtg_hf.rewards.source import remember_source
 __all__ = ["BASE_CONFIG", "HEADS", "has_trained_head", "load_model", "load_reward_model", "load_tokenizer", "reading"]
 
 HEADS = ("score", "classifier")
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # The folder in an adapter's with the configuration of the model beneath it. It has a folder of its own, because
 # transformers takes a local folder with a config.json for a whole model.
 BASE_CONFIG = "base_config"
@@ -148,6 +149,11 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] not in fresh)
     if missing:
         kind = ", ".join(getattr(model.config, "architectures", None) or []) or "of a kind that it does not name"
+        if kind.endswith(_LANGUAGE_MODELS) and missing[0].split(".")[0] in HEADS:
+            raise ValueError(
+                f"{name} is a language model ({kind}), which gives no reward: name a reward model, or train one from "
+                "it with PrefixRewardTrainer or `rgtg-hf train`."
+            )
         raise ValueError(
             f"The checkpoint {name} ({kind}) lacks {len(missing)} weights that {type(model).__name__} needs, among "
             f"them `{missing[0]}`. It is incomplete, or of another architecture than is needed here."

@@ -29,6 +29,8 @@ _FORMS: dict[str, tuple[str, ...]] = {
     "margin": ("a whole number", "a negative whole number", "a number"),
     "chat_template_kwargs": ("a dictionary",),
 }
+_NO_USE = {False: "has no usable", True: "have no usable"}
+_SHOWN = 3  # rows of one fault that an error names
 _OPTIONAL = ("prompt", "prompt_ids", "prompt_length", "margin", "chat_template_kwargs")
 
 
@@ -89,31 +91,54 @@ def check_rows(
     if isinstance(dataset, IterableDataset):
         return dataset.map(_checked, with_indices=True, fn_kwargs=arguments)
     used = [column for column in (*expected, "tools") if column in dataset.column_names]
+    bad: dict[tuple[str, str], list[int]] = {}
     number = 0
     for batch in dataset.select_columns(used).iter(batch_size=1000):
         for values in zip(*(batch[column] for column in used), strict=True):
-            _checked(dict(zip(used, values, strict=True)), number, **arguments)
             number += 1
+            fault = _fault_of_row(dict(zip(used, values, strict=True)), expected, vocabulary_size)
+            if fault is not None:
+                bad.setdefault(fault, []).append(number)
+    for (column, why), numbers in bad.items():
+        raise ValueError(f"{_rows(numbers)} of the {name} data set {_NO_USE[len(numbers) > 1]} `{column}`: {why}.")
     return dataset
+
+
+def _rows(numbers: list[int]) -> str:
+    """The first few rows of those with one fault, counted from 1, and how many more there are."""
+    shown = [str(number) for number in numbers[:_SHOWN]]
+    if len(numbers) > _SHOWN:
+        shown.append(f"{len(numbers) - _SHOWN} more")
+    *others, last = shown
+    return f"Rows {', '.join(others)} and {last}" if others else f"Row {last}"
 
 
 def _checked(
     row: dict[str, Any], number: int, expected: dict[str, str], name: str, vocabulary_size: int | None
 ) -> dict[str, Any]:
+    found = _fault_of_row(row, expected, vocabulary_size)
+    if found is not None:
+        column, fault = found
+        raise ValueError(f"Row {number + 1} of the {name} data set {_NO_USE[False]} `{column}`: {fault}.")
+    return row
+
+
+def _fault_of_row(
+    row: dict[str, Any], expected: dict[str, str], vocabulary_size: int | None
+) -> tuple[str, str] | None:
+    """The first column that cannot be used, and why; None if the row can be used."""
     for column, first in expected.items():
         fault = _fault(column, _form(row.get(column)), first)
         if fault is None and column in TOKENIZED:
             fault = _fault_of_ids(row[column], row.get("prompt_length") or 0, vocabulary_size)
         if fault is not None:
-            raise ValueError(f"Row {number} of the {name} data set has no usable `{column}`: {fault}.")
+            return column, fault
     if isinstance(row.get("tools"), str):
         try:
             json.loads(row["tools"])
         except ValueError as error:
-            raise ValueError(
-                f"Row {number} of the {name} data set has no usable `tools`: it is text, but not JSON ({error})."
-            ) from error
-    return row
+            return "tools", f"it is text, but not JSON ({error})"
+    return None
 
 
 def _fault(column: str, found: str, first: str) -> str | None:

@@ -157,6 +157,11 @@ def _is_encoder(reward_model: object) -> bool:
 
 
 def _check_one_label(reward_model: PreTrainedModel) -> None:
+    if reward_model.get_output_embeddings() is not None:
+        raise ValueError(
+            f"{type(reward_model).__name__} is a language model, which gives no reward: pass a reward model, or train "
+            "one from it with PrefixRewardTrainer."
+        )
     if reward_model.config.num_labels != 1:
         raise ValueError(
             f"{type(reward_model).__name__} has num_labels={reward_model.config.num_labels}, but a reward model gives "

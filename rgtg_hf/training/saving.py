@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class SavingRewardTrainer(RewardTrainer):
             self._card().save(directory / "README.md")
         super().save_model(output_dir, _internal_call)
         if self.is_world_process_zero():
+            if self._is_adapter() and os.path.isdir(self._base_model):
+                self._card().save(directory / "README.md")  # PEFT has written the folder's path into it
             # A pickle of the settings, paths included, which nothing needs.
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 

@@ -1,6 +1,9 @@
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -142,7 +145,9 @@ def test_every_kind_is_pushed_with_a_card_whose_code_steers_as_recommended(
     KINDS[kind]("owner/my-rm", AutoModelForCausalLM.from_pretrained("owner/policy"))
     byte_tokenizer().save_pretrained("owner/my-rm")
     options = ["--beta", "2.5", "--top_k", "7", "--policy", "owner/policy", "--local_only"]
+    Path("owner/policy").rename("elsewhere")  # the base is on the hub
     assert main(["push", "owner/my-rm", "owner/my-rm", *options]) == 0
+    Path("elsewhere").rename("owner/policy")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     card = Path("owner/my-rm/README.md").read_text()
@@ -213,9 +218,21 @@ def test_refusals_are_one_line(folder, tmp_path, policy_folder, capsys):
 
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(folder, capsys):
     assert main(["push", str(folder), "owner/my-rm"]) == 2  # the tests run offline
-    error = capsys.readouterr().err
-    assert "the hub refused" in error
-    assert error.count("\n") == 1
+    offline = capsys.readouterr().err
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "x"}
+    command = [sys.executable, "-m", "rgtg_hf.cli.main", "push", str(folder), "owner/my-rm"]
+    done = subprocess.run(command, env=os.environ | nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    for error, says in ((offline, "HF_HUB_OFFLINE is set"), (done.stderr, "the hub cannot be reached")):
+        assert says in error
+        assert error.count("\n") == 1
+
+
+def test_an_adapter_whose_base_others_do_not_have_is_refused(folder, hub, policy_folder, capsys):
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": policy_folder}))
+    assert main(["push", str(folder), "owner/my-rm"]) == 2
+    assert f"is an adapter on {policy_folder}, a folder that others do not have" in capsys.readouterr().err
+    assert hub.calls == []
 
 
 def test_a_pushed_beta_is_obeyed_at_every_door(folder, policy_folder, tmp_path, capsys, monkeypatch):

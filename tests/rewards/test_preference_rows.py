@@ -21,7 +21,7 @@ def stream(rows):
         ([], "training data set is empty"),
         ([{"text": "a"}], r"columns \['text'\]; the first row has no `chosen` and `rejected`"),
         ([{"chosen": "a", "rejected": None}], "no `chosen` and `rejected`"),
-        ([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": None}], "Row 1 of .* no usable `rejected`"),
+        ([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": None}], "Row 2 of .* no usable `rejected`"),
         ([{"prompt": "a", "chosen": MESSAGES, "rejected": MESSAGES}], "mixes formats: `prompt` is text"),
     ],
 )
@@ -33,7 +33,7 @@ def test_unusable_rows_are_refused(rows, message):
 def test_a_stream_checks_rows_as_they_are_read():
     rows = [{"chosen": "a", "rejected": "b"}, {"chosen": MESSAGES, "rejected": MESSAGES}]
     checked = check_rows(stream(rows), "training")
-    with pytest.raises(ValueError, match="Row 1 of the training data set has no usable `chosen`: it is a list of mes"):
+    with pytest.raises(ValueError, match="Row 2 of the training data set has no usable `chosen`: it is a list of mes"):
         list(checked)
 
 
@@ -70,7 +70,7 @@ def test_every_column_that_is_used_is_checked_in_every_row(row, column, good, ba
     check_rows(stream(rows), "training", 40)
     rows[0 if bad_first else 2] = row | {column: bad}
     # The first row decides which columns there are: where it has none, the next one is the odd one out.
-    number = int(bad is None) if bad_first else 2
+    number = 1 + (int(bad is None) if bad_first else 2)
     message = rf"Row {number} of the training data set has no usable `{column}`" + ("" if bad_first else f".*{word}")
     with pytest.raises(ValueError, match=message):
         list(check_rows(stream(rows), "training", 40))
@@ -79,13 +79,26 @@ def test_every_column_that_is_used_is_checked_in_every_row(row, column, good, ba
 def test_a_data_set_is_read_to_its_end():
     rows = [TEXT | {"margin": 0.5}] * 1500
     rows[1400] = TEXT | {"margin": math.nan}
-    with pytest.raises(ValueError, match=r"Row 1400 of the evaluation \(a\) data set .* `margin`: it is nan"):
+    with pytest.raises(ValueError, match=r"Row 1401 of the evaluation \(a\) data set .* `margin`: it is nan"):
         check_rows(Dataset.from_list(rows), "evaluation (a)")
+
+
+def test_the_first_few_bad_rows_are_named_and_the_others_counted():
+    rows = [TEXT] * 1500
+    for place in (3, 7, 1200, 1300, 1400):
+        rows[place] = TEXT | {"chosen": None}
+    for length, words in (
+        (5, "Row 4 of .* has no"),
+        (1250, "Rows 4, 8 and 1201 of .* have no"),
+        (1500, "Rows 4, 8, 1201 and 2 more of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_rows(Dataset.from_list(rows[:length]), "training")
 
 
 def test_a_prompt_that_is_longer_than_the_response_is_refused():
     rows = [IDS | {"prompt_length": 1}, IDS | {"prompt_length": 4}]
-    with pytest.raises(ValueError, match=r"Row 1 .*`chosen_ids`: it has 3 tokens, but `prompt_length` is 4"):
+    with pytest.raises(ValueError, match=r"Row 2 .*`chosen_ids`: it has 3 tokens, but `prompt_length` is 4"):
         check_rows(Dataset.from_list(rows), "training")
 
 

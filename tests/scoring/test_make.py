@@ -19,7 +19,7 @@ from rgtg_hf.scoring.text.whole_texts import CallableScorer
 from tests.scoring.generations import assert_equal_scores, generation
 from tests.scoring.text.text_models import BYTES, PIECES, WORDS, causal, encoder_of, length, text_generation
 from tests.scoring.text.tiny_tokenizers import byte_level
-from tests.tiny_models import tiny_reward_model
+from tests.tiny_models import tiny_policy, tiny_reward_model
 
 
 def test_a_causal_model_with_the_policys_vocabulary_reads_its_ids():
@@ -84,6 +84,7 @@ def test_models_in_training_mode_are_tried_in_evaluation_mode_and_left_in_it():
         ({"reward_model": "my/model"}, TypeError, "`reward_model` is a str"),
         ({"reward_model": type(encoder_of())}, TypeError, "`reward_model` is a type"),
         ({"reward_model": causal(num_labels=2)}, ValueError, "num_labels=2"),
+        ({"reward_model": tiny_policy()}, ValueError, "LlamaForCausalLM is a language model, which gives no reward"),
         (
             {"reward_model": encoder_of(num_labels=2), "tokenizer": BYTES, "reward_tokenizer": WORDS},
             ValueError,

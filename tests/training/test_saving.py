@@ -118,6 +118,7 @@ def test_a_saved_reward_model_is_complete(training, make_trainer, rows, tmp_path
             assert one.config.num_hidden_layers == (num_layers or 3)
         for one in loaded[:2]:
             assert one.config.pad_token_id == trainer.model.config.pad_token_id == 0
+        assert str(tmp_path) not in (folder / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
