@@ -1,4 +1,4 @@
-"""Writes the numbers of the paper's comparison into docs/paper-table.md and README.md.
+"""Writes the numbers of the paper's comparison into docs/paper-table.md and README.md, and draws its pictures.
 
     python -m benchmarks.paper.docs
 
@@ -12,16 +12,22 @@ import re
 from statistics import fmean
 from typing import Any
 
-from benchmarks.paper.theory import NAMES
+from benchmarks.paper.report import draw_task
+from benchmarks.paper.theory import NAMES, draw
 from benchmarks.record import RESULTS, ROOT
+
+PICTURES = ROOT / "docs" / "assets"
 
 SWEPT = {"pargs": "PARGS", "args": "ARGS", "dpo": "DPO", "head": "steering head"}
 
 
 def main() -> None:
-    tables = {"theory": theory_table(_read("theory"))}
+    theory = _read("theory")
+    draw(theory["results"]["summary"], PICTURES)
+    tables = {"theory": theory_table(theory)}
     results = _read("paper_table")["results"] if (RESULTS / "paper_table.json").exists() else {}
     for task, result in results.items():
+        draw_task(result, task, PICTURES)
         tables[f"{task}-methods"] = result["table"]
         tables[f"{task}-equal"] = equal_table(result) + pictures(task)
         tables[f"{task}-findings"] = findings(result)
@@ -93,8 +99,8 @@ def _counted(number: int, thing: str) -> str:
 
 def pictures(task: str) -> str:
     return "".join(
-        f"\n![Gold reward over {axis}, {task}](assets/paper_table_{task}_reward_vs_{name}.png)\n"
-        for axis, name in (("divergence", "kl"), ("tokens per second", "speed"))
+        f'\n<figure markdown="span">\n--8<-- "docs/assets/paper_table_{task}_reward_vs_{name}.svg"\n</figure>\n'
+        for name in ("kl", "speed")
     )
 
 

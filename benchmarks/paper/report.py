@@ -16,7 +16,7 @@ from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.summary import MethodRun, MethodSummary, markdown_table, summarize
 
-__all__ = ["NAMES", "curve", "load", "plain_gold", "report_task"]
+__all__ = ["NAMES", "curve", "draw_task", "load", "plain_gold", "report_task"]
 
 TARGETS = [0.5, 1.0, 2.0, 3.0, 5.0, 8.0]  # nats per response
 NAMES = {
@@ -52,8 +52,7 @@ def report_task(folder: Path, task: str, output: Path) -> dict[str, Any] | None:
     print(f"\n## {task}: {name}\n\n{markdown_table(rows)}")
     for row in equal + against:
         print({key: _rounded(value) for key, value in row.items()})
-    _draw(rows, task, name, output)
-    return {
+    result = {
         "gold": name,
         "rows": [asdict(row) for row in rows],
         "table": markdown_table(rows),
@@ -69,6 +68,8 @@ def report_task(folder: Path, task: str, output: Path) -> dict[str, Any] | None:
             for file in sorted((folder / "pilots").glob(f"{task}-*.json"))
         },
     }
+    draw_task(result, task, output)
+    return result
 
 
 def load(folder: Path, task: str) -> Runs:
@@ -174,7 +175,9 @@ def _examples(runs: Runs) -> list[dict[str, str]]:
     return [{name: of_method[place] for name, of_method in texts.items()} for place in range(3)]
 
 
-def _draw(rows: list[MethodSummary], task: str, gold_name: str, output: Path) -> None:
+def draw_task(result: dict[str, Any], task: str, output: Path) -> None:
+    """Draws the two pictures of a task from its part of the result."""
+    rows = [MethodSummary(**row) for row in result["rows"]]
     by_name: dict[str, list[MethodSummary]] = defaultdict(list)
     for row in rows:
         by_name[row.method].append(row)
@@ -199,16 +202,16 @@ def _draw(rows: list[MethodSummary], task: str, gold_name: str, output: Path) ->
     speed.append(Series(NAMES["policy"], [policy.tokens_per_s], [policy.gold], line=False))
     draw_series(
         frontier,
-        output / f"paper_table_{task}_reward_vs_kl.png",
+        output / f"paper_table_{task}_reward_vs_kl.svg",
         title=f"Gold reward and divergence, {task}",
         x_name="KL to the policy, nats per response",
-        y_name=f"{gold_name}, mean ± standard error",
+        y_name=f"{result['gold']}, mean ± standard error",
     )
     draw_series(
         speed,
-        output / f"paper_table_{task}_reward_vs_speed.png",
+        output / f"paper_table_{task}_reward_vs_speed.svg",
         title=f"Gold reward and speed, {task}",
         x_name="generated tokens per second",
-        y_name=f"{gold_name}, mean",
+        y_name=f"{result['gold']}, mean",
         log_x=True,
     )

@@ -179,7 +179,7 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
         frontier.append(Series(NAMES[kind], kl, reward, [row["reward_se"] for row in rows]))
     draw_series(
         distance,
-        folder / "theory_distance.png",
+        folder / "theory_distance.svg",
         title="Distance from RLHF's optimum, exact",
         x_name="beta",
         y_name="KL(steered || optimum), nats",
@@ -187,7 +187,7 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
     )
     draw_series(
         frontier,
-        folder / "theory_frontier.png",
+        folder / "theory_frontier.svg",
         title="Reward and divergence, exact",
         x_name="KL to the policy, nats per response",
         y_name="expected reward, in standard deviations",

@@ -154,7 +154,7 @@ def _draw(rows: list[dict[str, Any]], task: str, pictures: Path) -> None:
         )
     draw_series(
         series,
-        pictures / f"which_method_{task}.png",
+        pictures / f"which_method_{task}.svg",
         title=f"Gold reward and divergence of each method, {task}",
         x_name="KL to the policy, nats per response",
         y_name=f"{TASKS[task].gold_name}, mean ± standard error",
