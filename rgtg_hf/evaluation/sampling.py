@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper, set_seed
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, TopKLogitsWarper, set_seed
 
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
@@ -65,6 +65,7 @@ def sample_responses(
     processor: LogitsProcessor | None = None,
     greedy: bool = False,
     responses_per_prompt: int = 1,
+    on_step: Callable[[], None] | None = None,
 ) -> SampledResponses:
     """Samples responses at temperature 1 from the policy's `top_k` most likely tokens.
 
@@ -79,6 +80,7 @@ def sample_responses(
         processor: The processor that guides; None for the unguided policy.
         greedy: Whether to take the most likely candidate instead of sampling.
         responses_per_prompt: Number of responses to each prompt.
+        on_step: Called after every step, to show progress.
 
     Returns:
         The responses with their divergences and their time.
@@ -94,6 +96,7 @@ def sample_responses(
             max_new_tokens=max_new_tokens,
             num_return_sequences=responses_per_prompt,
             logits_processor=LogitsProcessorList([recorder]),
+            stopping_criteria=[] if on_step is None else [_Tell(on_step)],
         )
     seconds = time.perf_counter() - start
 
@@ -108,6 +111,17 @@ def sample_responses(
         log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
         reward_model_tokens=_reward_model_tokens(processor),
     )
+
+
+class _Tell(StoppingCriteria):
+    """Tells of every step, and stops nothing."""
+
+    def __init__(self, on_step: Callable[[], None]):
+        self.on_step = on_step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # type: ignore[override]
+        self.on_step()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _reward_model_tokens(processor: Any) -> int:

@@ -34,3 +34,10 @@ def test_guided_policy_diverges_and_counts_its_own_tokens(policy):
     assert len(guided.texts) == 2
     assert 2 <= guided.tokens <= 16
     assert guided.tokens_per_second > 0
+
+
+def test_every_step_is_told(policy):
+    told = []
+    sampled = sample_responses(policy, Words(), INPUTS, seed=0, on_step=lambda: told.append(1), **SETTINGS)
+    assert len(told) == max(map(len, sampled.ids))
+    assert sampled.texts == sample_responses(policy, Words(), INPUTS, seed=0, **SETTINGS).texts

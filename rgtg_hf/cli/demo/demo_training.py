@@ -1,4 +1,4 @@
-"""The demo's reward model: trained with a progress bar, or taken from an earlier run."""
+"""The demo's reward model or steering head: trained with a progress bar, or taken from an earlier run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from transformers import PrinterCallback, TrainerCallback
 from rgtg_hf.cli.demo.demo_rows import pairs_fingerprint, preference_pairs, tokenize_pair
 from rgtg_hf.cli.output_dir import claim_output_dir, read_marker, write_marker
 
-__all__ = ["reward_model_notes", "train_reward_model"]
+__all__ = ["head_notes", "reward_model_notes", "train_for_demo"]
+
+_HEAD_PAIRS = 200
 
 
 def reward_model_notes(policy: str, num_layers: int, max_steps: int, seed: int) -> dict[str, Any]:
     """The settings that the trained reward model depends on. A reward model with the same notes is used again."""
     return {
+        "kind": "reward model",
         "policy": policy,
         "pairs": pairs_fingerprint(),
+        "num_pairs": len(preference_pairs()),
         "num_layers": num_layers,
         "epochs": 1,
         "max_steps": max_steps,
@@ -31,16 +35,32 @@ def reward_model_notes(policy: str, num_layers: int, max_steps: int, seed: int) 
     }
 
 
-def train_reward_model(
-    folder: Path, policy: str, tokenizer: Any, notes: dict[str, Any], console: Console, *, retrain: bool
+def head_notes(policy: str, max_steps: int, seed: int) -> dict[str, Any]:
+    """The same for a steering head, which needs fewer pairs: what takes the time is to read them with the policy."""
+    return {
+        "kind": "steering head",
+        "policy": policy,
+        "pairs": pairs_fingerprint(),
+        "num_pairs": min(_HEAD_PAIRS, len(preference_pairs())),
+        "epochs": 3,
+        "max_steps": max_steps,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "seed": seed,
+    }
+
+
+def train_for_demo(
+    folder: Path, policy: Any, path: str, tokenizer: Any, notes: dict[str, Any], console: Console, *, retrain: bool
 ) -> dict[str, Any]:
-    """Trains the reward model into `folder`, unless a finished one with the same notes is there.
+    """Trains a reward model or a steering head into `folder`, unless a finished one with the same notes is there.
 
     Args:
-        folder: Folder of the reward model.
-        policy: Folder or hub name of the policy, whose first layers it starts from.
+        folder: Its folder.
+        policy: The policy, for a head.
+        path: Folder or hub name of the policy, from whose first layers a reward model starts.
         tokenizer: The policy's tokenizer.
-        notes: The result of [`reward_model_notes`].
+        notes: The result of [`reward_model_notes`] or [`head_notes`].
         console: Shows the progress bar.
         retrain: Train even if there is a finished reward model.
 
@@ -50,22 +70,27 @@ def train_reward_model(
     """
     marker = read_marker(folder) or {}
     if not retrain and marker.get("finished") and marker.get("notes") == notes:
-        console.print(f"Using the reward model of an earlier run in {folder} (--retrain makes a new one).")
+        console.print(f"Using the {notes['kind']} of an earlier run in {folder} (--retrain makes a new one).")
         return marker["training"]
     claim_output_dir(folder, finished=False)
 
     import datasets
 
+    from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
 
-    console.print(f"Training a reward model of {notes['num_layers']} layers on {len(preference_pairs())} pairs.")
+    is_head = notes["kind"] == "steering head"
+    size = "" if is_head else f" of {notes['num_layers']} layers"
+    console.print(f"Training a {notes['kind']}{size} on {notes['num_pairs']} pairs.")
     datasets.disable_progress_bars()
-    pairs = datasets.Dataset.from_list([tokenize_pair(row, tokenizer) for row in preference_pairs()])
+    # Pairs of a prompt stand together, so a part of them is taken from all over.
+    rows = preference_pairs()[:: len(preference_pairs()) // notes["num_pairs"]][: notes["num_pairs"]]
+    pairs = datasets.Dataset.from_list([tokenize_pair(row, tokenizer) for row in rows])
     scratch = folder.with_name(f"{folder.name}.training")
     settings = PrefixRewardConfig(
         output_dir=str(scratch),
-        num_layers=notes["num_layers"],
+        num_layers=notes.get("num_layers"),
         num_train_epochs=notes["epochs"],
         max_steps=notes["max_steps"],
         per_device_train_batch_size=notes["batch_size"],
@@ -81,9 +106,10 @@ def train_reward_model(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = PrefixRewardTrainer(model=policy, args=settings, train_dataset=pairs, processing_class=tokenizer)
-    trainer.remove_callback(PrinterCallback)  # the progress bar replaces its log lines
     start = time.perf_counter()
+    model: Any = NextTokenRewardModel.from_policy(policy) if is_head else path
+    trainer = PrefixRewardTrainer(model=model, args=settings, train_dataset=pairs, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)  # the progress bar replaces its log lines
     with _progress(console) as progress:
         bar = _BarCallback(progress)
         trainer.add_callback(bar)

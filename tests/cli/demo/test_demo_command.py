@@ -49,3 +49,14 @@ def test_demo_refuses_a_foreign_folder(demo, tmp_path, capsys):
     assert demo() == 2
     assert "was not made by rgtg-hf" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "demo").iterdir()] == ["thesis.tex"]
+
+
+def test_the_quick_demo_steers_by_a_head(demo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rgtg_hf.cli.demo.demo_training._HEAD_PAIRS", 4)
+    assert demo("--quick") == 0
+    report = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert [row["beta"] for row in report["rows"]] == [0.0, 2.0, 4.0]
+    assert report["training"]["kind"] == "steering head"
+    assert report["training"]["num_pairs"] == 4
+    assert 0 < report["rows"][1]["kl"] < report["rows"][2]["kl"]
+    assert (tmp_path / "demo" / "steering_head" / "config.json").exists()

@@ -1,16 +1,30 @@
+import pytest
 from rich.console import Console
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rgtg_hf.cli.demo.demo_training import reward_model_notes, train_reward_model
+from rgtg_hf.cli.demo import demo_training
+from rgtg_hf.cli.demo.demo_training import head_notes, reward_model_notes, train_for_demo
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
 
 
-def test_a_reward_model_is_trained_once_for_the_same_notes(policy_folder, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(policy_folder)
-    folder = tmp_path / "reward_model"
+def notes_of(kind, seed):
+    if kind == "head":
+        return head_notes("tiny", max_steps=1, seed=seed)
+    return reward_model_notes("tiny", num_layers=1, max_steps=1, seed=seed)
+
+
+@pytest.mark.parametrize("kind", ["reward model", "head"])
+def test_a_model_is_trained_once_for_the_same_notes(kind, policy_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_training, "_HEAD_PAIRS", 4)
+    tokenizer, policy = (
+        AutoTokenizer.from_pretrained(policy_folder),
+        AutoModelForCausalLM.from_pretrained(policy_folder),
+    )
+    folder = tmp_path / "trained"
 
     def train(seed, retrain=False):
-        notes = reward_model_notes("tiny", num_layers=1, max_steps=1, seed=seed)
-        summary = train_reward_model(folder, policy_folder, tokenizer, notes, Console(quiet=True), retrain=retrain)
+        notes, console = notes_of(kind, seed), Console(quiet=True)
+        summary = train_for_demo(folder, policy, policy_folder, tokenizer, notes, console, retrain=retrain)
         return summary, (folder / "model.safetensors").stat().st_mtime_ns
 
     first = train(seed=0)
@@ -19,3 +33,5 @@ def test_a_reward_model_is_trained_once_for_the_same_notes(policy_folder, tmp_pa
     other = train(seed=1)
     assert other[1] > first[1]
     assert train(seed=1, retrain=True)[1] > other[1]
+    if kind == "head":
+        NextTokenRewardModel.from_pretrained(folder).attach(policy)
