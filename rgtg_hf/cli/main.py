@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "main"]
 # The module of each command, the extra that installs its packages, and its line in the help text.
 COMMANDS = {
     "sample": ("sample_command", None, "write preference pairs and prompts to try the other commands with"),
+    "rollouts": ("rollouts_command", None, "write responses of the policy itself, each with its reward"),
     "train": ("train.train_command", "train", "train a prefix reward model on preference pairs"),
     "generate": ("generate.generate_command", None, "generate text that is guided by a reward model"),
     "evaluate": ("evaluate.evaluate_command", "evaluate", "compare guidance with other methods on your own prompts"),

@@ -84,20 +84,10 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: 
     Raises:
         UserError: If the chat template refuses a prompt, or there is none and a prompt is a list of messages.
     """
-    from jinja2 import TemplateError
+    from rgtg_hf.evaluation.prompts import encode_batch
 
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if chat_template and tokenizer.chat_template:
-        messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
-        with blame_input("the tokenizer's chat template refuses a prompt", (TemplateError,)):
-            return tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
-            )
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise UserError("a prompt is a list of messages, but the tokenizer has no chat template; give text")
-    return tokenizer(list(prompts), padding=True, return_tensors="pt")
+    with blame_input("a prompt cannot be used", (ValueError,)):
+        return encode_batch(tokenizer, prompts, chat_template=chat_template)
 
 
 def check_length(

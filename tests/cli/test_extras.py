@@ -51,6 +51,10 @@ def options(policy_folder, reward_folder, tmp_path):
     training = ["--report_to", "none", "--bf16", "False", "--dataloader_pin_memory", "False", "--max_steps", "1"]
     out, short = tmp_path / "out", ["--max_new_tokens", "3"]
     return {
+        "rollouts": [
+            *("--model", policy_folder, "--prompts", prompts, "--reward", reward_folder, "--num_responses", "2"),
+            *("--output", tmp_path / "rollouts.jsonl", *short),
+        ],
         "sample": [tmp_path / "sampled_pairs.jsonl"],
         "train": ["--model_name_or_path", policy_folder, "--dataset_name", pairs, "--output_dir", out, *training],
         "generate": [*models, *short, "--prompts", prompts, "--output", tmp_path / "out.jsonl"],

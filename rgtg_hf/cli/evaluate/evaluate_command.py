@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     import torch
     from transformers.utils import logging
 
-    from rgtg_hf.cli.evaluate.evaluate_judge import load_judge
+    from rgtg_hf.cli.judge import load_judge
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

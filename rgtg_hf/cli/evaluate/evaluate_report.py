@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.errors import blame_input
 from rgtg_hf.evaluation.accuracy import accuracy_by_fraction
 from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.frontier import FrontierPoint, compare_at_divergence
 from rgtg_hf.evaluation.gold_models import Gold
 from rgtg_hf.evaluation.methods import METHODS
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
+from rgtg_hf.evaluation.rollouts import rate
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.summary import COLUMNS, MethodRun, MethodSummary, markdown_table, summarize
 from rgtg_hf.files import write_whole
@@ -112,11 +113,8 @@ def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
     runs: Runs = defaultdict(dict)
     for (method, strength), of_method in _shown(rows.items(), "judging"):
         texts = [row["response"] for row in of_method]
-        judged = [float(value) for value in gold(prompts, texts)]
-        if len(judged) != len(texts):
-            raise UserError(
-                f"--gold: {name} returned {len(judged)} rewards for {len(texts)} responses; one each is required"
-            )
+        with blame_input(f"--gold: {name} cannot be used", (ValueError,)):
+            judged = rate(gold, prompts, texts)
         steering = [row["steering_reward"] for row in of_method]
         sampled = SampledResponses(
             texts=texts,

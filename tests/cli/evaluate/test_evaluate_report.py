@@ -51,7 +51,7 @@ def test_the_report_holds_every_method_and_compares_them(folder, capsys):
 
 
 def test_a_gold_reward_must_judge_every_response(folder):
-    with pytest.raises(UserError, match="judge returned 1 rewards for 3 responses"):
+    with pytest.raises(UserError, match="judge cannot be used: The reward returned 1 numbers for 3"):
         write_report(folder, Namespace(**SETTINGS), PROMPTS, lambda prompts, texts: [0.0])
 
 

@@ -1,4 +1,4 @@
-"""The judge of `rgtg-hf evaluate`: loaded by name, and tried once before anything is generated."""
+"""The judge of responses that a command was given: loaded by name, and tried once before anything is generated."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ __all__ = ["load_judge"]
 _PROMPT, _RESPONSE = "How was it?", "It was fine."
 
 
-def load_judge(name: str, *, device: Any = None, trust_remote_code: bool = False) -> Gold:
+def load_judge(name: str, *, option: str = "--gold", device: Any = None, trust_remote_code: bool = False) -> Gold:
     """Loads the gold reward, and lets it judge one response.
 
     Args:
         name: As for [`load_gold`][rgtg_hf.evaluation.gold_models.load_gold]. A module may be in the current folder.
+        option: The option that names it, for errors.
         device: Device of a reward model.
         trust_remote_code: Whether to run code that comes with a reward model.
 
@@ -34,49 +35,49 @@ def load_judge(name: str, *, device: Any = None, trust_remote_code: bool = False
     Raises:
         UserError: If there is no such judge, or it does not return one number for a response.
     """
-    _check_name(name)
-    with blame_input("--gold: it cannot be loaded", (ImportError, OSError, ValueError)):
+    _check_name(name, option)
+    with blame_input(f"{option}: it cannot be loaded", (ImportError, OSError, ValueError)):
         gold = load_gold(name, device=device, trust_remote_code=trust_remote_code)
     try:
         judged = gold([_PROMPT], [_RESPONSE])
     except Exception as error:  # whatever a user's function raises
         raise UserError(
-            f"--gold: {name} failed on one response, {_RESPONSE!r}: {type(error).__name__}: {error}"
+            f"{option}: {name} failed on one response, {_RESPONSE!r}: {type(error).__name__}: {error}"
         ) from error
     if not _is_one_number(judged):
         raise UserError(
-            f"--gold: {name} returned {shown(judged)} for one prompt and one response; a list with one number is "
+            f"{option}: {name} returned {shown(judged)} for one prompt and one response; a list with one number is "
             "required, as it gets lists of prompts and responses"
         )
     return gold
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, option: str) -> None:
     """Finds the mistakes in a name that would otherwise be looked for on the hub."""
     module, colon, function = name.partition(":")
     if colon and not Path(name).exists():
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # as `python -m` does
-        _check_function(module, function)
+        _check_function(module, function, option)
     elif name not in BUILT_IN and "/" not in name and not Path(name).exists():
         known = f"{', '.join(BUILT_IN)}, module:function, a folder, or owner/name on the hub"
-        raise UserError(f"--gold: there is no judge {name!r}{_near(name, BUILT_IN)}; choose from: {known}")
+        raise UserError(f"{option}: there is no judge {name!r}{_near(name, BUILT_IN)}; choose from: {known}")
 
 
-def _check_function(module: str, function: str) -> None:
+def _check_function(module: str, function: str, option: str) -> None:
     try:
         missing = find_spec(module) is None
     except (ImportError, ValueError):  # of the package around it
         missing = True
     if missing:
-        raise UserError(f"--gold: there is no module {module!r} in the current folder or among the installed ones")
+        raise UserError(f"{option}: there is no module {module!r} in the current folder or among the installed ones")
     try:
         found = import_module(module)
     except Exception as error:  # whatever a user's module raises
-        raise UserError(f"--gold: {module} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"{option}: {module} cannot be imported: {type(error).__name__}: {error}") from error
     own = [name for name, value in vars(found).items() if callable(value)]
     if function not in own:
-        raise UserError(f"--gold: the module {module} has no function {function!r}{_near(function, own)}")
+        raise UserError(f"{option}: the module {module} has no function {function!r}{_near(function, own)}")
 
 
 def _near(name: str, known: Sequence[str] | dict[str, Any]) -> str:

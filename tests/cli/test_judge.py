@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from rgtg_hf.cli.errors import UserError
-from rgtg_hf.cli.evaluate.evaluate_judge import load_judge
+from rgtg_hf.cli.judge import load_judge
 
 CODE = """
 def length(prompts, responses):

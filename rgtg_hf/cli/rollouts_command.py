@@ -1,0 +1,169 @@
+"""`rgtg-hf rollouts`: responses of the policy itself, each with its reward, in a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.model_pair import add_loading_options, load_policy
+from rgtg_hf.cli.next_command import suggest
+from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
+from rgtg_hf.cli.parser import LineParser
+from rgtg_hf.cli.partial import PartialOutput, work_through
+from rgtg_hf.cli.processes import join_processes
+from rgtg_hf.cli.prompt_files import check_length, read_prompts
+from rgtg_hf.files import write_whole
+
+__all__ = ["run"]
+
+# A continued run must have the same values of these options.
+_SETTINGS = (
+    *(
+        "model",
+        "reward",
+        "num_responses",
+        "top_k",
+        "max_new_tokens",
+        "seed",
+        "batch_size",
+        "no_chat_template",
+        "dtype",
+    ),
+    "trust_remote_code",
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One response to write: its position in the file, and its prompt."""
+
+    index: int
+    prompt: Any
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Writes rollouts. A run that was interrupted continues, and several processes share the work.
+
+    Args:
+        arguments: The options of the command line.
+
+    Raises:
+        UserError: If the input is wrong.
+    """
+    options = _parser().parse_args(list(arguments))
+    check_at_least_one(options, "num_responses", "top_k", "max_new_tokens", "batch_size")
+    check_model_name("--model", options.model)
+    prompts = read_prompts([], options.prompts)
+    if options.pairs and Path(options.pairs).exists():
+        raise UserError(f"--pairs: {options.pairs} exists; move it away or choose another name")
+    processes = join_processes(options.device)
+    header = {"settings": {name: getattr(options, name) for name in _SETTINGS}, "prompts": prompts}
+
+    import torch
+    from transformers.utils import logging
+
+    from rgtg_hf.cli.judge import load_judge
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options.device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    judging = {"option": "--reward", "device": options.device, "trust_remote_code": options.trust_remote_code}
+    reward = load_judge(options.reward, **judging)
+    with PartialOutput(Path(options.output), header, processes) as output:
+        policy, tokenizer = load_policy(options)
+        chat_template = not options.no_chat_template
+        lengths = [
+            check_length(tokenizer, policy, prompt, number, options.max_new_tokens, chat_template=chat_template)
+            for number, prompt in enumerate(prompts, start=1)
+        ]
+
+        def make_rows(number: int, batch: list[_Job]) -> list[dict[str, Any]]:
+            from rgtg_hf.evaluation.rollouts import rollouts
+
+            with blame_input(f"--reward: {options.reward} cannot be used", (ValueError,)):
+                rows = rollouts(
+                    policy,
+                    tokenizer,
+                    [job.prompt for job in batch[:: options.num_responses]],
+                    reward,
+                    num_responses=options.num_responses,
+                    top_k=options.top_k,
+                    max_new_tokens=options.max_new_tokens,
+                    seed=options.seed + number,
+                    chat_template=chat_template,
+                )
+            return [
+                {"index": job.index, **row, "tokens": len(row["completion_ids"])}
+                for job, row in zip(batch, rows, strict=True)
+            ]
+
+        work_through(output, _plan(options, prompts, lengths), make_rows)
+    if processes.index == 0:
+        _finish(options)
+
+
+def _finish(options: argparse.Namespace) -> None:
+    """Says what was found, and writes the pairs if they were asked for."""
+    from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
+    from rgtg_hf.evaluation.statistics import mean_with_error
+
+    rows = [json.loads(line) for line in Path(options.output).read_text(encoding="utf-8").splitlines()]
+    rewards = [row["reward"] for row in rows]
+    mean, _ = mean_with_error(rewards)
+    print(f"{options.output}: {len(rows)} rollouts, rewards {min(rewards):.3g} to {max(rewards):.3g}, mean {mean:.3g}")
+    if options.pairs is None:
+        return
+    pairs = pairs_of_rollouts(rows, options.seed)
+    with blame_input(f"--pairs: {options.pairs} cannot be written", (OSError,)):
+        write_whole(options.pairs, "".join(f"{json.dumps(pair)}\n" for pair in pairs))
+    print(f"{options.pairs}: {len(pairs)} preference pairs")
+    start = ("--model_name_or_path", options.model, "--dataset_name", options.pairs)
+    suggest("rgtg-hf", "train", *start, "--num_train_epochs", "1", "--output_dir", "my_reward_model")
+
+
+def _plan(options: argparse.Namespace, prompts: Sequence[Any], lengths: Sequence[int]) -> list[list[_Job]]:
+    """The responses of some prompts of similar length at a time, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda place: (-lengths[place], place))
+    together = max(1, options.batch_size // options.num_responses)
+    return [
+        [
+            _Job(place * options.num_responses + number, prompts[place])
+            for place in order[start : start + together]
+            for number in range(options.num_responses)
+        ]
+        for start in range(0, len(order), together)
+    ]
+
+
+def _parser() -> LineParser:
+    parser = LineParser(
+        "rollouts",
+        "Write responses of the policy itself, each with its reward.",
+        "--model NAME --prompts FILE --reward NAME --output FILE [options]",
+        [
+            "rgtg-hf rollouts --model owner/policy --prompts prompts.jsonl --reward vader --output rollouts.jsonl",
+            "rgtg-hf rollouts --model owner/policy --prompts prompts.txt --reward my_module:my_function \\\n"
+            "      --num_responses 16 --output rollouts.jsonl",
+        ],
+    )
+    add = parser.group("prompts and responses")
+    add("--prompts", required=True, metavar="FILE", help="one prompt per line, or .jsonl rows with a `prompt`")
+    add("--reward", required=True, help="vader, flesch, module:function or a reward model")
+    add("--output", required=True, metavar="FILE", help="write .jsonl rows here; an interrupted run continues")
+    add("--pairs", metavar="FILE", help="write preference pairs of them here too, for train")
+    add("--num_responses", type=int, default=8, help="responses to each prompt")
+    add("--batch_size", type=int, default=64, help="responses written together")
+    add = parser.group("model")
+    add("--model", required=True, help="the policy: a folder or a hub name")
+    add_loading_options(add)
+    add = parser.group("sampling")
+    add("--top_k", type=int, default=10, help="candidates per step, as many as guidance will have")
+    add("--max_new_tokens", type=int, default=128, help="most tokens per response")
+    add("--seed", type=int, default=0, help="seed of sampling")
+    add("--no_chat_template", action="store_true", help="continue the prompt as it is")
+    return parser

@@ -1,0 +1,51 @@
+"""Prompts as one left-padded batch, as decoding reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Prompt", "encode_batch"]
+
+Prompt = str | list[dict[str, str]]
+
+
+def encode_batch(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bool = True) -> Any:
+    """Turns prompts into one left-padded batch.
+
+    Args:
+        tokenizer: The policy's tokenizer. It is set to pad on the left, with the end token if it has no pad token.
+        prompts: Texts or lists of messages.
+        chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
+            message. Otherwise texts are continued as they are.
+
+    Returns:
+        A `BatchEncoding` of tensors `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
+
+    Raises:
+        ValueError: If the chat template refuses a prompt, or there is none and a prompt is a list of messages.
+
+    Example:
+        ```python
+        from rgtg_hf.evaluation.prompts import encode_batch
+
+        def lengths(tokenizer):
+            return encode_batch(tokenizer, ["Hello!", "How are you?"])["attention_mask"].sum(-1)
+        ```
+    """
+    from jinja2 import TemplateError
+
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template and tokenizer.chat_template:
+        messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+        try:
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
+            )
+        except TemplateError as error:
+            raise ValueError(f"the tokenizer's chat template refuses a prompt: {error}") from error
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError("a prompt is a list of messages, but the tokenizer has no chat template: give text")
+    return tokenizer(list(prompts), padding=True, return_tensors="pt")

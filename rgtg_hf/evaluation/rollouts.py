@@ -1,0 +1,180 @@
+"""Rollouts: responses of the policy itself, each with its reward. A value is learned from them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from transformers import LogitsProcessor
+
+from rgtg_hf.arguments import check_count, shown
+from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.prompts import Prompt, encode_batch
+from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
+
+__all__ = ["Reward", "pairs_of_rollouts", "rate", "rollouts"]
+
+Reward = Callable[[list[str], list[str]], Sequence[float]]
+
+
+def rollouts(
+    policy: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    *,
+    num_responses: int = 8,
+    top_k: int = 10,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+    chat_template: bool = True,
+    processor: LogitsProcessor | None = None,
+) -> list[dict[str, Any]]:
+    """Samples several responses to each prompt and rates them, in one batch of `len(prompts) * num_responses` rows.
+
+    Args:
+        policy: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Texts, or lists of messages with `role` and `content`.
+        reward: A function of prompts and responses, two lists of texts, that returns one number for each. For a prompt
+            of messages it gets the last message. [`load_gold`][rgtg_hf.evaluation.gold_models.load_gold] makes one
+            from a name.
+        num_responses: Responses to each prompt.
+        top_k: Responses are sampled at temperature 1 from the policy's likeliest tokens, this many at each step. Take
+            the number that guidance will have, 10 by default: a value holds for the candidates it was learned from.
+        max_new_tokens: Largest number of tokens of a response.
+        seed: Seed of the batch. The global random state is set.
+        chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
+            message. Otherwise the text is continued as it is.
+        processor: Guides the policy; with its own `top_k`.
+
+    Returns:
+        A row for each response, those of a prompt together, with `prompt` and `completion` (lists of messages where
+        the chat template was used, else texts), `reward`, `finished` (whether it ended by itself), and `prompt_ids`
+        and `completion_ids`, the tokens that were read and written, an end token among them.
+
+    Raises:
+        TypeError: If a number has another type.
+        ValueError: If a number is out of range, a prompt cannot be encoded, or the reward does not return one finite
+            number for each response.
+
+    Example:
+        ```python
+        from rgtg_hf.evaluation.rollouts import rollouts
+
+        def short(prompts, responses):
+            return [-float(len(response)) for response in responses]
+
+        def collect(policy, tokenizer):
+            return rollouts(policy, tokenizer, ["Tell me a story."], short, num_responses=4, max_new_tokens=8)
+        ```
+    """
+    for name, number in (("num_responses", num_responses), ("top_k", top_k), ("max_new_tokens", max_new_tokens)):
+        check_count(name, number)
+    inputs = dict(encode_batch(tokenizer, prompts, chat_template=chat_template).to(policy.device))
+    sampled = sample_responses(
+        policy,
+        tokenizer,
+        inputs,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        processor=processor,
+        responses_per_prompt=num_responses,
+    )
+    asked = [
+        prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        for prompt in prompts
+        for _ in range(num_responses)
+    ]
+    rewards = rate(reward, asked, sampled.texts)
+    prompt_ids = kept_ids(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu())
+    with_template = chat_template and bool(tokenizer.chat_template)
+    ends = set(end_token_ids(policy))
+    rows = []
+    for place, (text, ids) in enumerate(zip(sampled.texts, sampled.ids, strict=True)):
+        prompt: Any = prompts[place // num_responses]
+        completion: Any = text
+        if with_template:
+            prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            completion = [{"role": "assistant", "content": text}]
+        rows.append(
+            {
+                "prompt": prompt,
+                "completion": completion,
+                "reward": rewards[place],
+                "finished": bool(ids) and ids[-1] in ends,
+                "prompt_ids": prompt_ids[place // num_responses],
+                "completion_ids": ids,
+            }
+        )
+    return rows
+
+
+def pairs_of_rollouts(rows: Iterable[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """Makes preference pairs of rollouts, for `PrefixRewardTrainer`.
+
+    The responses to a prompt stand in a random ring, and each is compared with the next one. So all of them are used,
+    and not only the best and the worst: steering has to tell apart what the policy usually writes.
+
+    Args:
+        rows: Rows of [`rollouts`].
+        seed: Seed of the order.
+
+    Returns:
+        Rows with `chosen_ids`, `rejected_ids` and `prompt_length`. Responses with equal rewards make no pair.
+
+    Example:
+        ```python
+        from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
+
+        rows = [{"prompt_ids": [5], "completion_ids": [one], "reward": float(one)} for one in (6, 7)]
+        pairs = pairs_of_rollouts(rows)
+        assert pairs == [{"chosen_ids": [5, 7], "rejected_ids": [5, 6], "prompt_length": 1}]
+        ```
+    """
+    order = random.Random(seed)
+    by_prompt: dict[tuple[int, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_prompt[tuple(row["prompt_ids"])].append(row)
+    pairs = []
+    for prompt, ring in by_prompt.items():
+        order.shuffle(ring)
+        neighbours = list(zip(ring, ring[1:] + ring[:1], strict=True))
+        for one, other in neighbours if len(ring) > 2 else neighbours[:1]:
+            worse, better = sorted((one, other), key=lambda row: row["reward"])
+            if better["reward"] > worse["reward"]:
+                pairs.append(
+                    {
+                        "chosen_ids": [*prompt, *better["completion_ids"]],
+                        "rejected_ids": [*prompt, *worse["completion_ids"]],
+                        "prompt_length": len(prompt),
+                    }
+                )
+    return pairs
+
+
+def rate(reward: Reward, prompts: list[str], responses: list[str]) -> list[float]:
+    """Rates responses, and refuses what is not one finite number for each.
+
+    Raises:
+        ValueError: If the reward returns something else.
+    """
+    found = reward(prompts, responses)
+    try:
+        rewards = [float(value) for value in found]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The reward returned {shown(found)} for {len(responses)} responses, but a list of numbers is required."
+        ) from error
+    if len(rewards) != len(responses):
+        raise ValueError(f"The reward returned {len(rewards)} numbers for {len(responses)} responses.")
+    bad = next((place for place, value in enumerate(rewards) if not math.isfinite(value)), None)
+    if bad is not None:
+        raise ValueError(
+            f"The reward is {rewards[bad]} for the response {shown(responses[bad])}, but it must be finite."
+        )
+    return rewards
