@@ -105,8 +105,20 @@ def _check_entropy(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` is {value}, but an entropy is 0 nats or more.")
 
 
-def _setting(default: Any, check: Check, summary: str) -> Any:
-    return field(default=None, metadata={"default": default, "check": check, "summary": summary})
+def _check_value_beta(name: str, value: Any) -> None:
+    if isinstance(value, str) and value != "beta":
+        raise ValueError(f"`{name}` is {shown(value)}, but a number is required, or 'beta' for the value of `beta`.")
+    if value != "beta":
+        check_number(name, value)
+
+
+def _number_or_beta(text: str) -> float | str:
+    return text if text == "beta" else float(text)
+
+
+def _setting(default: Any, check: Check, summary: str, parse: Callable[[str], Any] | None = None) -> Any:
+    metadata = {"default": default, "check": check, "summary": summary, "parse": parse or type(default)}
+    return field(default=None, metadata=metadata)
 
 
 @dataclass
@@ -132,6 +144,10 @@ class RewardGuidanceConfig:
             infinity.
         max_step_kl: The most divergence from the policy, in nats, that a step may have. Where guidance would move a
             row further, it is scaled down for this step and row, as if `beta` were smaller. Defaults to infinity.
+        value_beta: Which soft value of a [value model][rgtg_hf.rewards.value_model] steers, per unit of reward: V_b =
+            (1 / b) log E exp(b r) with b = `value_beta`. Defaults to 0, the mean return. `"beta"` stands for the value
+            of `beta`, with which the exact soft value steers to the RLHF optimum. It makes no difference to other
+            reward models.
         search: What is guided. `"tokens"` (the default): every token, as described above. The others write
             `num_rows` responses to each prompt and select among them after every block; see
             [`search`][rgtg_hf.decoding.search]. `"best"`: the row of highest reward goes on. `"resample"`: rows are
@@ -172,6 +188,9 @@ class RewardGuidanceConfig:
     min_entropy: float | None = _setting(0.0, _check_entropy, "guide where the policy's entropy has this many nats")
     max_increment: float | None = _setting(math.inf, _check_limit, "most nats that a candidate's score may change by")
     max_step_kl: float | None = _setting(math.inf, _check_limit, "most nats of divergence from the policy per step")
+    value_beta: float | str | None = _setting(
+        0.0, _check_value_beta, "soft value of a value model; beta: that of --beta", _number_or_beta
+    )
     search: str | None = _setting("tokens", _check_choice, "its kind")
     num_rows: int | None = _setting(4, check_count, "rows per prompt")
     block_size: int | None = _setting(8, check_count, "tokens per block")
@@ -185,6 +204,11 @@ class RewardGuidanceConfig:
             value = getattr(self, one.name)
             if value is not None:
                 one.metadata["check"](one.name, value)
+
+    @property
+    def soft_value_beta(self) -> float:
+        """`value_beta` as a number. The settings are resolved."""
+        return self.beta if self.value_beta == "beta" else self.value_beta  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes the settings that are set to `guidance_config.json`, into a directory that is made if needed."""

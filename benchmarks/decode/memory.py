@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 
 class CacheMeter:

@@ -19,7 +19,7 @@ from transformers import DynamicCache, StoppingCriteria
 
 from benchmarks.random_head import fill_head
 from rgtg_hf import NextTokenRewardModel, RewardGuidanceConfig, RewardGuidedLogitsProcessor, steering
-from rgtg_hf.rewards.prefix_rewards import find_backbone, find_score_head
+from rgtg_hf.rewards.parts import find_backbone, find_score_head
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 Way = Callable[[int], "Steps"]

@@ -28,7 +28,7 @@ from benchmarks.record import record
 from benchmarks.tasks import held_out_prompts, training_pairs
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, merge_heads, steering
 from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 # Settings of the head, and betas.
 HEADS: dict[str, tuple[dict[str, Any], list[float]]] = {

@@ -56,7 +56,7 @@ def add_guidance_options(parser: LineParser, *names: str) -> None:
     for one in fields(RewardGuidanceConfig):
         if one.name in names:
             default, choices = one.metadata["default"], CHOICES.get(one.name)
-            kind: Any = None if choices else type(default)
+            kind: Any = None if choices else one.metadata["parse"]
             more = {"type": kind, "choices": choices, "default": argparse.SUPPRESS, "shown": default}
             add = of_search if one.name in _OF_SEARCH else of_guidance
             add(f"--{one.name}", help=one.metadata["summary"], **more)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.compat import cache_in
 from rgtg_hf.decoding.compiled_capture import CompiledPasses, watch_compiled
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 __all__ = ["HiddenCapture", "Passes", "capture_hidden"]
 

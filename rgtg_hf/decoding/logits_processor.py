@@ -147,6 +147,7 @@ class RewardGuidedLogitsProcessor(LogitsProcessor):
             weights=weights,
             eos_token_ids=self._tokens.eos,
             use_cuda_graph=use_cuda_graph,
+            value_beta=self.config.soft_value_beta,
         )
         self._vocabularies_known_equal = tokenizer is not None and reward_tokenizer is not None
         self._lock = Lock()

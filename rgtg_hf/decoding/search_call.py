@@ -56,6 +56,7 @@ def search_with(
         reward_tokenizer=reward_tokenizer,
         weights=weights,
         eos_token_ids=tokens.eos,
+        value_beta=config.soft_value_beta,
     )
     guides = [one for one in logits_processor if isinstance(one, (RewardGuidedLogitsProcessor, SteeringProcessor))]
     if not guides:

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.model_state import evaluating, input_device
-from rgtg_hf.rewards.prefix_rewards import find_backbone, find_score_head, prefix_rewards
+from rgtg_hf.rewards.parts import find_backbone, find_score_head
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 
 __all__ = ["check_positions", "check_reward_model", "learned_positions", "vocabulary_size"]
 

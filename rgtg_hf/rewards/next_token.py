@@ -17,8 +17,8 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rgtg_hf.arguments import check_count, check_number
+from rgtg_hf.rewards.parts import find_backbone
 from rgtg_hf.rewards.policy_identity import check_policy, describe_policy
-from rgtg_hf.rewards.prefix_rewards import find_backbone
 from rgtg_hf.rewards.token_head import TokenHead, token_increments
 
 __all__ = ["NextTokenRewardConfig", "NextTokenRewardModel", "check_heads"]

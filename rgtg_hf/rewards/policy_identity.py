@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 __all__ = [
     "check_policy",

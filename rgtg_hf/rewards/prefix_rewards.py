@@ -18,34 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["capture_position_rewards", "find_backbone", "find_score_head", "prefix_rewards"]
+from rgtg_hf.rewards.parts import find_score_head
+from rgtg_hf.rewards.value_model import as_reward_model
 
-
-def find_score_head(model: nn.Module) -> nn.Module:
-    """Finds the linear head that turns hidden states into rewards.
-
-    It is found inside wrappers too (DDP's `module`, PEFT's `base_model.model`). With PEFT's `modules_to_save` the
-    result is the wrapper of the trained copy.
-
-    Args:
-        model: A causal `*ForSequenceClassification` model, wrapped or not.
-
-    Returns:
-        The module whose output has one value per position, shape `[batch, length, 1]`.
-
-    Raises:
-        ValueError: If no module of the model is called `score`, as the head of a causal sequence classifier is.
-            Encoders such as BERT call it `classifier` and read the whole text at once.
-    """
-    heads = [module for name, module in model.named_modules() if name == "score" or name.endswith(".score")]
-    if not heads:
-        raise ValueError(
-            f"{type(model).__name__} has no `score` head, so it gives no reward at every position. A prefix reward "
-            "model is a causal sequence classifier: load it with "
-            "`AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)` from a decoder-only checkpoint "
-            "(Llama, Qwen, GPT-2, ...)."
-        )
-    return heads[0]
+__all__ = ["capture_position_rewards", "prefix_rewards"]
 
 
 @contextmanager
@@ -79,7 +55,8 @@ def prefix_rewards(
     """Computes the rewards of all prefixes of a batch of sequences, r(x, y_<=i) for every i, in one forward pass.
 
     Args:
-        model: A causal `*ForSequenceClassification` model with `num_labels=1`, wrapped or not.
+        model: A causal `*ForSequenceClassification` model with `num_labels=1`, wrapped or not. The rewards of a value
+            model are its mean returns; [`as_reward_model`][rgtg_hf.rewards.value_model.as_reward_model] gives others.
         input_ids: Token ids of prompt and response, shape `[batch, length]`.
         attention_mask: 1 for tokens and 0 for padding, shape `[batch, length]`. Defaults to no padding.
         model_kwargs: Passed on to the model, for example `position_ids` (needed with left padding by models that
@@ -108,6 +85,7 @@ def prefix_rewards(
         ```
     """
     _check_inputs(model, input_ids, attention_mask)
+    model = as_reward_model(model)
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     with capture_position_rewards(model) as captured:
@@ -137,17 +115,3 @@ def _check_inputs(model: object, input_ids: object, attention_mask: object) -> N
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but that of `input_ids`, "
             f"{tuple(input_ids.shape)}, is required."
         )
-
-
-def find_backbone(model: nn.Module) -> nn.Module:
-    """Finds the decoder beneath the score head, which gives hidden states and takes a cache.
-
-    Args:
-        model: A causal `*ForSequenceClassification` model, bare or with PEFT adapters in its layers.
-
-    Returns:
-        The decoder, for example a `LlamaModel`. Adapters that live in its layers stay active.
-    """
-    if hasattr(model, "get_base_model"):  # PEFT
-        model = model.get_base_model()  # type: ignore[operator]
-    return model.base_model  # type: ignore[return-value]

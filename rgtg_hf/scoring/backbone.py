@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 from rgtg_hf.compat import cache_argument
 from rgtg_hf.rewards.causal_classifier import learned_positions
 from rgtg_hf.rewards.model_state import ModelState, input_device
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 __all__ = ["Backbone"]
 

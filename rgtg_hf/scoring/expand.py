@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from rgtg_hf.scoring.prefix_cache import PrefixCache, as_columns, positions_of
 from rgtg_hf.scoring.scorer import PrefixBatch

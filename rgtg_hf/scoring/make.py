@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.model_state import evaluating
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
+from rgtg_hf.rewards.value_model import as_reward_model
 from rgtg_hf.scoring.choose import SCORERS, choose_scorer
 from rgtg_hf.scoring.combined import CombinedScorer, check_weights
 from rgtg_hf.scoring.scorer import Scorer
@@ -33,6 +34,7 @@ def make_scorer(
     weights: Sequence[float] | None = None,
     eos_token_ids: Sequence[int] = (),
     use_cuda_graph: bool = False,
+    value_beta: float = 0.0,
 ) -> Scorer:
     """Makes the scorer for a reward model, or for several.
 
@@ -56,6 +58,8 @@ def make_scorer(
         weights: With a list of reward models, the weight of each; 1 by default. Negative weights steer away.
         eos_token_ids: Ids of the policy that end a response, besides those that its tokenizer names.
         use_cuda_graph: Whether the steps of reward models that read the policy's ids run as a CUDA graph.
+        value_beta: Which soft value of a value model is its reward, see
+            [`as_reward_model`][rgtg_hf.rewards.value_model.as_reward_model].
 
     Returns:
         A new scorer with nothing kept.
@@ -88,7 +92,8 @@ def make_scorer(
         if isinstance(reward_tokenizer, (list, tuple)):
             raise ValueError("`reward_tokenizer` is a list, but there is one reward model: pass its tokenizer alone.")
         with evaluating(reward_model):
-            return _make_one(reward_model, scorer, tokenizer, reward_tokenizer, eos_token_ids, use_cuda_graph)  # type: ignore[arg-type]
+            one = as_reward_model(reward_model, value_beta)
+            return _make_one(one, scorer, tokenizer, reward_tokenizer, eos_token_ids, use_cuda_graph)  # type: ignore[arg-type]
     checked = check_weights(weights, len(reward_model))
     tokenizers = reward_tokenizer
     if not isinstance(tokenizers, (list, tuple)):
@@ -100,7 +105,9 @@ def make_scorer(
         )
     with evaluating(reward_model):
         scorers = [
-            _make_one(one, scorer, tokenizer, one_tokenizer, eos_token_ids, use_cuda_graph)
+            _make_one(
+                as_reward_model(one, value_beta), scorer, tokenizer, one_tokenizer, eos_token_ids, use_cuda_graph
+            )
             for one, one_tokenizer in zip(reward_model, tokenizers, strict=True)
         ]
     return CombinedScorer(scorers, checked)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.scoring.row_reader import RowReader, padded
 from rgtg_hf.scoring.scorer import PrefixBatch
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model, vocabulary_size
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.scoring.choose import probe
 from rgtg_hf.scoring.row_reader import MOST_TOGETHER, RowReader, padded

@@ -8,6 +8,7 @@ from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guid
 from rgtg_hf.rewards.causal_classifier import check_positions
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.value_model import as_reward_model
 from rgtg_hf.scoring.row_buffer import capacity_for
 from rgtg_hf.serving.rows import RowScorer, cache_bytes_per_token, make_row_scorer
 from rgtg_hf.serving.settings import MAX_TOP_K, ServerSettings
@@ -45,7 +46,7 @@ def load_row_scorer(
             f"{settings.reward_model} is a steering head, which reads its policy's hidden states: name it as `head` "
             "in place of `reward_model`, or merge it into the policy (`rgtg-hf merge`) if it is linear."
         )
-    model = model.to(settings.device or device)
+    model = as_reward_model(model.to(settings.device or device), server_default(settings).soft_value_beta)
     scorer = make_row_scorer(model)
     if scorer.vocabulary_size != vocabulary_size:
         raise ValueError(

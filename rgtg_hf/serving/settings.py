@@ -14,7 +14,7 @@ __all__ = ["MAX_TOP_K", "ServerSettings", "requested_guidance", "resolved_reques
 MAX_TOP_K = 256
 _MAX_BETA = 1e6
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_NOT_SERVED = ("scorer", "search", "num_rows", "block_size", "max_rows", "search_return", "soften")
+_NOT_SERVED = ("value_beta", "scorer", "search", "num_rows", "block_size", "max_rows", "search_return", "soften")
 _KEY = "rgtg"
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.pair_accuracy import rewards_at_fraction
 from rgtg_hf.rewards.pairs import TEXT, TOKENIZED, common_prefix_length
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 
 __all__ = [
     "encoder_position_rewards",

@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from rgtg_hf.compat import cache_argument
 from rgtg_hf.decoding.hidden_capture import capture_hidden
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 

@@ -6,7 +6,7 @@ from transformers import LlamaForCausalLM
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedGenerationMixin, reward_guided_generate, steering
 from rgtg_hf.decoding.hub import generate_by_name, write_custom_generate
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 from tests.decoding.test_laws import MODES, generate
 from tests.tiny_models import left_padded, tiny_policy, tiny_steering_head
 

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from rgtg_hf import steering
-from rgtg_hf.rewards.prefix_rewards import find_backbone
+from rgtg_hf.rewards.parts import find_backbone
 from tests.decoding.test_laws import MODES, PROMPTS, generate
 from tests.tiny_models import left_padded, tiny_next_token_model, tiny_policy, tiny_steering_head
 

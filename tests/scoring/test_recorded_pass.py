@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.scoring.recorded_pass import PassRecorder
 from rgtg_hf.scoring.row_reader import RowReader
 from tests.looks import Looks

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rgtg_hf.rewards.prefix_rewards import find_backbone, find_score_head, prefix_rewards
+from rgtg_hf.rewards.parts import find_backbone, find_score_head
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring import row_reader
 from rgtg_hf.scoring.row_reader import RowReader
 from tests.tiny_models import tiny_reward_model

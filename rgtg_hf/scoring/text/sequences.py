@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.prefix_rewards import find_score_head
+from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.row_reader import RowReader, padded
 

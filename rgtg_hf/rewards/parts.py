@@ -1,0 +1,48 @@
+"""The parts of a reward model: the decoder, and the head that turns hidden states into rewards."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["find_backbone", "find_score_head"]
+
+
+def find_score_head(model: nn.Module) -> nn.Module:
+    """Finds the linear head that turns hidden states into rewards.
+
+    It is found inside wrappers too (DDP's `module`, PEFT's `base_model.model`). With PEFT's `modules_to_save` the
+    result is the wrapper of the trained copy.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model, wrapped or not.
+
+    Returns:
+        The module whose output has one value per position, shape `[batch, length, 1]`.
+
+    Raises:
+        ValueError: If no module of the model is called `score`, as the head of a causal sequence classifier is.
+            Encoders such as BERT call it `classifier` and read the whole text at once.
+    """
+    heads = [module for name, module in model.named_modules() if name == "score" or name.endswith(".score")]
+    if not heads:
+        raise ValueError(
+            f"{type(model).__name__} has no `score` head, so it gives no reward at every position. A prefix reward "
+            "model is a causal sequence classifier: load it with "
+            "`AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)` from a decoder-only checkpoint "
+            "(Llama, Qwen, GPT-2, ...)."
+        )
+    return heads[0]
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """Finds the decoder beneath the score head, which gives hidden states and takes a cache.
+
+    Args:
+        model: A causal `*ForSequenceClassification` model, bare or with PEFT adapters in its layers.
+
+    Returns:
+        The decoder, for example a `LlamaModel`. Adapters that live in its layers stay active.
+    """
+    if hasattr(model, "get_base_model"):  # PEFT
+        model = model.get_base_model()  # type: ignore[operator]
+    return model.base_model  # type: ignore[return-value]
