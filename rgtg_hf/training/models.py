@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
-from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
+from rgtg_hf.training.shared_config import SharedConfig
 
 __all__ = ["keep_first_layers", "load_for_training", "load_model_and_tokenizer", "match_trained_dtype"]
 
@@ -23,7 +23,11 @@ logger = logging.get_logger(__name__)
 
 
 def load_model_and_tokenizer(
-    model: Any, tokenizer: PreTrainedTokenizerBase | None, args: PrefixRewardConfig, quantization_config: Any = None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    args: SharedConfig,
+    quantization_config: Any = None,
+    labels: dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model and a tokenizer that were given by name.
 
@@ -32,6 +36,7 @@ def load_model_and_tokenizer(
         tokenizer: A tokenizer, or `None` for the model's.
         args: Settings. `model_init_kwargs` is set to `None` after it was used.
         quantization_config: How to quantize a model given by name.
+        labels: What the labels of a model given by name are, as entries of its configuration. One label by default.
 
     Returns:
         The model and the tokenizer.
@@ -48,14 +53,19 @@ def load_model_and_tokenizer(
         args.model_init_kwargs = None
         if quantization_config is not None:
             model_kwargs["quantization_config"] = quantization_config
-        model = load_for_training(model, args.num_layers, seed=args.seed, **model_kwargs)
+        model = load_for_training(model, args.num_layers, seed=args.seed, labels=labels, **model_kwargs)
     elif args.num_layers is not None:
         logger.warning("`num_layers` is ignored: the model is built already. Give its name instead.")
     return model, tokenizer
 
 
 def load_for_training(
-    name_or_path: str, num_layers: int | None = None, *, seed: int = 42, **model_kwargs: Any
+    name_or_path: str,
+    num_layers: int | None = None,
+    *,
+    seed: int = 42,
+    labels: dict[str, Any] | None = None,
+    **model_kwargs: Any,
 ) -> PreTrainedModel:
     """Loads a checkpoint as a sequence classifier with one label, keeping its first layers.
 
@@ -66,6 +76,8 @@ def load_for_training(
         name_or_path: A name on the hub or a local directory.
         num_layers: Number of layers to keep, counted from the embedding. Defaults to all of them.
         seed: Seed of the fresh head. The global random state is left as it was.
+        labels: What the labels are instead, as entries of the configuration: `num_labels` and so on. A checkpoint with
+            another number of them gets a fresh head too.
         model_kwargs: Passed to `from_pretrained` (`dtype`, `revision`, `trust_remote_code`, ...). Weights are float32
             unless `dtype` says otherwise.
 
@@ -97,7 +109,8 @@ def load_for_training(
         if name in {"revision", "trust_remote_code", "token", "subfolder", "cache_dir", "local_files_only"}
     }
     with reading(name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path, num_labels=1, **{"trust_remote_code": False} | config_kwargs)
+        labels = labels or {"num_labels": 1}
+        config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False} | config_kwargs | labels)
     if num_layers is not None:
         keep_first_layers(config, num_layers)
     model_kwargs.setdefault("dtype", "float32")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from rgtg_hf.arguments import check_count, check_switch
 from rgtg_hf.training.loss import AFTER_END, POSITION_WEIGHTS, PREFIXES
+from rgtg_hf.training.shared_config import SharedConfig
 
 __all__ = ["PrefixRewardConfig"]
 
 
 @dataclass
-class PrefixRewardConfig(RewardConfig):
+class PrefixRewardConfig(SharedConfig):
     r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default;
     only `bf16` is off by default where the hardware has none.
 
@@ -57,13 +57,6 @@ class PrefixRewardConfig(RewardConfig):
         ```
     """
 
-    num_layers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Build the reward model from this many first layers of the model. Fewer layers make every "
-            "decoding step cheaper. Default: all layers."
-        },
-    )
     after_end: str = field(
         default="hold",
         metadata={
@@ -112,11 +105,6 @@ class PrefixRewardConfig(RewardConfig):
         },
     )
 
-    training_data: str | None = field(
-        default=None,
-        metadata={"help": "Name of the training data in the model card. Default: its name on the hub, if it has one."},
-    )
-
     @classmethod
     def from_reward_config(cls, config: RewardConfig) -> PrefixRewardConfig:
         """The settings of a `trl.RewardConfig`, with the default choice of prefixes.
@@ -141,16 +129,6 @@ class PrefixRewardConfig(RewardConfig):
         return settings
 
     def __post_init__(self) -> None:
-        # TRL and the scripts written for it say `gradient_checkpointing`; transformers warns about that name.
-        for old, new in (
-            ("gradient_checkpointing", "activation_checkpointing"),
-            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-        ):
-            if getattr(self, new, None) is None:
-                setattr(self, new, getattr(self, old))
-        if self.bf16 is None and not is_torch_bf16_gpu_available():
-            # TRL would turn it on and then refuse the machine. A script that does not set it should just run.
-            self.bf16 = False
         super().__post_init__()
         for name, choices in (
             ("after_end", AFTER_END),
@@ -160,7 +138,6 @@ class PrefixRewardConfig(RewardConfig):
             value = getattr(self, name)
             if value not in choices and not (name == "prefixes" and value is None):
                 raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
-        for name in ("num_layers", "prefix_stride", "prefixes_per_pair"):
-            if name != "num_layers" or self.num_layers is not None:
-                check_count(name, getattr(self, name))
+        for name in ("prefix_stride", "prefixes_per_pair"):
+            check_count(name, getattr(self, name))
         check_switch("from_first_difference", self.from_first_difference)

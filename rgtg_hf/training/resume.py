@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
+from rgtg_hf.training.shared_config import SharedConfig
 from rgtg_hf.version import __version__
 
 __all__ = ["RUN_FILE", "check_resume", "describe_run", "last_checkpoint"]
@@ -25,13 +25,16 @@ LOSS_SETTINGS = (
     "position_weights",
     "from_first_difference",
     "center_rewards_coefficient",
+    "num_bins",
+    "targets",
     "seed",
 )
 MODEL_SETTINGS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
 SAMPLE = 256
+_ROWS = ("chosen_ids", "rejected_ids", "input_ids", "reward")
 
 
-def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: Any) -> dict[str, Any]:
+def describe_run(args: SharedConfig, config: PretrainedConfig, dataset: Any) -> dict[str, Any]:
     """Describes a run: the loss, the seed, the model's shape and the training rows.
 
     Args:
@@ -42,12 +45,12 @@ def describe_run(args: PrefixRewardConfig, config: PretrainedConfig, dataset: An
     Returns:
         A dictionary for JSON, without paths and without text of the data.
     """
-    run = {name: getattr(args, name) for name in LOSS_SETTINGS}
+    run = {name: getattr(args, name) for name in LOSS_SETTINGS if hasattr(args, name)}
     run |= {name: getattr(config.get_text_config(), name, None) for name in MODEL_SETTINGS}
     if isinstance(dataset, Dataset):
         run["rows"] = len(dataset)
         sample = dataset.select(range(0, len(dataset), max(1, len(dataset) // SAMPLE)))
-        ids = json.dumps([sample["chosen_ids"][:], sample["rejected_ids"][:]])
+        ids = json.dumps([sample[column][:] for column in _ROWS if column in dataset.column_names])
         run["rows_sha256"] = hashlib.sha256(ids.encode()).hexdigest()
     return run | {"rgtg_hf": __version__}
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
-from trl import RewardTrainer
 
 from rgtg_hf.files import write_whole
 from rgtg_hf.rewards.load import BASE_CONFIG
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.training.card import GUIDANCE, data_name, kind_of, model_card
 from rgtg_hf.training.curve import save_curves
-from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run, last_checkpoint
+from rgtg_hf.training.shared_config import SharedConfig
 
-__all__ = ["TAGS", "SavingRewardTrainer", "base_name"]
+__all__ = ["TAGS", "SavingTrainer", "base_name"]
 
 TAGS = ["trl", "reward-trainer", "prefix-reward-model", "rgtg-hf"]
 CARD_SETTINGS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "max_length")
@@ -38,10 +38,10 @@ def base_name(model: Any) -> str:
     return policy["name"] if "/" in policy["name"] else ""
 
 
-class SavingRewardTrainer(RewardTrainer):
-    """TRL's reward trainer with the saving, the model card and the resuming of prefix training."""
+class SavingTrainer(Trainer):
+    """The saving, the model card and the resuming of training on prefixes."""
 
-    args: PrefixRewardConfig
+    args: SharedConfig  # type: ignore[assignment]
     model: Any
 
     def __init__(self, *args: Any, base_model: str, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
-from trl import RewardConfig
+from trl import RewardConfig, RewardTrainer
 
 from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.causal_classifier import check_reward_model
@@ -50,7 +50,7 @@ from rgtg_hf.training.loss import (
 )
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
 from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
-from rgtg_hf.training.saving import TAGS, SavingRewardTrainer, base_name
+from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_datasets, check_head, check_lora, check_tokenizer, check_types
 
 __all__ = ["PrefixRewardTrainer"]
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 WHOLE_REWARDS = ("chosen_reward", "rejected_reward")
 
 
-class PrefixRewardTrainer(SavingRewardTrainer):
+class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
     """Trains a reward model on every prefix of preferred and rejected responses.
 
     A drop-in for `trl.RewardTrainer`: the same arguments, the same data, about the same cost per step. All prefixes'
