@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
     from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
+    from rgtg_hf.training.value_config import PrefixValueConfig
+    from rgtg_hf.training.value_trainer import PrefixValueTrainer
 
 _MODULE_OF = {
     "NextTokenRewardModel": "rgtg_hf.rewards.next_token",
     "PrefixRewardConfig": "rgtg_hf.training.prefix_reward_config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
+    "PrefixValueConfig": "rgtg_hf.training.value_config",
+    "PrefixValueTrainer": "rgtg_hf.training.value_trainer",
     "RewardGuidanceConfig": "rgtg_hf.config",
     "RewardGuidedGenerationMixin": "rgtg_hf.decoding.generation",
     "RewardGuidedLogitsProcessor": "rgtg_hf.decoding.logits_processor",
@@ -39,6 +43,8 @@ __all__ = [  # noqa: RUF022  the version last
     "NextTokenRewardModel",
     "PrefixRewardConfig",
     "PrefixRewardTrainer",
+    "PrefixValueConfig",
+    "PrefixValueTrainer",
     "RewardGuidanceConfig",
     "RewardGuidedGenerationMixin",
     "RewardGuidedLogitsProcessor",

@@ -108,10 +108,10 @@ def _check(options: argparse.Namespace, folder: Path) -> None:
         ]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{options.folder}: config.json cannot be read ({error})") from error
-    if labels != 1 or not kinds:
+    if (labels != 1 and config.get("value_range") is None) or not kinds:
         raise UserError(
             f"{options.folder} holds {config.get('architectures')} with {labels} labels; a reward model is a "
-            "`*ForSequenceClassification` with 1, or a `NextTokenRewardModel`"
+            "`*ForSequenceClassification` with 1, a value model, or a `NextTokenRewardModel`"
         )
 
 

@@ -85,7 +85,9 @@ def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[s
             saved = cached_file(name, "config.json", subfolder=BASE_CONFIG, **where)
         config = base_config
         if saved is not None:
-            config = AutoConfig.from_pretrained(name, subfolder=BASE_CONFIG, num_labels=1, **where, **trust)
+            config = AutoConfig.from_pretrained(name, subfolder=BASE_CONFIG, **where, **trust)
+            if getattr(config, "value_range", None) is None:
+                config.num_labels = 1
         if hasattr(config, "quantization_config") and not hasattr(base_config, "quantization_config"):
             # QLoRA's base, whose files are not quantized. A configuration that says otherwise is taken at its word.
             kwargs = {"quantization_config": config.quantization_config} | kwargs
@@ -146,7 +148,9 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
             model, loading = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
     finally:
         logging.set_verbosity(verbosity)
-    missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] not in fresh)
+    of_another_size = [key for key, *_ in loading["mismatched_keys"]]
+    lacking = [*loading["missing_keys"], *of_another_size]
+    missing = sorted(key for key in lacking if key.split(".")[0] not in fresh)
     if missing:
         kind = ", ".join(getattr(model.config, "architectures", None) or []) or "of a kind that it does not name"
         if kind.endswith(_LANGUAGE_MODELS) and missing[0].split(".")[0] in HEADS:

@@ -21,18 +21,18 @@ from transformers import PreTrainedModel
 from rgtg_hf.rewards.parts import find_score_head
 from rgtg_hf.rewards.value_model import as_reward_model
 
-__all__ = ["capture_position_rewards", "prefix_rewards"]
+__all__ = ["capture_scores", "prefix_rewards"]
 
 
 @contextmanager
-def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the rewards of all positions from every forward call of `model` made inside the context.
+def capture_scores(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what the score head gives at all positions in every forward call of `model` made inside the context.
 
     Args:
-        model: A causal `*ForSequenceClassification` model with one label, wrapped or not.
+        model: A causal `*ForSequenceClassification` model, wrapped or not.
 
     Yields:
-        A list that gains one tensor of shape `[batch, length]` per forward call, with gradients where enabled.
+        A list that gains one tensor of shape `[batch, length, labels]` per forward call, with gradients where enabled.
     """
     captured: list[Tensor] = []
     thread = threading.get_ident()
@@ -40,7 +40,7 @@ def capture_position_rewards(model: nn.Module) -> Iterator[list[Tensor]]:
     def capture(_module: nn.Module, _arguments: object, output: Tensor) -> None:
         # A hook runs for the calls of all threads, and another thread may be reading another text.
         if threading.get_ident() == thread:
-            captured.append(output[..., 0])
+            captured.append(output)
 
     handle = find_score_head(model).register_forward_hook(capture)
     try:
@@ -88,9 +88,9 @@ def prefix_rewards(
     model = as_reward_model(model)
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    with capture_position_rewards(model) as captured:
+    with capture_scores(model) as captured:
         model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
-    return captured[0]
+    return captured[0][..., 0]
 
 
 def _check_inputs(model: object, input_ids: object, attention_mask: object) -> None:

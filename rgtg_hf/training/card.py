@@ -25,8 +25,7 @@ TEMPLATE = """---
 
 # {name}
 
-{what} It was trained{base}{data} with a Bradley-Terry loss on all prefixes of preferred and rejected responses
-([Rashid et al., 2025](https://arxiv.org/abs/2406.07780)).
+{what} It was trained{base}{data} {how}
 
 ## Steer a language model
 
@@ -65,6 +64,10 @@ _CLASSIFIER = {
     "what": (
         "A prefix reward model: it scores every beginning of a response, not only whole ones, so it can steer a "
         "language model\ntoken by token while it generates."
+    ),
+    "how": (
+        "with a Bradley-Terry loss on all prefixes of preferred and rejected responses\n"
+        "([Rashid et al., 2025](https://arxiv.org/abs/2406.07780))."
     ),
     "imports": (
         "from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer\n\n"
@@ -105,6 +108,21 @@ _WITH_CODE = _ADAPTER | {
         "`AutoModelForSequenceClassification.from_pretrained`."
     ),
 }
+_VALUE_MODEL = _ADAPTER | {
+    "what": (
+        "A prefix value model: at every beginning of a response it gives the distribution of the reward that the "
+        "whole\nresponse will get, so it can steer a language model token by token while it generates."
+    ),
+    "how": (
+        "on rated responses of a language model, by the cross-entropy of a histogram of\nreturns at every prefix of "
+        "each response."
+    ),
+    "hint": (
+        "A larger `beta` steers harder. The labels are the bins of a histogram, whose first and last return are "
+        "`value_range` in the\nconfiguration. `value_beta` says which soft value steers; 0 is the mean. "
+        "`rgtg_hf.prefix_rewards(reward_model, ids)` gives the\nmean return after each prefix of a text."
+    ),
+}
 _NEXT_TOKEN = _CLASSIFIER | {
     "what": (
         "A next-token reward model: it reads the beginning of a response and rates every next token at once, so it "
@@ -117,6 +135,7 @@ _NEXT_TOKEN = _CLASSIFIER | {
     "load": 'reward_model = NextTokenRewardModel.from_pretrained("{model_id}")',
 }
 _STEERING_HEAD = {
+    "how": _CLASSIFIER["how"],
     "what": (
         "A steering head: it reads the hidden states that one language model, `{policy}`, computes anyway, and steers "
         "it\nat no cost. It works on that model alone."
@@ -140,6 +159,7 @@ _WORDS = {
     "classifier": _CLASSIFIER,
     "adapter": _ADAPTER,
     "classifier with code": _WITH_CODE,
+    "value model": _VALUE_MODEL,
     "next token": _NEXT_TOKEN,
     "steering head": _STEERING_HEAD,
 }
@@ -158,11 +178,13 @@ def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
         is_adapter: Whether its weights are an adapter (LoRA).
 
     Returns:
-        `"classifier"`, `"classifier with code"` (its class comes with the checkpoint), `"adapter"`, `"next token"` or
-        `"steering head"`.
+        `"classifier"`, `"classifier with code"` (its class comes with the checkpoint), `"adapter"`, `"value model"`,
+        `"next token"` or `"steering head"`.
     """
     if is_adapter:
         return "adapter"
+    if config.get("value_range") is not None:
+        return "value model"
     if config.get("model_type") != "next_token_reward":
         return "classifier with code" if config.get("auto_map") else "classifier"
     return "next token" if config.get("policy") is None else "steering head"
@@ -239,12 +261,15 @@ def _evaluation(metrics: dict[str, float]) -> str:
     rows = [
         f"| {name.removeprefix('eval_').replace('_', ' ')} | {value:.4g} |"
         for name, value in metrics.items()
-        if any(word in name for word in ("accuracy", "margin", "loss"))
+        if any(word in name for word in ("accuracy", "margin", "loss", "squared_error"))
     ]
     if not rows:
         return "The model was not evaluated when this card was written."
-    lines = ["Accuracy is the share of pairs ranked right; `at 25` means after a quarter of each response was read."]
-    return "\n".join([*lines, "", "| on held-out pairs | |", "| --- | --- |", *rows])
+    line, data = "Accuracy is the share of pairs ranked right; ", "pairs"
+    if any("squared_error" in name for name in metrics):
+        line, data = "The squared error is that of the mean return; ", "responses"
+    line += "`at 25` means after a quarter of each response was read."
+    return "\n".join([line, "", f"| on held-out {data} | |", "| --- | --- |", *rows])
 
 
 def _versions() -> dict[str, str]:

@@ -109,11 +109,14 @@ def load_for_training(
         if name in {"revision", "trust_remote_code", "token", "subfolder", "cache_dir", "local_files_only"}
     }
     with reading(name_or_path):
-        labels = labels or {"num_labels": 1}
-        config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False} | config_kwargs | labels)
+        config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False} | config_kwargs)
+    for name, value in (labels or {"num_labels": 1}).items():
+        setattr(config, name, value)
     if num_layers is not None:
         keep_first_layers(config, num_layers)
     model_kwargs.setdefault("dtype", "float32")
+    if labels is not None:
+        model_kwargs["ignore_mismatched_sizes"] = True  # of the head; others are refused
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return load_model(

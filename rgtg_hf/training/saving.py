@@ -41,6 +41,7 @@ def base_name(model: Any) -> str:
 class SavingTrainer(Trainer):
     """The saving, the model card and the resuming of training on prefixes."""
 
+    _own_tags: Sequence[str] = ()
     args: SharedConfig  # type: ignore[assignment]
     model: Any
 
@@ -70,7 +71,7 @@ class SavingTrainer(Trainer):
         directory = Path(output_dir or str(self.args.output_dir))
         if self.is_world_process_zero():
             directory.mkdir(parents=True, exist_ok=True)
-            write_whole(directory / "guidance_config.json", json.dumps(GUIDANCE[self._kind()], indent=2) + "\n")
+            write_whole(directory / "guidance_config.json", json.dumps(self._guidance(), indent=2) + "\n")
             write_whole(directory / RUN_FILE, json.dumps(self._describe_run(), indent=2) + "\n")
             if self._is_adapter():
                 # An adapter alone does not say how many layers and labels its model has, nor its padding token.
@@ -109,11 +110,16 @@ class SavingTrainer(Trainer):
             model_id=model_id,
             base_model=self._base_model,
             dataset_name=self.args.training_data or self._data_name,
-            tags=[*TAGS, *tags],
+            tags=[*TAGS, *self._own_tags, *tags],
             metrics=metrics,
             settings=run | settings,
             kind=self._kind(),
+            guidance=self._guidance(),
         )
+
+    def _guidance(self) -> dict[str, Any]:
+        """The settings of guidance to begin with."""
+        return GUIDANCE[self._kind()]
 
     def _kind(self) -> str:
         return kind_of(self.model.config.to_dict(), is_adapter=self._is_adapter())

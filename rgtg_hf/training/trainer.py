@@ -21,7 +21,7 @@ from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve
-from rgtg_hf.rewards.prefix_rewards import capture_position_rewards
+from rgtg_hf.rewards.prefix_rewards import capture_scores
 from rgtg_hf.training.curve import save_curves
 from rgtg_hf.training.data import (
     PrefixCollator,
@@ -376,11 +376,11 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             )
         else:
             known = {"hidden_states": inputs["hidden_states"]} if "hidden_states" in inputs else {}
-            with capture_position_rewards(model) as captured:
+            with capture_scores(model) as captured:
                 outputs = model(
                     input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, **known
                 )
-            rewards = captured[0]
+            rewards = captured[0][..., 0]
         chosen, rejected = align_prefixes(rewards, inputs["prompt_length"], lengths)
         losses = prefix_losses(
             chosen,

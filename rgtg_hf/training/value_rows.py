@@ -1,0 +1,126 @@
+"""Rows of value training: a response with its reward, as token ids, and batches of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rgtg_hf.arguments import shown
+from rgtg_hf.rewards.pairs import pair_ids
+
+__all__ = ["ValueCollator", "located_rollouts", "rollout_ids"]
+
+
+def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Tokenizes a rated response, and finds where it begins.
+
+    Args:
+        row: `prompt`, `completion` and `reward`, as text or as messages. With `prompt_ids` and `completion_ids` these
+            are taken. A response that was cut off has `finished` false, and no end token.
+        tokenizer: The value model's tokenizer.
+
+    Returns:
+        `input_ids`, prompt included; `prompt_length`; and `reward`.
+
+    Raises:
+        ValueError: If a column is missing or cannot be used.
+
+    Example:
+        ```python
+        from rgtg_hf.training.value_rows import rollout_ids
+
+        row = {"prompt_ids": [5, 6], "completion_ids": [7], "reward": 1}
+        assert rollout_ids(row, tokenizer=None) == {"input_ids": [5, 6, 7], "prompt_length": 2, "reward": 1.0}
+        ```
+    """
+    reward = row.get("reward")
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
+        raise ValueError(f"no usable `reward`: it is {shown(reward)}, but a finite number is required")
+    if row.get("prompt_ids") is not None and row.get("completion_ids") is not None:
+        prompt, completion = row["prompt_ids"], row["completion_ids"]
+        ids, prompt_length = [*prompt, *completion], len(prompt)
+    else:
+        for column in ("prompt", "completion"):
+            if not isinstance(row.get(column), (str, list)) or not row[column]:
+                raise ValueError(
+                    f"no usable `{column}`: it is {shown(row.get(column))}, but text or messages are required"
+                )
+        both = dict.fromkeys(("chosen", "rejected"), row["completion"])  # a pair's tokens are found in the same way
+        found = pair_ids(row | both, tokenizer)
+        ids, prompt_length = found["chosen_ids"], found["prompt_length"]
+        if row.get("finished") is False:
+            ids = ids[:-1]
+    if not 0 < prompt_length < len(ids):
+        raise ValueError(f"{'no prompt' if prompt_length < 1 else 'an empty response'}: both need at least one token")
+    return {"input_ids": ids, "prompt_length": prompt_length, "reward": float(reward)}
+
+
+def located_rollouts(
+    dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> tuple[Dataset, int]:
+    """Tokenizes a data set of rated responses.
+
+    Args:
+        dataset: Rows of [`rollout_ids`].
+        name: The data set's name, for errors.
+        tokenizer: The value model's tokenizer.
+        max_length: Longer rows, in tokens, are dropped. `None` for no limit.
+
+    Returns:
+        The data set with `input_ids`, `prompt_length` and `reward`, and how many rows were dropped.
+
+    Raises:
+        ValueError: If there are no rows, or one cannot be used. It is named by its number, from 1.
+    """
+    if not len(dataset):
+        raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
+
+    def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
+        try:
+            return rollout_ids(row, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
+
+    found = dataset.map(locate, with_indices=True, remove_columns=dataset.column_names, desc="Locating responses")
+    kept = found if max_length is None else found.filter(lambda row: len(row["input_ids"]) <= max_length)
+    if not len(kept):
+        raise ValueError(f"All {len(found)} rows of the {name} data set are longer than `max_length` ({max_length}).")
+    return kept, len(found) - len(kept)
+
+
+class ValueCollator:
+    """Makes a batch of rated responses, padded on the right.
+
+    Args:
+        pad_token_id: The id that fills it up.
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Collates rows of [`located_rollouts`].
+
+        Returns:
+            `input_ids` and `attention_mask`, shape `[batch, length]`; `is_prefix`, bool, same shape, which says where
+            prefixes end: at the last token of the prompt, which is the empty one, and at all tokens of the response;
+            and `rewards`, shape `[batch]`.
+        """
+        width = max(len(row["input_ids"]) for row in rows)
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])[:, None]
+        first = torch.tensor([row["prompt_length"] - 1 for row in rows])[:, None]
+        place = torch.arange(width)
+        mask = place < lengths
+        padded = [[*row["input_ids"], *[self.pad_token_id] * (width - len(row["input_ids"]))] for row in rows]
+        return {
+            "input_ids": torch.tensor(padded),
+            "attention_mask": mask.long(),
+            "is_prefix": mask & (place >= first),
+            "rewards": torch.tensor([row["reward"] for row in rows]),
+        }

@@ -1,0 +1,250 @@
+"""`PrefixValueTrainer`: learns the distribution of the return at every prefix from rated responses."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rgtg_hf.private_names import forget_preparation
+from rgtg_hf.rewards.causal_classifier import check_reward_model
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.prefix_rewards import capture_scores
+from rgtg_hf.rewards.value_model import as_reward_model, bins_of, is_value_model
+from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
+from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
+from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
+from rgtg_hf.training.value_config import PrefixValueConfig
+from rgtg_hf.training.value_loss import return_targets, value_losses, value_metrics
+from rgtg_hf.training.value_rows import ValueCollator, located_rollouts
+
+__all__ = ["PrefixValueTrainer"]
+
+logger = logging.getLogger(__name__)
+_STRENGTH = 16.0  # nats for a candidate that goes from the lowest return to the highest
+
+
+class PrefixValueTrainer(SavingTrainer):
+    """Trains a value model: at every prefix of a response, the distribution of the reward that it will get.
+
+    The rows are responses of the policy itself with their rewards, as `rgtg-hf rollouts` writes them. All prefixes of
+    a response are read in one forward pass. It saves an ordinary `*ForSequenceClassification` checkpoint, whose labels
+    are the bins of a histogram; guidance reads it as a reward model (`value_beta`).
+
+    Args:
+        model: The name of a checkpoint, whose histogram gets a fresh head; or a causal sequence classifier with a
+            `value_range` in its configuration, or a `PeftModel` of one.
+        args: Settings. Defaults to `PrefixValueConfig` with its defaults.
+        train_dataset: Rows with `prompt`, `completion` and `reward`; see
+            [`rollout_ids`][rgtg_hf.training.value_rows.rollout_ids]. Also `eval_dataset`, or a dictionary of such.
+        processing_class: The tokenizer. Defaults to the model's.
+        quantization_config: How to quantize a model given by name.
+        peft_config: An adapter to train (LoRA).
+        kwargs: All else that a `transformers.Trainer` takes: `callbacks`, `optimizers` and so on.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: Before any training, if a row cannot be used, all rewards are equal, a reward is outside of the
+            range, or the model is not a causal sequence classifier with the bins of a histogram.
+
+    Metrics: `squared_error_at_0` (after the prompt), `squared_error_at_25` and so on: of the histogram's mean, at 0,
+    25, 50, 75 and 100 percent of each response.
+
+    Example:
+        ```python
+        from datasets import load_dataset
+        from rgtg_hf import PrefixValueConfig, PrefixValueTrainer
+
+        trainer = PrefixValueTrainer(
+            model="HuggingFaceTB/SmolLM2-135M-Instruct",
+            args=PrefixValueConfig(output_dir="value-model", num_layers=10),
+            train_dataset=load_dataset("json", data_files="rollouts.jsonl", split="train"),
+        )
+        trainer.train()
+        trainer.save_model()
+        ```
+    """
+
+    # The loss is divided by the prefixes of the whole step, so the Trainer must not divide it by its batches again.
+    loss_is_scaled_for_ga: Any = True
+
+    _own_tags = ("prefix-value-model",)
+    args: PrefixValueConfig  # type: ignore[assignment]
+    model: nn.Module
+    processing_class: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: PrefixValueConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_types(model, processing_class, train_dataset, eval_dataset)
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path
+            args = PrefixValueConfig(f"{name.split('/')[-1] or 'model'}-prefix-value")
+        elif not isinstance(args, PrefixValueConfig):
+            raise TypeError(f"`args` is a {type(args).__name__}. PrefixValueTrainer needs a PrefixValueConfig.")
+        if not isinstance(train_dataset, Dataset):
+            raise TypeError(f"`train_dataset` is a {type(train_dataset).__name__}, but a Dataset of rows is required.")
+        args = copy.copy(args)
+        args.remove_unused_columns = False
+        base_model = base_name(model)
+        low, high = _range(args, train_dataset)
+        labels = {"num_labels": args.num_bins, "value_range": [low, high]}
+        model, processing_class = load_model_and_tokenizer(model, processing_class, args, quantization_config, labels)
+        if isinstance(model, NextTokenRewardModel) or not is_value_model(model):
+            raise ValueError(
+                f"`model` is a {type(model).__name__} without `value_range` in its configuration. Give the name of a "
+                "checkpoint, or a sequence classifier whose labels are the bins of a histogram."
+            )
+        check_lora(peft_config, model)
+        check_tokenizer(processing_class, args.eos_token)
+        if args.eos_token is not None:
+            processing_class.eos_token = args.eos_token
+        if processing_class.pad_token is None:
+            processing_class.pad_token = processing_class.eos_token
+        if model.config.get_text_config().pad_token_id is None:
+            model.config.get_text_config().pad_token_id = processing_class.pad_token_id  # type: ignore[union-attr]
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)  # type: ignore[assignment]
+        if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+            match_trained_dtype(model)
+        self._bins = bins_of(model.config)
+        self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+
+        def located(dataset: Any, name: str) -> Any:
+            if dataset is None:
+                return None
+            if isinstance(dataset, dict):
+                return {key: located(value, f"{name} ({key})") for key, value in dataset.items()}
+            with args.main_process_first(desc="locating responses"):
+                rows, dropped = located_rollouts(dataset, name, processing_class, args.max_length)
+            if dropped:
+                logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
+            _check_rewards(rows, name, self._bins)
+            return rows
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=ValueCollator(processing_class.pad_token_id),
+            train_dataset=located(train_dataset, "training"),
+            eval_dataset=located(eval_dataset, "evaluation"),
+            processing_class=processing_class,
+            base_model=base_model,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = True
+        self.model.add_model_tags([*TAGS, *self._own_tags])  # type: ignore[operator]
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or getattr(self.model, "quantization_method", None)):
+            check_reward_model(as_reward_model(self.accelerator.unwrap_model(self.model)))
+        check_head(self.model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as the Trainer does."""
+        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
+            forget_preparation(self.model)
+        return super().train(*args, **kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """Takes the batches of a step. The second value is the number of their prefixes, over all processes."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            counted = torch.stack([batch["is_prefix"].sum() for batch in batches]).sum()
+            total = self.accelerator.gather(counted.to(device)).sum()
+        return batches, total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Computes the cross-entropy of a batch of rated responses, the mean over all prefixes of the step."""
+        mode = "train" if self.model.training else "eval"
+        with capture_scores(model) as captured:
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        logits, is_prefix = captured[0], inputs["is_prefix"]
+        bins, rewards = self._bins.to(logits.device), inputs["rewards"].float()
+        losses = value_losses(logits, return_targets(rewards, bins, self.args.targets))
+        # The losses and gradients of processes are averaged, not added.
+        total = is_prefix.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = losses.masked_fill(~is_prefix, 0.0).sum() / total
+        with torch.no_grad():
+            self._record(mode, value_metrics(logits, rewards, is_prefix, bins))
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Computes the loss of a batch. Its histograms are not kept."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: Any = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as the Trainer does, with the means since the last log."""
+        mode = "train" if self.model.training else "eval"
+        if any(name.endswith("loss") for name in logs):
+            prefix = "eval_" if mode == "eval" else ""
+            logs |= {f"{prefix}{name}": sum(own) / len(own) for name, own in self._values[mode].items()}
+            self._values[mode].clear()
+        super().log(logs, start_time)
+
+    def _kind(self) -> str:
+        return "value model"
+
+    def _guidance(self) -> dict[str, Any]:
+        # A strength that moves a step by as much, whatever the unit of the rewards.
+        low, high = float(self._bins[0]), float(self._bins[-1])
+        return super()._guidance() | {"beta": float(f"{_STRENGTH / (high - low):.2g}"), "value_beta": 0.0}
+
+    def _record(self, mode: str, values: dict[str, Tensor]) -> None:
+        table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
+        for name, column in zip(values, table.T.tolist(), strict=True):
+            self._values[mode][name].extend(column)
+
+
+def _range(args: PrefixValueConfig, dataset: Dataset) -> tuple[float, float]:
+    """The returns of the first and the last bin. Rewards that are no numbers are reported with their row later."""
+    if args.value_range is not None:
+        low, high = args.value_range
+        return low, high
+    if "reward" not in dataset.column_names:
+        raise ValueError(f"The training data set has the columns {dataset.column_names}, but no `reward`.")
+    rewards = [reward for reward in dataset["reward"] if isinstance(reward, (int, float)) and reward == reward]
+    if not rewards or min(rewards) == max(rewards):
+        raise ValueError(
+            f"All {len(rewards)} rewards of the training data set are equal, so there is nothing to learn from them."
+        )
+    return float(min(rewards)), float(max(rewards))
+
+
+def _check_rewards(rows: Dataset, name: str, bins: Tensor) -> None:
+    low, high = float(bins[0]), float(bins[-1])
+    slack = 1e-6 * (high - low)
+    for number, reward in enumerate(rows["reward"], start=1):
+        if not low - slack <= reward <= high + slack:
+            raise ValueError(
+                f"Row {number} of the {name} data set has a reward of {reward}, but the histogram goes from {low:g} "
+                f"to {high:g}: set `value_range` so that it holds all rewards."
+            )
