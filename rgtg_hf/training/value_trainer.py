@@ -101,6 +101,7 @@ class PrefixValueTrainer(SavingTrainer):
             raise TypeError(f"`train_dataset` is a {type(train_dataset).__name__}, but a Dataset of rows is required.")
         args = copy.copy(args)
         args.remove_unused_columns = False
+        args.label_names = ["rewards"]  # by which the Trainer sees that an evaluation has a loss
         base_model = base_name(model)
         low, high = _range(args, train_dataset)
         labels = {"num_labels": args.num_bins, "value_range": [low, high]}
@@ -191,15 +192,6 @@ class PrefixValueTrainer(SavingTrainer):
         with torch.no_grad():
             self._record(mode, value_metrics(logits, rewards, is_prefix, bins))
         return (loss, outputs) if return_outputs else loss
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Computes the loss of a batch. Its histograms are not kept."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss: Any = self.compute_loss(model, inputs)
-        return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as the Trainer does, with the means since the last log."""
