@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": ("sample_command", None, "write preference pairs and prompts to try the other commands with"),
     "rollouts": ("rollouts_command", None, "write responses of the policy itself, each with its reward"),
     "train": ("train.train_command", "train", "train a prefix reward model on preference pairs"),
+    "train-values": ("train.values_command", "train", "train a prefix value model on rated responses"),
     "generate": ("generate.generate_command", None, "generate text that is guided by a reward model"),
     "evaluate": ("evaluate.evaluate_command", "evaluate", "compare guidance with other methods on your own prompts"),
     "push": ("push_command", None, "upload a reward model, so that others can use it by its name"),
@@ -35,7 +36,7 @@ _HELP = "\n".join(
         "",
         "Steer a language model while it generates, with a reward model trained on prefixes.",
         "",
-        *(f"  {name:<10} {summary}" for name, (_, _, summary) in COMMANDS.items()),
+        *(f"  {name:<12} {summary}" for name, (_, _, summary) in COMMANDS.items()),
         "",
         "rgtg-hf COMMAND --help lists the options of a command, rgtg-hf --version prints the version.",
     ]

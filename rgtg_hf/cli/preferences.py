@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_rows, text_lines
 
-__all__ = ["check_preferences", "load_preferences"]
+__all__ = ["check_columns", "load_preferences"]
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -48,26 +49,26 @@ def load_preferences(name: str, config: str | None, split: str, *, streaming: bo
         return load_dataset(str(path) if path.is_dir() else name, name=config, **options)
 
 
-def check_preferences(dataset: Any, name: str) -> None:
-    """Checks that the first row has the columns of a preference pair.
+def check_columns(dataset: Any, name: str, columns: Sequence[str] = ("chosen", "rejected")) -> None:
+    """Checks that the first row has the columns that training needs, those of preference pairs by default.
 
     Args:
         dataset: A data set, streaming or not.
         name: Its name, for the message.
+        columns: The columns. Instead of a column of text there may be one of ids, `chosen_ids` for example.
 
     Raises:
-        UserError: If there are no rows, or `chosen` or `rejected` is missing.
+        UserError: If there are no rows, or a column is missing.
     """
     row = next(iter(dataset), None)
     if row is None:
         raise UserError(f"--dataset_name: {name} has no rows")
-    if {"chosen_ids", "rejected_ids"} <= row.keys():
-        return
-    missing = [column for column in ("chosen", "rejected") if column not in row]
+    missing = [column for column in columns if not {column, f"{column}_ids"} & row.keys()]
     if missing:
+        needed = " and ".join(f"`{column}`" for column in columns)
         raise UserError(
             f"--dataset_name: {name} has no column {' and no column '.join(missing)} (it has: {', '.join(row)}); "
-            "preference rows need `chosen` and `rejected`, and may have `prompt`"
+            f"rows need {needed}, and may have `prompt`"
         )
 
 

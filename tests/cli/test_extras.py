@@ -42,6 +42,9 @@ def options(policy_folder, reward_folder, tmp_path):
     rows = [{"prompt": f"Q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(4)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     prompts.write_text("Hello\nWhy?\n")
+    rated = tmp_path / "rated.jsonl"
+    rows = [{"prompt": "Q", "completion": f"answer {i}", "reward": float(i)} for i in range(4)]
+    rated.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tiny_steering_head(AutoModelForCausalLM.from_pretrained(policy_folder), 3, nonlinear=False).save_pretrained(
         tmp_path / "head"
     )
@@ -54,6 +57,10 @@ def options(policy_folder, reward_folder, tmp_path):
         "rollouts": [
             *("--model", policy_folder, "--prompts", prompts, "--reward", reward_folder, "--num_responses", "2"),
             *("--output", tmp_path / "rollouts.jsonl", *short),
+        ],
+        "train-values": [
+            *("--model_name_or_path", policy_folder, "--dataset_name", rated, "--output_dir", tmp_path / "values"),
+            *training,
         ],
         "sample": [tmp_path / "sampled_pairs.jsonl"],
         "train": ["--model_name_or_path", policy_folder, "--dataset_name", pairs, "--output_dir", out, *training],

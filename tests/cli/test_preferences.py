@@ -4,7 +4,7 @@ import json
 import pytest
 
 from rgtg_hf.cli.errors import UserError
-from rgtg_hf.cli.preferences import check_preferences, load_preferences
+from rgtg_hf.cli.preferences import check_columns, load_preferences
 
 ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -43,7 +43,7 @@ def test_unreadable_data_is_refused(tmp_path, name, content, says):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=says):
-        check_preferences(load_preferences(str(tmp_path / name), None, "train"), name)
+        check_columns(load_preferences(str(tmp_path / name), None, "train"), name)
 
 
 def test_missing_split_is_refused(tmp_path):
@@ -55,4 +55,4 @@ def test_missing_split_is_refused(tmp_path):
 def test_rows_without_both_responses_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
     with pytest.raises(UserError, match=r"no column rejected \(it has: prompt, chosen\)"):
-        check_preferences(load_preferences(str(tmp_path / "a.jsonl"), None, "train"), "a.jsonl")
+        check_columns(load_preferences(str(tmp_path / "a.jsonl"), None, "train"), "a.jsonl")

@@ -3,7 +3,7 @@
 import pytest
 
 from rgtg_hf.cli.main import main
-from rgtg_hf.cli.preferences import check_preferences, load_preferences
+from rgtg_hf.cli.preferences import check_columns, load_preferences
 from rgtg_hf.cli.prompt_files import read_prompts
 from tests.cli.test_main import one_line_error
 
@@ -16,7 +16,7 @@ def place(tmp_path, monkeypatch):
 def test_the_files_can_be_read_by_train_and_by_evaluate(capsys):
     assert main(["sample", "pairs.jsonl", "prompts.jsonl"]) == 0
     pairs = load_preferences("pairs.jsonl", None, "train")
-    check_preferences(pairs, "pairs.jsonl")
+    check_columns(pairs, "pairs.jsonl")
     prompts = read_prompts([], "prompts.jsonl")
     assert (
         capsys.readouterr().out

@@ -58,6 +58,7 @@ def test_it_learns_what_a_prefix_is_worth(folder, targets):
     trainer = trainer_of(folder, evaluation=ROWS, num_train_epochs=30, targets=targets)
     trainer.train()
     metrics = trainer.evaluate()
+    assert metrics["eval_loss"] > 0
     assert metrics["eval_squared_error_at_0"] == pytest.approx(0.25, abs=0.02)  # even odds, before the first letter
     assert metrics["eval_squared_error_at_100"] < 0.01
     trainer.save_model()

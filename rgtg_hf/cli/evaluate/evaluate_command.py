@@ -135,10 +135,10 @@ def _warn_of_overlap(name: str | None, prompts: Sequence[Any]) -> None:
     """Warns of prompts that the reward model was trained on, because a gain on them says little."""
     if name is None:
         return
-    from rgtg_hf.cli.preferences import check_preferences, load_preferences
+    from rgtg_hf.cli.preferences import check_columns, load_preferences
 
     pairs = load_preferences(name, None, "train")
-    check_preferences(pairs, name)
+    check_columns(pairs, name)
     trained = {_as_key(row["prompt"] if "prompt" in row else row["chosen"]) for row in pairs}
     shared = sum(_as_key(prompt) in trained for prompt in prompts)
     if shared:

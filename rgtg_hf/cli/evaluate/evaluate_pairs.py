@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rgtg_hf.cli.errors import blame_input
-from rgtg_hf.cli.preferences import check_preferences, load_preferences
+from rgtg_hf.cli.preferences import check_columns, load_preferences
 from rgtg_hf.rewards.pairs import pair_ids
 
 __all__ = ["read_pairs"]
@@ -22,7 +22,7 @@ def read_pairs(name: str, tokenizer: Any) -> list[dict[str, Any]]:
         UserError: If there are no such pairs.
     """
     rows = load_preferences(name, None, "train")
-    check_preferences(rows, name)
+    check_columns(rows, name)
     with blame_input(f"--pairs: {name} cannot be used", (ValueError,)):
         pairs = [pair_ids(row, tokenizer) for row in rows]
     return [pair for pair in pairs if not pair["dropped"]]

@@ -13,10 +13,11 @@ from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
-from rgtg_hf.cli.preferences import check_preferences, load_preferences
+from rgtg_hf.cli.preferences import check_columns, load_preferences
 from rgtg_hf.cli.train.train_help import help_parser
+from rgtg_hf.cli.train.train_kinds import REWARDS, Kind
 
-__all__ = ["run"]
+__all__ = ["run", "run_training"]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -28,15 +29,27 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: If the input is wrong; nothing has been written then.
     """
+    run_training(arguments, REWARDS)
+
+
+def run_training(arguments: Sequence[str], kind: Kind) -> None:
+    """Trains a model of some kind and saves it.
+
+    Args:
+        arguments: The options of the command line.
+        kind: The kind.
+
+    Raises:
+        UserError: If the input is wrong; nothing has been written then.
+    """
     if {"-h", "--help"} & set(arguments):
-        help_parser().parse_args(["--help"])
+        help_parser(kind.command, kind.summary, kind.example, kind.options).parse_args(["--help"])
     # Errors in the words alone are reported before libraries are loaded, which takes seconds.
     _check_early(list(arguments))
     from trl import get_peft_config, get_quantization_config
 
-    from rgtg_hf.training.trainer import PrefixRewardTrainer
-
-    script, training, model = _parse(arguments)
+    config_class, trainer_class, columns = kind.classes()
+    script, training, model = _parse(arguments, kind, config_class)
     if not model.model_name_or_path:
         raise UserError("--model_name_or_path is missing; name the model to start from")
     if not script.dataset_name:
@@ -53,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         for name, split in _splits(script, training).items()
     }
     for dataset in datasets.values():
-        check_preferences(dataset, script.dataset_name)
+        check_columns(dataset, script.dataset_name, kind.columns)
 
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False  # torch warns that there is nothing to pin it for
@@ -63,8 +76,8 @@ def run(arguments: Sequence[str]) -> None:
         "dtype": model.dtype,
         **(training.model_init_kwargs or {}),
     }
-    with blame_input("training cannot start"):
-        trainer = PrefixRewardTrainer(
+    with blame_input("training cannot start", (OSError, TypeError, ValueError)):
+        trainer = trainer_class(
             model=model.model_name_or_path,
             args=training,
             train_dataset=datasets["train"],
@@ -73,19 +86,19 @@ def run(arguments: Sequence[str]) -> None:
             peft_config=get_peft_config(model),
         )
     if is_main:
-        claim_output_dir(output_dir, command="train", finished=False)
-    _train(trainer, training, output_dir)
+        claim_output_dir(output_dir, command=kind.command, finished=False)
+    _train(trainer, training, output_dir, columns)
     _save(trainer, output_dir)
     if is_main:
-        claim_output_dir(output_dir, command="train", finished=True)
-        print(f"The reward model is in {output_dir}.")
+        claim_output_dir(output_dir, command=kind.command, finished=True)
+        print(f"The {kind.product} is in {output_dir}.")
         names = ("--model", model.model_name_or_path, "--reward_model", str(output_dir))
-        suggest("rgtg-hf", "generate", *names, "--beta", "2", "Describe an empty theatre after the show.")
+        suggest("rgtg-hf", "generate", *names, *kind.strength, "Describe an empty theatre after the show.")
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
 
 
-def _train(trainer: Any, training: Any, output_dir: Path) -> None:
+def _train(trainer: Any, training: Any, output_dir: Path, columns: Any) -> None:
     """Trains from the beginning or from a checkpoint. The message of an interruption says how to go on."""
     from contextlib import nullcontext
 
@@ -100,7 +113,7 @@ def _train(trainer: Any, training: Any, output_dir: Path) -> None:
             print(f"There is no checkpoint in {output_dir} yet: training starts from the beginning.", file=sys.stderr)
     stop = StopGently()
     trainer.add_callback(stop)
-    table = TrainingTable(output_dir).instead_of_others(trainer)
+    table = TrainingTable(output_dir, columns).instead_of_others(trainer)
     try:
         # Several processes would not stop at the same step, and wait for each other for ever.
         gently = stop if training.world_size == 1 else nullcontext()
@@ -142,18 +155,16 @@ def _check_early(arguments: list[str]) -> None:
             raise UserError(f"--config: {given} is not a file; give a YAML file with one option per line")
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Any, Any, Any]:
+def _parse(arguments: Sequence[str], kind: Kind, config_class: Any) -> tuple[Any, Any, Any]:
     import yaml
     from trl import ModelConfig, ScriptArguments, TrlParser
-
-    from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 
     class Parser(TrlParser):
         def error(self, message: str) -> Any:
             raise UserError(f"{message} (see `{self.prog} --help`)")
 
-    dataclasses: Any = (ScriptArguments, PrefixRewardConfig, ModelConfig)
-    parser = Parser(dataclasses, prog="rgtg-hf train", description="Train a prefix reward model.")
+    dataclasses: Any = (ScriptArguments, config_class, ModelConfig)
+    parser = Parser(dataclasses, prog=f"rgtg-hf {kind.command}", description=kind.summary)
     if "--help-all" in arguments:
         parser.print_help()
         raise SystemExit(0)

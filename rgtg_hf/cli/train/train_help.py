@@ -6,10 +6,7 @@ from typing import Any, NamedTuple
 
 from rgtg_hf.cli.parser import LineParser
 
-__all__ = ["OPTIONS", "Shown", "help_parser"]
-
-_EXAMPLE = """rgtg-hf train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10 \\
-      --dataset_name pairs.jsonl --output_dir reward_model"""
+__all__ = ["OPTIONS", "VALUE_OPTIONS", "Shown", "help_parser"]
 
 
 class Shown(NamedTuple):
@@ -36,7 +33,7 @@ OPTIONS: dict[str, list[Shown]] = {
         Shown("model_name_or_path", "the policy, or a smaller model with its tokenizer"),
         Shown("dataset_name", "pairs: a hub name or a file (.jsonl, .json, .csv, .parquet)"),
         Shown("dataset_train_split", "split to train on", "train"),
-        Shown("output_dir", "folder of the reward model and its checkpoints"),
+        Shown("output_dir", "folder of the model and its checkpoints"),
         Shown("training_data", "name of the data in the model card; unset: the hub name"),
     ],
     "prefixes": [
@@ -51,11 +48,11 @@ OPTIONS: dict[str, list[Shown]] = {
     ],
     "training": [
         Shown("learning_rate", "largest learning rate", 1e-4),
-        Shown("num_train_epochs", "passes over the pairs", 3.0),
+        Shown("num_train_epochs", "passes over the rows", 3.0),
         Shown("max_steps", "steps in place of epochs, if above 0", -1),
-        Shown("per_device_train_batch_size", "pairs per device and step", 8),
+        Shown("per_device_train_batch_size", "rows per device and step", 8),
         Shown("gradient_accumulation_steps", "batches per change of the weights", 1),
-        Shown("max_length", "longer pairs are left out, in tokens", 1024),
+        Shown("max_length", "longer rows are left out, in tokens", 1024),
         Shown("bf16", "train in bfloat16; unset: where the device can", kind=bool),
         Shown("no_gradient_checkpointing", "take more memory, and less time", False),
         Shown("seed", "seed of the order and of fresh weights", 42),
@@ -82,15 +79,39 @@ OPTIONS: dict[str, list[Shown]] = {
 }
 
 
-def help_parser() -> LineParser:
-    """The parser that prints the help of `rgtg-hf train`. TRL's parser is what reads the options."""
+VALUE_OPTIONS: dict[str, list[Shown]] = {
+    "model and data": [
+        OPTIONS["model and data"][0],
+        Shown("dataset_name", "rated responses: a hub name or a file, as `rollouts` writes it"),
+        *OPTIONS["model and data"][2:],
+    ],
+    "values": [
+        OPTIONS["prefixes"][0],
+        Shown("num_bins", "bins of the histogram of returns", 21),
+        Shown("value_range", "returns of the first and the last bin; unset: those of the data"),
+        Shown("targets", "what stands for a reward", "two_hot", ("two_hot", "gaussian")),
+    ],
+    **{title: options for title, options in OPTIONS.items() if title not in ("model and data", "prefixes")},
+}
+
+
+def help_parser(command: str, summary: str, example: str, shown: dict[str, list[Shown]]) -> LineParser:
+    """The parser that prints the help. TRL's parser is what reads the options.
+
+    Args:
+        command: The name of the command.
+        summary: What it does.
+        example: The data and the output of the example.
+        shown: The options of each group.
+    """
+    start = f"rgtg-hf {command} --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10"
     parser = LineParser(
-        "train",
-        "Train a prefix reward model. The options are those of `trl reward` and a few more.",
+        command,
+        summary,
         "--model_name_or_path NAME --dataset_name NAME --output_dir DIR [options]",
-        [_EXAMPLE],
+        [f"{start} \\\n      --dataset_name {example}"],
     )
-    for title, options in OPTIONS.items():
+    for title, options in shown.items():
         add = parser.group(title)
         for one in options:
             kind = one.kind if one.default is None else type(one.default)

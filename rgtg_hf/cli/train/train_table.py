@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,16 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-__all__ = ["LOG_NAME", "TrainingTable"]
+__all__ = ["LOG_NAME", "OF_REWARDS", "OF_VALUES", "TrainingTable"]
 
 LOG_NAME = "training_log.jsonl"
 # Each column: its head, the figure of the trainer, how it is written.
-_COLUMNS = (
-    ("loss", "loss", "{:.4f}"),
+_LOSS, _RATE = ("loss", "loss", "{:.4f}"), ("learning rate", "learning_rate", "{:.1e}")
+OF_REWARDS = (
+    _LOSS,
     ("accuracy", "accuracy", "{:.3f}"),
     ("at the end", "accuracy_at_100", "{:.3f}"),
     ("margin", "margin", "{:.3f}"),
-    ("learning rate", "learning_rate", "{:.1e}"),
+    _RATE,
+)
+OF_VALUES = (
+    _LOSS,
+    ("error, prompt", "squared_error_at_0", "{:.4f}"),
+    ("half way", "squared_error_at_50", "{:.4f}"),
+    ("at the end", "squared_error_at_100", "{:.4f}"),
+    _RATE,
 )
 _WIDTH = 15
 
@@ -30,6 +39,7 @@ class TrainingTable(TrainerCallback):
 
     Args:
         folder: Where `training_log.jsonl` is written, with a line for each log of the trainer.
+        columns: The five figures of a row: of each its head, its name in the trainer's logs, and its format.
         console: Where the table is shown. A log file gets rows without a bar.
 
     Example:
@@ -42,7 +52,13 @@ class TrainingTable(TrainerCallback):
         ```
     """
 
-    def __init__(self, folder: str | Path, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        columns: Sequence[tuple[str, str, str]] = OF_REWARDS,
+        console: Console | None = None,
+    ) -> None:
+        self._columns = columns
         self.console = console or Console()
         self._log = Path(folder) / LOG_NAME
         self._progress = Progress(
@@ -106,11 +122,11 @@ class TrainingTable(TrainerCallback):
             return
         if not self._has_head:
             self._has_head = True
-            self._print("step", [head for head, _, _ in _COLUMNS])
-        values = [logs.get(prefix + name) for _, name, _ in _COLUMNS]
+            self._print("step", [head for head, _, _ in self._columns])
+        values = [logs.get(prefix + name) for _, name, _ in self._columns]
         shown = [
             "" if value is None else form.format(float(value))
-            for value, (_, _, form) in zip(values, _COLUMNS, strict=True)
+            for value, (_, _, form) in zip(values, self._columns, strict=True)
         ]
         self._print(f"{state.global_step}{' eval' if prefix else ''}", shown)
 

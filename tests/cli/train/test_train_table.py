@@ -20,7 +20,7 @@ def shown(request, tmp_path):
     """What a run of two logs and an evaluation shows, and its file."""
     written = io.StringIO()
     state = TrainerState(max_steps=20, is_world_process_zero=True)
-    with TrainingTable(tmp_path, Console(file=written, force_terminal=request.param, width=100)) as table:
+    with TrainingTable(tmp_path, console=Console(file=written, force_terminal=request.param, width=100)) as table:
         table.on_train_begin(None, state, None)
         for step, logs in ((10, LOG), (10, {f"eval_{name}": value for name, value in LOG.items()}), (20, LOG)):
             state.global_step = step
@@ -50,14 +50,14 @@ def test_all_figures_are_in_the_file(shown):
 def test_a_run_that_goes_on_keeps_what_was_logged_before(tmp_path):
     state = TrainerState(max_steps=20, log_history=[LOG | {"step": 10}], is_world_process_zero=True)
     (tmp_path / LOG_NAME).write_text("a line of steps that were lost\n")
-    with TrainingTable(tmp_path, Console(file=io.StringIO())) as table:
+    with TrainingTable(tmp_path, console=Console(file=io.StringIO())) as table:
         table.on_train_begin(None, state, None)
     assert [json.loads(line) for line in (tmp_path / LOG_NAME).read_text().splitlines()] == state.log_history
 
 
 def test_other_processes_show_and_write_nothing(tmp_path):
     written, state = io.StringIO(), TrainerState(is_world_process_zero=False)
-    with TrainingTable(tmp_path, Console(file=written)) as table:
+    with TrainingTable(tmp_path, console=Console(file=written)) as table:
         for event in (table.on_train_begin, table.on_step_end, table.on_prediction_step, table.on_evaluate):
             event(None, state, None)
         table.on_log(None, state, None, logs=LOG)

@@ -1,0 +1,42 @@
+"""`rgtg-hf train-values` goes from rollouts to a value model that steers."""
+
+import json
+
+import pytest
+
+from rgtg_hf.cli.main import main
+
+pytest.importorskip("trl")
+OPTIONS = ["--report_to", "none", "--bf16", "False", "--max_steps", "2", "--logging_steps", "1"]
+
+
+@pytest.fixture
+def rollouts(policy_folder, reward_folder, tmp_path):
+    (tmp_path / "prompts.txt").write_text("Why?\nTell me more about the sea.\n")
+    file = tmp_path / "rollouts.jsonl"
+    made = ["--prompts", str(tmp_path / "prompts.txt"), "--reward", reward_folder, "--output", str(file)]
+    short = ["--num_responses", "4", "--max_new_tokens", "5"]
+    assert main(["rollouts", "--model", policy_folder, *made, *short]) == 0
+    return str(file)
+
+
+def test_a_value_model_is_trained_and_steers(rollouts, policy_folder, tmp_path, capsys):
+    trained = str(tmp_path / "values")
+    model = ["--model_name_or_path", policy_folder, "--num_layers", "2"]
+    assert main(["train-values", *model, "--dataset_name", rollouts, "--output_dir", trained, *OPTIONS]) == 0
+    shown = capsys.readouterr().out
+    assert "error, prompt" in shown
+    assert f"The value model is in {trained}." in shown
+    assert json.loads((tmp_path / "values" / "config.json").read_text())["value_range"]
+    assert "squared_error_at_0" in (tmp_path / "values" / "training_log.jsonl").read_text()
+    models = ["--model", policy_folder, "--reward_model", trained, "--max_new_tokens", "4"]
+    assert main(["generate", *models, "--value_beta", "beta", "Why?"]) == 0
+    assert main(["generate", *models, "--value_beta", "2", "--search", "best", "Why?"]) == 0
+
+
+def test_pairs_are_refused_by_their_columns(policy_folder, tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    arguments = ["--model_name_or_path", policy_folder, "--dataset_name", str(tmp_path / "pairs.jsonl")]
+    assert main(["train-values", *arguments, "--output_dir", str(tmp_path / "out"), *OPTIONS]) == 2
+    assert "has no column completion and no column reward" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
