@@ -23,6 +23,7 @@ from benchmarks.paper.table import make_parser, sample_texts, train_models
 from benchmarks.record import RESULTS, ROOT, record
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
 from benchmarks.tasks import TASKS
+from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.statistics import bootstrap_interval
 from rgtg_hf.files import write_whole
@@ -81,9 +82,9 @@ def keep_figures(folder: Path, tasks: Iterable[str], file: Path = FIGURES) -> li
                 piece = {"task": task} | {name: found[name] for name in _KEPT} | {"kl": fmean(found["divergences"])}
                 piece["gold"] = [round(value, 4) for value in TASKS[task].gold(found["texts"])]
                 figures.setdefault(_key(piece), piece)
-    lines = [json.dumps(figures[key]) for key in sorted(figures)]
-    write_whole(file, "".join(f"{line}\n" for line in lines))
-    return [json.loads(line) for line in lines]
+    pieces = [figures[key] for key in sorted(figures)]
+    write_whole(file, json_lines(pieces))
+    return pieces
 
 
 def _key(piece: dict[str, Any]) -> tuple[str, str, int, float]:

@@ -1,4 +1,4 @@
-"""Text files, read line by line. Errors name the number of the line."""
+"""Text files of lines. Errors of reading name the number of the line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import codecs
 import gzip
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError
 
-__all__ = ["json_rows", "text_lines"]
+__all__ = ["json_lines", "json_rows", "text_lines"]
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -75,3 +75,8 @@ def json_rows(option: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise UserError(f'{option}: line {number} of {file} is not an object; write each row as {{"prompt": "…"}}')
         yield number, row
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as a text of JSON lines, which [`json_rows`] reads."""
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)

@@ -8,10 +8,9 @@ from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_rows, text_lines
+from rgtg_hf.evaluation.prompts import Prompt, encode_batch
 
 __all__ = ["check_length", "encode_prompts", "read_prompt_rows", "read_prompts"]
-
-Prompt = str | list[dict[str, str]]
 
 
 def read_prompts(arguments: Sequence[str], file: str | None) -> list[Prompt]:
@@ -70,22 +69,11 @@ def read_prompt_rows(file: str) -> list[dict[str, Any]]:
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bool = True) -> Any:
-    """Turns prompts into one left-padded batch.
-
-    Args:
-        tokenizer: The policy's tokenizer. It is set to pad on the left, with the end token if it has no pad token.
-        prompts: Texts or lists of messages.
-        chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
-            message. Otherwise texts are continued as they are.
-
-    Returns:
-        A `BatchEncoding` of tensors `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
+    """Turns prompts into one left-padded batch; see [`encode_batch`][rgtg_hf.evaluation.prompts.encode_batch].
 
     Raises:
         UserError: If the chat template refuses a prompt, or there is none and a prompt is a list of messages.
     """
-    from rgtg_hf.evaluation.prompts import encode_batch
-
     with blame_input("a prompt cannot be used", (ValueError,)):
         return encode_batch(tokenizer, prompts, chat_template=chat_template)
 

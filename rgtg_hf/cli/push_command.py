@@ -117,9 +117,11 @@ def _check(options: argparse.Namespace, folder: Path) -> None:
 
 def _check_base(folder: Path, name: str) -> None:
     """Refuses an adapter whose base model is a folder on this machine, which others do not have."""
+    from rgtg_hf.rewards.source import is_hub_name
+
     with blame_input(f"{name}: adapter_config.json cannot be read", (OSError, ValueError)):
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if base.startswith((".", "/", "~", "\\")) or Path(base).is_dir():
+    if not is_hub_name(base):
         raise UserError(
             f"{name} is an adapter on {base}, a folder that others do not have; write the base model's name on the "
             "hub in its adapter_config.json, or merge the adapter (PEFT's merge_and_unload) and push the whole model"

@@ -7,9 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.cli.model_pair import add_loading_options, load_policy
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
@@ -22,20 +24,10 @@ from rgtg_hf.files import write_whole
 __all__ = ["run"]
 
 # A continued run must have the same values of these options.
-_SETTINGS = (
-    *(
-        "model",
-        "reward",
-        "num_responses",
-        "top_k",
-        "max_new_tokens",
-        "seed",
-        "batch_size",
-        "no_chat_template",
-        "dtype",
-    ),
-    "trust_remote_code",
-)
+_SETTINGS = [
+    *("model", "reward", "num_responses", "top_k", "max_new_tokens", "seed"),
+    *("batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+]
 
 
 @dataclass(frozen=True)
@@ -110,17 +102,16 @@ def run(arguments: Sequence[str]) -> None:
 def _finish(options: argparse.Namespace) -> None:
     """Says what was found, and writes the pairs if they were asked for."""
     from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
-    from rgtg_hf.evaluation.statistics import mean_with_error
 
     rows = [json.loads(line) for line in Path(options.output).read_text(encoding="utf-8").splitlines()]
     rewards = [row["reward"] for row in rows]
-    mean, _ = mean_with_error(rewards)
-    print(f"{options.output}: {len(rows)} rollouts, rewards {min(rewards):.3g} to {max(rewards):.3g}, mean {mean:.3g}")
+    found = f"{min(rewards):.3g} to {max(rewards):.3g}, mean {fmean(rewards):.3g}"
+    print(f"{options.output}: {len(rows)} rollouts, rewards {found}")
     if options.pairs is None:
         return
     pairs = pairs_of_rollouts(rows, options.seed)
     with blame_input(f"--pairs: {options.pairs} cannot be written", (OSError,)):
-        write_whole(options.pairs, "".join(f"{json.dumps(pair)}\n" for pair in pairs))
+        write_whole(options.pairs, json_lines(pairs))
     print(f"{options.pairs}: {len(pairs)} preference pairs")
     start = ("--model_name_or_path", options.model, "--dataset_name", options.pairs)
     suggest("rgtg-hf", "train", *start, "--num_train_epochs", "1", "--output_dir", "my_reward_model")

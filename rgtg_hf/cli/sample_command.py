@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
+from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.parser import LineParser
+from rgtg_hf.files import write_whole
 
 __all__ = ["run"]
 
@@ -36,15 +36,11 @@ def run(arguments: Sequence[str]) -> None:
         if Path(file).exists():
             raise UserError(f"{file} exists; choose another name, or remove it")
     for file, rows, kind in files:
-        _write(Path(file), rows)
+        with blame_input(f"{file} cannot be written", (OSError,)):
+            write_whole(file, json_lines(rows))
         print(f"{file}: {len(rows)} {kind}")
     start = ("--model_name_or_path", HUB_NAME, "--num_layers", "10", "--num_train_epochs", "1")
     suggest("rgtg-hf", "train", *start, "--dataset_name", options.pairs, "--output_dir", "my_reward_model")
-
-
-def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with blame_input(f"{file} cannot be written", (OSError,)):
-        file.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
 
 
 def _parser() -> LineParser:

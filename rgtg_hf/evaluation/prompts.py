@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Prompt", "encode_batch"]
+__all__ = ["Prompt", "as_messages", "encode_batch", "last_message"]
 
 Prompt = str | list[dict[str, str]]
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as a conversation: a text is the user's message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def last_message(prompt: Prompt) -> str:
+    """A prompt as a text: of a conversation, the last message."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def encode_batch(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bool = True) -> Any:
@@ -39,7 +49,7 @@ def encode_batch(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bo
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template and tokenizer.chat_template:
-        messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+        messages = [as_messages(prompt) for prompt in prompts]
         try:
             return tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"

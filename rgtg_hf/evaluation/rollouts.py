@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import LogitsProcessor
 
 from rgtg_hf.arguments import check_count, shown
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.evaluation.prompts import Prompt, encode_batch
+from rgtg_hf.evaluation.gold_models import Gold
+from rgtg_hf.evaluation.prompts import Prompt, as_messages, encode_batch, last_message
 from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
 
-__all__ = ["Reward", "pairs_of_rollouts", "rate", "rollouts"]
-
-Reward = Callable[[list[str], list[str]], Sequence[float]]
+__all__ = ["pairs_of_rollouts", "rate", "rollouts"]
 
 
 def rollouts(
     policy: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
-    reward: Reward,
+    reward: Gold,
     *,
     num_responses: int = 8,
     top_k: int = 10,
@@ -85,11 +84,7 @@ def rollouts(
         processor=processor,
         responses_per_prompt=num_responses,
     )
-    asked = [
-        prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        for prompt in prompts
-        for _ in range(num_responses)
-    ]
+    asked = [last_message(prompt) for prompt in prompts for _ in range(num_responses)]
     rewards = rate(reward, asked, sampled.texts)
     prompt_ids = kept_ids(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu())
     with_template = chat_template and bool(tokenizer.chat_template)
@@ -99,7 +94,7 @@ def rollouts(
         prompt: Any = prompts[place // num_responses]
         completion: Any = text
         if with_template:
-            prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            prompt = as_messages(prompt)
             completion = [{"role": "assistant", "content": text}]
         rows.append(
             {
@@ -157,7 +152,7 @@ def pairs_of_rollouts(rows: Iterable[dict[str, Any]], seed: int = 0) -> list[dic
     return pairs
 
 
-def rate(reward: Reward, prompts: list[str], responses: list[str]) -> list[float]:
+def rate(reward: Gold, prompts: list[str], responses: list[str]) -> list[float]:
     """Rates responses, and refuses what is not one finite number for each.
 
     Raises:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from rgtg_hf.arguments import check_count, check_switch
+from rgtg_hf.arguments import check_count, check_switch, shown
 from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.page import frame, page
 from rgtg_hf.inspection.search_trace import trace_search
-from rgtg_hf.inspection.trace import Trace, Tracer, shorten
+from rgtg_hf.inspection.trace import Trace, Tracer
 from rgtg_hf.rewards.policy_identity import output_embedding
 from rgtg_hf.rewards.source import display_name, source_of
 
@@ -61,7 +61,7 @@ class Inspection:
     def __repr__(self) -> str:
         settings = f"beta={self.beta:g}, top_k={self.top_k}, seed={self.seed}"
         return (
-            f"Inspection(prompt={shorten(self.prompt)}, policy={self.policy_name!r}, "
+            f"Inspection(prompt={shown(self.prompt)}, policy={self.policy_name!r}, "
             f"reward_model={self.reward_model_name!r}, {settings},\n"
             f"  guided={self.guided!r},\n  unguided={self.unguided!r})"
         )

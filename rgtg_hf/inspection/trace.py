@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from rgtg_hf.arguments import shown
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.records import StepRecord
 from rgtg_hf.inspection.pieces import TextPieces
 from rgtg_hf.scoring.scorer import PrefixBatch
 
-__all__ = ["Candidate", "Step", "Trace", "Tracer", "shorten"]
+__all__ = ["Candidate", "Step", "Trace", "Tracer"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Trace:
         reward, kl = (sum(getattr(step, name) for step in self.steps) for name in ("reward", "kl"))
         bound = self.divergence_bound
         nats = f"KL {kl:.2f}" if bound is None else f"KL at most {bound:.2f}"
-        return f"Trace({len(self.steps)} tokens, reward {reward:+.2f}, {nats}: {shorten(self.text)})"
+        return f"Trace({len(self.steps)} tokens, reward {reward:+.2f}, {nats}: {shown(self.text)})"
 
     @property
     def text(self) -> str:
@@ -96,19 +97,6 @@ class Trace:
     def tokens_per_second(self) -> float:
         """Speed; 0 before the first token."""
         return len(self.steps) / self.seconds if self.seconds > 0 else 0.0
-
-
-def shorten(text: str, length: int = 60) -> str:
-    """A text in quotes, on one line, cut if it is long.
-
-    Example:
-        ```python
-        from rgtg_hf.inspection.trace import shorten
-
-        assert shorten("It was a dark night.", 12) == "'It was a da…'"
-        ```
-    """
-    return repr(text if len(text) <= length else f"{text[: length - 1]}…")
 
 
 class Tracer(BaseStreamer):

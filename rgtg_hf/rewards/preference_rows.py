@@ -29,7 +29,6 @@ _FORMS: dict[str, tuple[str, ...]] = {
     "margin": ("a whole number", "a negative whole number", "a number"),
     "chat_template_kwargs": ("a dictionary",),
 }
-_NO_USE = {False: "has no usable", True: "have no usable"}
 _SHOWN = 3  # rows of one fault that an error names
 _OPTIONAL = ("prompt", "prompt_ids", "prompt_length", "margin", "chat_template_kwargs")
 
@@ -99,18 +98,20 @@ def check_rows(
             fault = _fault_of_row(dict(zip(used, values, strict=True)), expected, vocabulary_size)
             if fault is not None:
                 bad.setdefault(fault, []).append(number)
-    for (column, why), numbers in bad.items():
-        raise ValueError(f"{_rows(numbers)} of the {name} data set {_NO_USE[len(numbers) > 1]} `{column}`: {why}.")
+    if bad:
+        raise _bad_rows(name, *next(iter(bad.items())))
     return dataset
 
 
-def _rows(numbers: list[int]) -> str:
-    """The first few rows of those with one fault, counted from 1, and how many more there are."""
+def _bad_rows(name: str, found: tuple[str, str], numbers: list[int]) -> ValueError:
+    """The error of rows with one fault: the first few of them, counted from 1, and how many more there are."""
+    column, fault = found
     shown = [str(number) for number in numbers[:_SHOWN]]
     if len(numbers) > _SHOWN:
         shown.append(f"{len(numbers) - _SHOWN} more")
     *others, last = shown
-    return f"Rows {', '.join(others)} and {last}" if others else f"Row {last}"
+    rows, have = (f"Rows {', '.join(others)} and {last}", "have") if others else (f"Row {last}", "has")
+    return ValueError(f"{rows} of the {name} data set {have} no usable `{column}`: {fault}.")
 
 
 def _checked(
@@ -118,8 +119,7 @@ def _checked(
 ) -> dict[str, Any]:
     found = _fault_of_row(row, expected, vocabulary_size)
     if found is not None:
-        column, fault = found
-        raise ValueError(f"Row {number + 1} of the {name} data set {_NO_USE[False]} `{column}`: {fault}.")
+        raise _bad_rows(name, found, [number + 1])
     return row
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from rgtg_hf.config import RewardModelSource
 
-__all__ = ["describe_reward_model", "display_name", "remember_source", "source_of"]
+__all__ = ["describe_reward_model", "display_name", "is_hub_name", "remember_source", "source_of"]
 
 _sources: WeakKeyDictionary[nn.Module, RewardModelSource] = WeakKeyDictionary()
 
@@ -49,9 +49,17 @@ def display_name(name: str) -> str:
         assert display_name("/home/me/runs/model/") == "model"
         ```
     """
-    parts = name.replace("\\", "/").rstrip("/").split("/")
-    is_hub_name = len(parts) <= 2 and not name.startswith((".", "/", "~", "\\")) and not Path(name).exists()
-    return "/".join(parts) if is_hub_name else parts[-1]
+    parts = _parts(name)
+    return "/".join(parts) if is_hub_name(name) else parts[-1]
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's name can be one on the hub, `owner/name` or `name`, and is not that of a folder here."""
+    return len(_parts(name)) <= 2 and not name.startswith((".", "/", "~", "\\")) and not Path(name).exists()
+
+
+def _parts(name: str) -> list[str]:
+    return name.replace("\\", "/").rstrip("/").split("/")
 
 
 def describe_reward_model(reward_model: Any) -> str:

@@ -26,7 +26,8 @@ from rgtg_hf.rewards.parts import find_score_head
 __all__ = ["ValueHead", "as_reward_model", "bins_of", "is_value_model", "soft_value", "two_hot"]
 
 
-# What is known of a model, such as which scorer is right for it, is known of the object.
+# One object for each model and b, because what is found out of a model (the scorer that is right for it, say) is kept
+# for the object.
 _known: WeakKeyDictionary[nn.Module, dict[float, nn.Module]] = WeakKeyDictionary()
 
 

@@ -181,10 +181,10 @@ def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
         `"classifier"`, `"classifier with code"` (its class comes with the checkpoint), `"adapter"`, `"value model"`,
         `"next token"` or `"steering head"`.
     """
-    if is_adapter:
-        return "adapter"
     if config.get("value_range") is not None:
         return "value model"
+    if is_adapter:
+        return "adapter"
     if config.get("model_type") != "next_token_reward":
         return "classifier with code" if config.get("auto_map") else "classifier"
     return "next token" if config.get("policy") is None else "steering head"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard
+from torch import Tensor
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from rgtg_hf.files import write_whole
+from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.load import BASE_CONFIG
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.training.card import GUIDANCE, data_name, kind_of, model_card
@@ -39,7 +43,11 @@ def base_name(model: Any) -> str:
 
 
 class SavingTrainer(Trainer):
-    """The saving, the model card and the resuming of training on prefixes."""
+    """The saving, the model card, the resuming and the figures of training on prefixes."""
+
+    # Losses are divided by the weight of the whole step (see get_batch_samples of the trainers), so the Trainer must
+    # not divide them by the number of batches in the step again.
+    loss_is_scaled_for_ga: Any = True
 
     _own_tags: Sequence[str] = ()
     args: SharedConfig  # type: ignore[assignment]
@@ -49,10 +57,15 @@ class SavingTrainer(Trainer):
         self._base_model = base_model
         self._data_name = data_name(kwargs.get("train_dataset"))
         self.curves: dict[str, dict] = {}
+        # Values of each row, by metric, since the last log.
+        self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` to transformers before 5.19
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains as the Trainer does. A checkpoint of another run is refused; `True` means the last complete one."""
+        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
+            forget_preparation(self.model)
         if resume_from_checkpoint:
             checkpoint: Any = resume_from_checkpoint
             if checkpoint is True:
@@ -116,6 +129,12 @@ class SavingTrainer(Trainer):
             kind=self._kind(),
             guidance=self._guidance(),
         )
+
+    def _keep_values(self, mode: str, values: dict[str, Tensor]) -> None:
+        """Keeps the metrics of each row, so that averages do not depend on how rows were put into batches."""
+        table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
+        for name, column in zip(values, table.T.tolist(), strict=True):
+            self._values[mode][name].extend(column)
 
     def _guidance(self) -> dict[str, Any]:
         """The settings of guidance to begin with."""

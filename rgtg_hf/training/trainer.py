@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from trl import RewardConfig, RewardTrainer
 
-from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve
@@ -102,10 +101,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
         ```
     """
 
-    # The loss is divided by the weight of the whole step (see get_batch_samples), so the Trainer must not divide it by
-    # the number of batches in the step again.
-    loss_is_scaled_for_ga: Any = True
-
     args: PrefixRewardConfig
     model: nn.Module
     processing_class: Any
@@ -151,8 +146,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
         # Unused columns are dropped here, since the Trainer does not know which ones the loss uses.
         self._keep_columns = not args.remove_unused_columns
         args.remove_unused_columns = False
-        # Values of each pair, by metric, since the last log.
-        self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._tokens_read = 0
         self._stream_counts: dict[str, Counter] = defaultdict(Counter)
         if isinstance(train_dataset, IterableDataset):
@@ -178,7 +171,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             peft_config=peft_config,
             base_model=base_model,
         )
-        self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` to transformers before 5.19
         self.model.add_model_tags(TAGS)  # type: ignore[operator]
         quantized = getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
         if quantized:
@@ -237,8 +229,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains as the Trainer does. Which rows of a stream were dropped is known, and logged, only afterwards."""
-        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
-            forget_preparation(self.model)
         self._values["train"].clear()
         self._tokens_read = 0
         self._stream_counts["training"].clear()  # some rows were read to look at them, before training
@@ -400,17 +390,10 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
                 curve = prefix_metrics(chosen, rejected, lengths, fractions=CURVE_FRACTIONS)
                 values |= {f"wins_at_{at}": curve[f"accuracy_at_{round(100 * at)}"] for at in CURVE_FRACTIONS}
                 values |= {"loss_sum": (weights * losses).sum(1), "weight_sum": weights.sum(1)}
-            self._record(mode, values, inputs["attention_mask"])
+            self._keep_values(mode, values)
+            if mode == "train":
+                self._tokens_read += self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
         return (loss, outputs) if return_outputs else loss
-
-    def _record(self, mode: str, values: dict[str, Tensor], attention_mask: Tensor) -> None:
-        """Keeps the metrics of each pair, so that averages do not depend on how pairs were put into batches."""
-        table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
-        columns = dict(zip(values, table.T.tolist(), strict=True))
-        for name, column in columns.items():
-            self._values[mode][name].extend(column)
-        if mode == "train":
-            self._tokens_read += self.accelerator.gather(attention_mask.sum()).sum().item()
 
 
 def _means(values: dict[str, list[float]]) -> dict[str, float]:

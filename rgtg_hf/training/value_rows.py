@@ -62,7 +62,11 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
 
 
 def located_rollouts(
-    dataset: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    dataset: Dataset,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    value_range: tuple[float, float],
 ) -> tuple[Dataset, int]:
     """Tokenizes a data set of rated responses.
 
@@ -71,6 +75,7 @@ def located_rollouts(
         name: The data set's name, for errors.
         tokenizer: The value model's tokenizer.
         max_length: Longer rows, in tokens, are dropped. `None` for no limit.
+        value_range: The returns of the first and the last bin, between which rewards must be.
 
     Returns:
         The data set with `input_ids`, `prompt_length` and `reward`, and how many rows were dropped.
@@ -81,11 +86,20 @@ def located_rollouts(
     if not len(dataset):
         raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
 
+    low, high = value_range
+    slack = 1e-6 * (high - low)  # bins are float32
+
     def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
         try:
-            return rollout_ids(row, tokenizer)
+            found = rollout_ids(row, tokenizer)
+            if not low - slack <= found["reward"] <= high + slack:
+                raise ValueError(
+                    f"a reward of {found['reward']:g}, but the histogram goes from {low:g} to {high:g}: set "
+                    "`value_range` so that it holds all rewards"
+                )
         except ValueError as error:
             raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
+        return found
 
     found = dataset.map(locate, with_indices=True, remove_columns=dataset.column_names, desc="Locating responses")
     kept = found if max_length is None else found.filter(lambda row: len(row["input_ids"]) <= max_length)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import capture_scores
@@ -72,9 +70,6 @@ class PrefixValueTrainer(SavingTrainer):
         ```
     """
 
-    # The loss is divided by the prefixes of the whole step, so the Trainer must not divide it by its batches again.
-    loss_is_scaled_for_ga: Any = True
-
     _own_tags = ("prefix-value-model",)
     args: PrefixValueConfig  # type: ignore[assignment]
     model: nn.Module
@@ -126,7 +121,6 @@ class PrefixValueTrainer(SavingTrainer):
         if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
             match_trained_dtype(model)
         self._bins = bins_of(model.config)
-        self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
         def located(dataset: Any, name: str) -> Any:
             if dataset is None:
@@ -134,10 +128,10 @@ class PrefixValueTrainer(SavingTrainer):
             if isinstance(dataset, dict):
                 return {key: located(value, f"{name} ({key})") for key, value in dataset.items()}
             with args.main_process_first(desc="locating responses"):
-                rows, dropped = located_rollouts(dataset, name, processing_class, args.max_length)
+                ends = (float(self._bins[0]), float(self._bins[-1]))
+                rows, dropped = located_rollouts(dataset, name, processing_class, args.max_length, ends)
             if dropped:
                 logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
-            _check_rewards(rows, name, self._bins)
             return rows
 
         super().__init__(
@@ -150,17 +144,10 @@ class PrefixValueTrainer(SavingTrainer):
             base_model=base_model,
             **kwargs,
         )
-        self.model_accepts_loss_kwargs = True
         self.model.add_model_tags([*TAGS, *self._own_tags])  # type: ignore[operator]
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or getattr(self.model, "quantization_method", None)):
             check_reward_model(as_reward_model(self.accelerator.unwrap_model(self.model)))
         check_head(self.model)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as the Trainer does."""
-        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
-            forget_preparation(self.model)
-        return super().train(*args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -190,7 +177,7 @@ class PrefixValueTrainer(SavingTrainer):
         total = is_prefix.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
         loss = losses.masked_fill(~is_prefix, 0.0).sum() / total
         with torch.no_grad():
-            self._record(mode, value_metrics(logits, rewards, is_prefix, bins))
+            self._keep_values(mode, value_metrics(logits, rewards, is_prefix, bins))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -202,18 +189,10 @@ class PrefixValueTrainer(SavingTrainer):
             self._values[mode].clear()
         super().log(logs, start_time)
 
-    def _kind(self) -> str:
-        return "value model"
-
     def _guidance(self) -> dict[str, Any]:
         # A strength that moves a step by as much, whatever the unit of the rewards.
         low, high = float(self._bins[0]), float(self._bins[-1])
         return super()._guidance() | {"beta": float(f"{_STRENGTH / (high - low):.2g}"), "value_beta": 0.0}
-
-    def _record(self, mode: str, values: dict[str, Tensor]) -> None:
-        table = self.accelerator.gather_for_metrics(torch.stack(list(values.values()), dim=1))
-        for name, column in zip(values, table.T.tolist(), strict=True):
-            self._values[mode][name].extend(column)
 
 
 def _range(args: PrefixValueConfig, dataset: Dataset) -> tuple[float, float]:
@@ -229,14 +208,3 @@ def _range(args: PrefixValueConfig, dataset: Dataset) -> tuple[float, float]:
             f"All {len(rewards)} rewards of the training data set are equal, so there is nothing to learn from them."
         )
     return float(min(rewards)), float(max(rewards))
-
-
-def _check_rewards(rows: Dataset, name: str, bins: Tensor) -> None:
-    low, high = float(bins[0]), float(bins[-1])
-    slack = 1e-6 * (high - low)
-    for number, reward in enumerate(rows["reward"], start=1):
-        if not low - slack <= reward <= high + slack:
-            raise ValueError(
-                f"Row {number} of the {name} data set has a reward of {reward}, but the histogram goes from {low:g} "
-                f"to {high:g}: set `value_range` so that it holds all rewards."
-            )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rgtg_hf.evaluation.prompts import encode_batch
+from rgtg_hf.evaluation.prompts import as_messages, encode_batch, last_message
 from tests.cli.conftest import byte_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -25,3 +25,9 @@ def test_a_prompt_that_the_template_refuses_is_told():
     tokenizer = byte_tokenizer("{{ raise_exception('no system prompts') }}")
     with pytest.raises(ValueError, match="chat template refuses a prompt: no system prompts"):
         encode_batch(tokenizer, ["Hello"])
+
+
+def test_a_prompt_is_read_as_a_conversation_or_as_its_last_message():
+    assert as_messages("Hello") == MESSAGES
+    assert as_messages(MESSAGES) == MESSAGES
+    assert last_message("Hello") == last_message(MESSAGES) == "Hello"

@@ -53,17 +53,25 @@ def test_tokens_that_are_given_are_taken():
 )
 def test_a_row_that_cannot_be_used_is_named(change, says):
     with pytest.raises(ValueError, match=says):
-        located_rollouts(Dataset.from_list([dict.fromkeys(change) | TEXT, TEXT | change]), "training", TOKENIZER, None)
+        located_rollouts(
+            Dataset.from_list([dict.fromkeys(change) | TEXT, TEXT | change]), "training", TOKENIZER, None, (0.0, 1.0)
+        )
+
+
+def test_a_reward_outside_of_the_range_is_named_by_its_place_in_the_data():
+    rows = [TEXT | {"completion": "abcdefgh"}, TEXT | {"reward": 1.5}]
+    with pytest.raises(ValueError, match=r"Row 2 of the training data set has a reward of 1.5, but the"):
+        located_rollouts(Dataset.from_list(rows), "training", TOKENIZER, 8, (0.0, 1.0))
 
 
 def test_rows_that_are_too_long_are_dropped():
     rows = Dataset.from_list([TEXT, TEXT | {"completion": "abcdefgh"}])
-    kept, dropped = located_rollouts(rows, "training", TOKENIZER, 8)
+    kept, dropped = located_rollouts(rows, "training", TOKENIZER, 8, (0.0, 1.0))
     assert (len(kept), dropped) == (1, 1)
     with pytest.raises(ValueError, match="longer than `max_length`"):
-        located_rollouts(rows, "training", TOKENIZER, 2)
+        located_rollouts(rows, "training", TOKENIZER, 2, (0.0, 1.0))
     with pytest.raises(ValueError, match="is empty"):
-        located_rollouts(Dataset.from_list([]), "training", TOKENIZER, None)
+        located_rollouts(Dataset.from_list([]), "training", TOKENIZER, None, (0.0, 1.0))
 
 
 def test_a_batch_says_where_prefixes_end():

@@ -17,6 +17,7 @@ from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.frontier import FrontierPoint, compare_at_divergence
 from rgtg_hf.evaluation.gold_models import Gold
 from rgtg_hf.evaluation.methods import METHODS
+from rgtg_hf.evaluation.prompts import last_message
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
 from rgtg_hf.evaluation.rollouts import rate
 from rgtg_hf.evaluation.sampling import SampledResponses
@@ -45,7 +46,7 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
     """
     from rich.console import Console
 
-    runs = _read(folder / "texts.jsonl", [_text(prompt) for prompt in prompts], gold, options.gold)
+    runs = _read(folder / "texts.jsonl", [last_message(prompt) for prompt in prompts], gold, options.gold)
     plain = runs["policy"][0.0]
     rows = [
         summarize(method, strength, [run], [plain], kl_is_bound=METHODS[method].kl_is_bound)
@@ -127,10 +128,6 @@ def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
         )
         runs[method][strength] = MethodRun(sampled, judged, None if None in steering else steering)
     return runs
-
-
-def _text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _curves(runs: Runs) -> dict[str, list[FrontierPoint]]:

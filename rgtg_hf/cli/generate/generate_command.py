@@ -23,6 +23,7 @@ from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, encode_prompts, read_prompt_rows, read_prompts
 from rgtg_hf.config import OF_CALLS
+from rgtg_hf.evaluation.prompts import last_message
 
 __all__ = ["run"]
 
@@ -70,9 +71,8 @@ def _to_terminal(options: argparse.Namespace) -> None:
             continue
         for prompt, ids in zip(batch, responses, strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-            print(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}\n{text}\n", flush=True)
-    shown = prompts[0] if isinstance(prompts[0], str) else prompts[0][-1]["content"]
-    _suggest(options, "inspect", "--beta", f"{options.beta:g}", shown)
+            print(f"> {last_message(prompt)}\n{text}\n", flush=True)
+    _suggest(options, "inspect", "--beta", f"{options.beta:g}", last_message(prompts[0]))
 
 
 def _to_file(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from rgtg_hf.cli.lines import json_lines
 
 __all__ = ["LOG_NAME", "OF_REWARDS", "OF_VALUES", "TrainingTable"]
 
@@ -92,7 +93,7 @@ class TrainingTable(TrainerCallback):
         """Starts the bar, and the file with what a run that goes on has logged before."""
         if state.is_world_process_zero:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            self._log.write_text("".join(map(_line, state.log_history)), encoding="utf-8")
+            self._log.write_text(json_lines(state.log_history), encoding="utf-8")
             self._task = self._progress.add_task("training", total=state.max_steps, completed=state.global_step)
             self._progress.start()
 
@@ -116,7 +117,7 @@ class TrainingTable(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         with self._log.open("a", encoding="utf-8") as file:
-            file.write(_line(state.log_history[-1] if state.log_history else logs))
+            file.write(json_lines([state.log_history[-1] if state.log_history else logs]))
         prefix = next((prefix for prefix in ("", "eval_") if f"{prefix}loss" in logs), None)
         if prefix is None:
             return
@@ -133,7 +134,3 @@ class TrainingTable(TrainerCallback):
     def _print(self, first: str, others: list[str]) -> None:
         cells = "".join(cell.rjust(_WIDTH) for cell in others)
         self._progress.console.print(f"{first:<10}{cells}".rstrip(), highlight=False, markup=False)
-
-
-def _line(figures: dict[str, Any]) -> str:
-    return f"{json.dumps(figures)}\n"
