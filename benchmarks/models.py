@@ -15,7 +15,13 @@ import datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 
-from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTrainer
+from rgtg_hf import (
+    NextTokenRewardModel,
+    PrefixRewardConfig,
+    PrefixRewardTrainer,
+    PrefixValueConfig,
+    PrefixValueTrainer,
+)
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_for_training
 
@@ -37,6 +43,7 @@ COMMON: dict[str, Any] = QUIET | {
     "activation_checkpointing": False,
 }
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
+VALUE: dict[str, Any] = {"learning_rate": 1e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16}
 HEAD: dict[str, Any] = {
     "learning_rate": 3e-3,
     "num_train_epochs": 3,
@@ -46,7 +53,7 @@ HEAD: dict[str, Any] = {
 # The paper uses LoRA of rank 16. Learning rate, beta and bfloat16 are what TRL suggests for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-TRAINING = {"common": COMMON, "reward models": REWARD, "head": HEAD, "dpo": DPO, "lora": LORA}
+TRAINING = {"common": COMMON, "reward models": REWARD, "value models": VALUE, "head": HEAD, "dpo": DPO, "lora": LORA}
 
 
 def load_policy() -> tuple[Any, Any]:
@@ -73,10 +80,10 @@ def train(
 
     Args:
         kind: `prefix` trains a reward model on every prefix of a response, `full` on whole responses (TRL's trainer),
-            `head` trains a steering head, `dpo` fine-tunes the policy.
+            `head` trains a steering head, `value` a value model, `dpo` fine-tunes the policy.
         folder: The folder of the checkpoint.
         tokenizer: The policy's tokenizer.
-        rows: Pairs of `training_pairs`.
+        rows: Pairs of `training_pairs`; for `value`, rated responses.
         seed: Seed of the new weights and of the order of pairs.
         num_layers: Layers of the policy that a reward model starts from.
         max_steps: The largest number of steps; -1 for the whole epoch.
@@ -127,6 +134,10 @@ def _reward_trainer(
     # The pad token must not be the end token: TRL's trainer reads the last token that is not a pad token.
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = "<|endoftext|>"
+    if kind == "value":
+        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
+        values = PrefixValueConfig(**common | VALUE | other, num_layers=num_layers)
+        return PrefixValueTrainer(str(demo_policy_path()), values, train_dataset=rated, processing_class=tokenizer)
     if kind == "head":
         policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
         set_seed(common["seed"])

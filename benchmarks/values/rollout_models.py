@@ -1,0 +1,73 @@
+"""Models that are trained on the policy's own responses, all of them: values, and rewards of pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import load_policy, train
+from benchmarks.record import commit
+from benchmarks.tasks import TASKS
+from benchmarks.training.demo_data import training_prompts
+from rgtg_hf.cli.lines import json_lines
+from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
+from rgtg_hf.files import write_whole
+
+__all__ = ["KINDS", "ROLLOUTS", "train_on_rollouts"]
+
+ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
+_PROMPTS_PER_BATCH = 16
+# Names of the models, which other benchmarks know, and what is trained for each. A pair has two responses and each is
+# in two pairs, so one epoch of pairs reads as many tokens as two of rated responses.
+KINDS = {"value": "value", "rollouts": "prefix"}
+
+
+def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_layers: int) -> None:
+    """Trains the models that are missing, each into `folder/task-kind-seed`.
+
+    Args:
+        folder: Where models and rollouts are kept.
+        task: A key of `TASKS`, whose gold reward rates the rollouts.
+        seed: Of the rollouts, the new weights and the order of rows.
+        kinds: Keys of `KINDS`.
+        num_layers: Layers of the policy that reward models start from.
+    """
+    _, tokenizer = load_policy()
+    for kind in kinds:
+        target = folder / f"{task}-{kind}-{seed}"
+        if target.exists():
+            continue
+        rows = rated_rollouts(folder, task, seed)
+        trained = rows if kind == "value" else pairs_of_rollouts(rows, seed)
+        seconds = train(KINDS[kind], target, tokenizer, trained, seed=seed, num_layers=num_layers)
+        tokens = sum(len(row["completion_ids"]) for row in rows)
+        notes = {"rows": len(trained), "tokens of responses": tokens, "seconds": round(seconds, 1), "commit": commit()}
+        write_whole(target.with_suffix(".json"), json.dumps(notes | {"num_layers": num_layers}))
+        print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
+
+
+def rated_rollouts(folder: Path, task: str, seed: int) -> list[dict[str, Any]]:
+    """The rollouts of a seed, rated by a task's gold reward. All tasks have the same responses, sampled once."""
+    file = folder / f"rollouts-{seed}.jsonl"
+    if not file.exists():
+        write_whole(file, json_lines(_sampled(seed)))
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
+    rated = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
+    return [row for row in rated if row["completion_ids"]]
+
+
+def _sampled(seed: int) -> list[dict[str, Any]]:
+    policy, tokenizer = load_policy()
+    prompts, found = training_prompts(), []
+    for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
+        batch = prompts[start : start + _PROMPTS_PER_BATCH]
+        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS)
+        found += own
+        print(f"seed {seed}: rollouts of {start + len(batch)} of {len(prompts)} prompts", flush=True)
+    return found
+
+
+def _no_reward(prompts: list[str], responses: list[str]) -> list[float]:
+    return [0.0] * len(responses)
