@@ -18,8 +18,11 @@ from rgtg_hf.files import write_whole
 from rgtg_hf.inspection.page import frame, page
 from rgtg_hf.inspection.search_trace import trace_search
 from rgtg_hf.inspection.trace import Trace, Tracer
+from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.policy_identity import output_embedding
+from rgtg_hf.rewards.prefix_rewards import return_distributions
 from rgtg_hf.rewards.source import display_name, source_of
+from rgtg_hf.rewards.value_model import is_value_model
 
 __all__ = ["Inspection", "encode_prompt", "inspect", "trace_response", "unguided"]
 
@@ -195,14 +198,14 @@ def trace_response(
             collect_records=True,
         )
         tracer = Tracer(processor, tokenizer, None if listener is None else lambda: listener(tracer.trace))
-        policy.generate(
+        output = policy.generate(
             inputs=input_ids,
             attention_mask=torch.ones_like(input_ids),
             logits_processor=[processor, *more],
             streamer=tracer,
             **common | settings,
         )
-        return tracer.trace
+        return _with_returns(tracer.trace, reward_model, output) if is_value_model(reward_model) else tracer.trace
 
     if guidance_config.search == "tokens":
         sampling = _SAMPLED if do_sample else dict.fromkeys(_SAMPLED)
@@ -234,6 +237,15 @@ def trace_response(
         max_new_tokens=max_new_tokens,
         **common | _SAMPLED,
     )
+
+
+@torch.inference_mode()
+def _with_returns(trace: Trace, value_model: Any, ids: torch.Tensor) -> Trace:
+    """The trace with the distribution of the return after each token. `ids` are those of prompt and response."""
+    returns = return_distributions(value_model, ids.to(input_device(value_model)))[0, -len(trace.steps) :].tolist()
+    steps = [replace(step, returns=tuple(own)) for step, own in zip(trace.steps, returns, strict=True)]
+    low, high = value_model.config.value_range
+    return replace(trace, steps=steps, return_range=(low, high))
 
 
 # The processor selects the candidates, so the top_k of generate() (50 by default) is switched off.

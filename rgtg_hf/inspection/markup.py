@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from rgtg_hf.inspection.histogram import histogram_svg
+
 if TYPE_CHECKING:  # page.py must not load torch
     from rgtg_hf.inspection.trace import Candidate, Step, Trace
 
@@ -65,11 +67,11 @@ def tokens_html(trace: Trace, scale: float, label: str, *, candidates: bool = Tr
     Returns:
         HTML for the style sheet `tokens.css`. It is readable without styles too.
     """
-    tokens = "".join(_token(step, scale, candidates) for step in trace.steps)
+    tokens = "".join(_token(step, scale, candidates, trace.return_range) for step in trace.steps)
     return f'<div class="rgtg-text" role="listbox" aria-label="{escape(label)}">{tokens}</div>'
 
 
-def _token(step: Step, scale: float, candidates: bool) -> str:
+def _token(step: Step, scale: float, candidates: bool, return_range: tuple[float, float] | None) -> str:
     # A line break is shown as a sign inside the token, which can be pointed at. The break itself follows the token.
     text = step.text or "\N{DOTTED CIRCLE}"
     # Spaces before a word are outside the token, because at the end of a line they would look like another token.
@@ -82,16 +84,17 @@ def _token(step: Step, scale: float, candidates: bool) -> str:
     return (
         f'{space}<span class="{" ".join(kinds)}" role="option" tabindex="0" aria-label="{plain}, reward {reward}">'
         f'<bdi>{body}</bdi><span class="rgtg-num" aria-hidden="true">{reward}</span>'
-        f"{_candidates(step, plain, reward) if candidates else ''}</span>{breaks}"
+        f"{_candidates(step, plain, reward, return_range) if candidates else ''}</span>{breaks}"
     )
 
 
-def _candidates(step: Step, plain: str, reward: str) -> str:
+def _candidates(step: Step, plain: str, reward: str, return_range: tuple[float, float] | None) -> str:
     rows = "".join(map(_candidate, step.candidates))
+    histogram = histogram_svg(step.returns, *return_range) if return_range is not None and step.returns else ""
     return (
         f'<span class="rgtg-pop"><span class="rgtg-head"><bdi>{plain}</bdi> · reward {reward} · '
         f"KL {step.kl:.2f} nats</span><table><thead><tr><th scope=col>candidate<th scope=col>policy"
-        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table></span>"
+        f"<th scope=col>reward<th scope=col>guided</thead><tbody>{rows}</tbody></table>{histogram}</span>"
     )
 
 

@@ -49,6 +49,7 @@ class Step:
         reward: Its reward increment, r(x, y_<=t) - r(x, y_<t).
         kl: KL(guided ‖ policy) at this step, over the candidates, in nats.
         candidates: The policy's likeliest first.
+        returns: With a value model, how likely each return is after this token.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Step:
     reward: float
     kl: float
     candidates: tuple[Candidate, ...]
+    returns: tuple[float, ...] = ()
 
 
 @dataclass
@@ -66,11 +68,13 @@ class Trace:
         steps: One per token.
         seconds: Time from the prompt to the last token, without what only the trace needed.
         divergence_bound: Of a search, an upper bound of its divergence from the policy, in nats. No step has one.
+        return_range: With a value model, the lowest and the highest return.
     """
 
     steps: list[Step] = field(default_factory=list)
     seconds: float = 0.0
     divergence_bound: float | None = None
+    return_range: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         reward, kl = (sum(getattr(step, name) for step in self.steps) for name in ("reward", "kl"))

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.parts import find_score_head
-from rgtg_hf.rewards.value_model import as_reward_model
+from rgtg_hf.rewards.value_model import as_reward_model, is_value_model
 
-__all__ = ["capture_scores", "prefix_rewards"]
+__all__ = ["capture_scores", "prefix_rewards", "return_distributions"]
 
 
 @contextmanager
@@ -91,6 +91,49 @@ def prefix_rewards(
     with capture_scores(model) as captured:
         model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
     return captured[0][..., 0]
+
+
+def return_distributions(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **model_kwargs: object
+) -> Tensor:
+    """Computes p(z | x, y_<=i), how likely each return is after every prefix, in one forward pass of a value model.
+
+    Args:
+        model: A value model. [`bins_of`][rgtg_hf.rewards.value_model.bins_of] gives the return of each bin.
+        input_ids: Token ids of prompt and response, shape `[batch, length]`.
+        attention_mask: 1 for tokens and 0 for padding, shape `[batch, length]`. Defaults to no padding.
+        model_kwargs: Passed on to the model.
+
+    Returns:
+        Probabilities, float32, shape `[batch, length, bins]`. Entries at padded positions mean nothing.
+
+    Raises:
+        TypeError: As [`prefix_rewards`].
+        ValueError: As [`prefix_rewards`], and if the model is no value model.
+
+    Example:
+        ```python
+        import torch
+        from transformers import LlamaConfig, LlamaForSequenceClassification
+        from rgtg_hf.rewards.prefix_rewards import return_distributions
+
+        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                             num_attention_heads=2, num_labels=21, pad_token_id=0, value_range=[-1.0, 1.0])
+        returns = return_distributions(LlamaForSequenceClassification(config), torch.tensor([[5, 6, 7]]))
+        assert returns.shape == (1, 3, 21)
+        ```
+    """
+    _check_inputs(model, input_ids, attention_mask)
+    if not is_value_model(model):
+        raise ValueError(
+            f"`model` is a {type(model).__name__} without `value_range` in its configuration, but a value model is "
+            "required: `PrefixValueTrainer` trains one."
+        )
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    with capture_scores(model) as captured:
+        model(input_ids=input_ids, attention_mask=attention_mask, **model_kwargs)
+    return captured[0].float().softmax(-1)
 
 
 def _check_inputs(model: object, input_ids: object, attention_mask: object) -> None:

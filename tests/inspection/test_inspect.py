@@ -13,6 +13,7 @@ from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
 from rgtg_hf.inspection.inspect import encode_prompt, trace_response
 from rgtg_hf.inspection.page import summary
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from tests.tiny_models import tiny_reward_model
 
 SETTINGS = {"beta": 2.0, "top_k": 5, "max_new_tokens": 8}
 
@@ -147,3 +148,17 @@ def test_it_is_shown_in_three_short_lines(found):
     assert [line.split("=")[0].strip() for line in traces] == ["guided", "unguided"]
     assert f"{len(found.guided.steps)} tokens, reward {found.guided.rewards[-1]:+.2f}, KL" in traces[0]
     assert all(len(line) < 150 for line in (first, *traces))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("search", ["tokens", "best"])
+def test_a_value_model_tells_how_likely_each_return_is_after_every_token(policy, tokenizer, search):
+    values = tiny_reward_model(vocab_size=len(tokenizer), num_labels=5, value_range=[-1.0, 1.0])
+    config = RewardGuidanceConfig(beta=2.0, top_k=5, search=search, num_rows=2, block_size=4)
+    found = rgtg_hf.inspect(policy, tokenizer, values, "Hi!", guidance_config=config, max_new_tokens=8)
+    for trace in (found.guided, found.unguided):
+        assert trace.return_range == (-1.0, 1.0)
+        returns = torch.tensor([step.returns for step in trace.steps])
+        means = returns @ torch.linspace(-1, 1, 5)
+        assert_close(means.diff(), torch.tensor(trace.rewards).diff(), atol=1e-5, rtol=1e-4)
+    assert found.to_html().count('rgtg-returns"') == len(found.guided.steps) + len(found.unguided.steps)

@@ -1,8 +1,9 @@
 import threading
 
+import pytest
 import torch
 
-from rgtg_hf.rewards.prefix_rewards import capture_scores
+from rgtg_hf.rewards.prefix_rewards import capture_scores, return_distributions
 from tests.tiny_models import tiny_reward_model
 
 
@@ -15,3 +16,8 @@ def test_rewards_are_those_of_the_own_threads_calls():
         assert captured == []
         model(torch.tensor([[5, 6]]))
     assert [tuple(scores.shape) for scores in captured] == [(1, 2, 1)]
+
+
+def test_a_model_without_bins_has_no_distribution_of_returns():
+    with pytest.raises(ValueError, match="without `value_range` in its configuration, but a value model is required"):
+        return_distributions(tiny_reward_model(), torch.tensor([[5, 6]]))
