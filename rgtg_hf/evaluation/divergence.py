@@ -19,7 +19,7 @@ from transformers import LogitsProcessor
 
 from rgtg_hf.decoding.limits import divergence
 
-__all__ = ["DivergenceRecorder", "candidate_divergence", "greedy_divergence", "response_mask"]
+__all__ = ["DivergenceRecorder", "candidate_divergence", "greedy_divergence", "over_candidates", "response_mask"]
 
 
 def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def candidate_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor
         assert candidate_divergence(guided, policy) == 0.0  # both candidates are as likely as before
         ```
     """
-    log_guided, log_policy = _over_candidates(guided_scores, policy_scores)
+    log_guided, log_policy, _ = over_candidates(guided_scores, policy_scores)
     return divergence(log_guided, log_policy).clamp(min=0.0)
 
 
@@ -66,12 +66,20 @@ def greedy_divergence(guided_scores: Tensor, policy_scores: Tensor) -> Tensor:
         assert abs(greedy_divergence(guided, torch.zeros(1, 3)).item() - math.log(2)) < 1e-12  # always the same of two
         ```
     """
-    _, log_policy = _over_candidates(guided_scores, policy_scores)
+    _, log_policy, _ = over_candidates(guided_scores, policy_scores)
     return -log_policy[:, 0]
 
 
-def _over_candidates(guided_scores: Tensor, policy_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of both over the candidates, the most likely of the guided policy first, `[batch, most]`."""
+def over_candidates(guided_scores: Tensor, policy_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of both over the candidates, the most likely of the guided policy first, and their ids.
+
+    Args:
+        guided_scores: Of shape `[batch, vocabulary]`, `-inf` for what is no candidate.
+        policy_scores: Of the same shape.
+
+    Returns:
+        log guided, log policy and token ids, each of shape `[batch, most candidates of a row]`.
+    """
     # Reads only the candidates: a vocabulary is thousands of times larger.
     most = int((guided_scores > -torch.inf).sum(dim=-1).max())
     guided, ids = guided_scores.topk(most, dim=-1)
@@ -79,7 +87,7 @@ def _over_candidates(guided_scores: Tensor, policy_scores: Tensor) -> tuple[Tens
     # In float64, because the difference of two float32 log-softmaxes is of the size of small divergences.
     log_guided = guided.double().log_softmax(dim=-1)
     log_policy = policy_scores.gather(-1, ids).double().masked_fill(outside, -torch.inf).log_softmax(dim=-1)
-    return log_guided, log_policy
+    return log_guided, log_policy, ids
 
 
 def response_mask(response_ids: Tensor, eos_token_ids: list[int]) -> Tensor:

@@ -13,6 +13,7 @@ from transformers import LogitsProcessor
 from rgtg_hf.arguments import check_count, shown
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.gold_models import Gold
+from rgtg_hf.evaluation.log_ratios import RatioRecorder
 from rgtg_hf.evaluation.prompts import Prompt, as_messages, encode_batch, last_message
 from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
 
@@ -48,12 +49,14 @@ def rollouts(
         seed: Seed of the batch. The global random state is set.
         chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
             message. Otherwise the text is continued as it is.
-        processor: Guides the policy; with its own `top_k`.
+        processor: Guides the policy, with the same `top_k`. The rows then have `log_ratios`, by which the trainer
+            weighs them, so that they stand for responses of the policy in places where it seldom goes.
 
     Returns:
         A row for each response, those of a prompt together, with `prompt` and `completion` (lists of messages where
         the chat template was used, else texts), `reward`, `finished` (whether it ended by itself), and `prompt_ids`
-        and `completion_ids`, the tokens that were read and written, an end token among them.
+        and `completion_ids`, the tokens that were read and written, an end token among them. With a processor, also
+        `log_ratios`: log pi_LM(v) - log pi(v) of each token, pi being the guided policy.
 
     Raises:
         TypeError: If a number has another type.
@@ -74,6 +77,7 @@ def rollouts(
     for name, number in (("num_responses", num_responses), ("top_k", top_k), ("max_new_tokens", max_new_tokens)):
         check_count(name, number)
     inputs = dict(encode_batch(tokenizer, prompts, chat_template=chat_template).to(policy.device))
+    recorder = None if processor is None else RatioRecorder(processor)
     sampled = sample_responses(
         policy,
         tokenizer,
@@ -81,7 +85,7 @@ def rollouts(
         top_k=top_k,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        processor=processor,
+        processor=recorder,
         responses_per_prompt=num_responses,
     )
     asked = [last_message(prompt) for prompt in prompts for _ in range(num_responses)]
@@ -89,6 +93,7 @@ def rollouts(
     prompt_ids = kept_ids(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu())
     with_template = chat_template and bool(tokenizer.chat_template)
     ends = set(end_token_ids(policy))
+    ratios = None if recorder is None else recorder.log_ratios(sampled.ids)
     rows = []
     for place, (text, ids) in enumerate(zip(sampled.texts, sampled.ids, strict=True)):
         prompt: Any = prompts[place // num_responses]
@@ -104,6 +109,7 @@ def rollouts(
                 "finished": bool(ids) and ids[-1] in ends,
                 "prompt_ids": prompt_ids[place // num_responses],
                 "completion_ids": ids,
+                **({} if ratios is None else {"log_ratios": [round(ratio, 6) for ratio in ratios[place]]}),
             }
         )
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from rgtg_hf.arguments import check_count, shown
+from rgtg_hf.arguments import check_count, check_number, shown
 from rgtg_hf.training.shared_config import SharedConfig
 
 __all__ = ["TARGETS", "PrefixValueConfig"]
@@ -30,6 +30,8 @@ class PrefixValueConfig(SharedConfig):
         targets (`str`, *optional*, defaults to `"two_hot"`):
             The distribution that stands for a reward: `"two_hot"`, the two bins around it, whose mean is the reward;
             or `"gaussian"`, a normal distribution around it with a standard deviation of three quarters of a bin.
+        max_weight (`float`, *optional*, defaults to 10):
+            The largest importance weight of a prefix of a guided response; greater ones are cut.
         training_data (`str`, *optional*):
             Name of the training data, for the model card. By default the hub name of the data set, if it has one.
 
@@ -59,11 +61,18 @@ class PrefixValueConfig(SharedConfig):
         },
     )
 
+    max_weight: float = field(
+        default=10.0, metadata={"help": "The largest importance weight of a prefix of a guided response."}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("num_bins", self.num_bins)
         if self.num_bins < 2:
             raise ValueError("`num_bins` is 1, but a histogram has at least 2.")
+        check_number("max_weight", self.max_weight)
+        if self.max_weight <= 0:
+            raise ValueError(f"`max_weight` is {self.max_weight}, but must be above 0.")
         if self.targets not in TARGETS:
             raise ValueError(f"`targets` is {self.targets!r}, but must be one of {', '.join(map(repr, TARGETS))}.")
         if self.value_range is not None:

@@ -22,11 +22,12 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
 
     Args:
         row: `prompt`, `completion` and `reward`, as text or as messages. With `prompt_ids` and `completion_ids` these
-            are taken. A response that was cut off has `finished` false, and no end token.
+            are taken. A response that was cut off has `finished` false, and no end token. A response of a guided
+            policy has `log_ratios`, one for each token.
         tokenizer: The value model's tokenizer.
 
     Returns:
-        `input_ids`, prompt included; `prompt_length`; and `reward`.
+        `input_ids`, prompt included; `prompt_length`; `reward`; and `log_ratios`, which may be empty.
 
     Raises:
         ValueError: If a column is missing or cannot be used.
@@ -36,7 +37,8 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
         from rgtg_hf.training.value_rows import rollout_ids
 
         row = {"prompt_ids": [5, 6], "completion_ids": [7], "reward": 1}
-        assert rollout_ids(row, tokenizer=None) == {"input_ids": [5, 6, 7], "prompt_length": 2, "reward": 1.0}
+        found = rollout_ids(row, tokenizer=None)
+        assert found["input_ids"] == [5, 6, 7] and found["prompt_length"] == 2 and found["reward"] == 1.0
         ```
     """
     reward = row.get("reward")
@@ -58,7 +60,15 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
             ids = ids[:-1]
     if not 0 < prompt_length < len(ids):
         raise ValueError(f"{'no prompt' if prompt_length < 1 else 'an empty response'}: both need at least one token")
-    return {"input_ids": ids, "prompt_length": prompt_length, "reward": float(reward)}
+    ratios = row.get("log_ratios") or []
+    if ratios and len(ratios) != len(ids) - prompt_length:
+        raise ValueError(f"{len(ratios)} `log_ratios`, but its response has {len(ids) - prompt_length} tokens")
+    return {
+        "input_ids": ids,
+        "prompt_length": prompt_length,
+        "reward": float(reward),
+        "log_ratios": [float(ratio) for ratio in ratios],
+    }
 
 
 def located_rollouts(
@@ -111,12 +121,16 @@ def located_rollouts(
 class ValueCollator:
     """Makes a batch of rated responses, padded on the right.
 
+    What follows a prefix in a response of the guided policy stands for what the policy would write by its importance
+    weight, the product of pi_LM / pi over the tokens that follow.
+
     Args:
         pad_token_id: The id that fills it up.
+        max_weight: The largest importance weight; greater ones, which are rare and noisy, are cut.
     """
 
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, max_weight: float = 10.0):
+        self.pad_token_id, self.max_weight = pad_token_id, max_weight
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collates rows of [`located_rollouts`].
@@ -124,17 +138,30 @@ class ValueCollator:
         Returns:
             `input_ids` and `attention_mask`, shape `[batch, length]`; `is_prefix`, bool, same shape, which says where
             prefixes end: at the last token of the prompt, which is the empty one, and at all tokens of the response;
-            and `rewards`, shape `[batch]`.
+            `weights`, float32, same shape: the importance weight of each prefix, 0 where there is none; and `rewards`,
+            shape `[batch]`.
         """
         width = max(len(row["input_ids"]) for row in rows)
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])[:, None]
         first = torch.tensor([row["prompt_length"] - 1 for row in rows])[:, None]
         place = torch.arange(width)
         mask = place < lengths
+        is_prefix = mask & (place >= first)
         padded = [[*row["input_ids"], *[self.pad_token_id] * (width - len(row["input_ids"]))] for row in rows]
         return {
             "input_ids": torch.tensor(padded),
             "attention_mask": mask.long(),
-            "is_prefix": mask & (place >= first),
+            "is_prefix": is_prefix,
+            "weights": is_prefix * self._weights(rows, width),
             "rewards": torch.tensor([row["reward"] for row in rows]),
         }
+
+    def _weights(self, rows: Sequence[dict[str, Any]], width: int) -> Tensor:
+        """The importance weights of all places, shape `[batch, width]`."""
+        logs = torch.zeros(len(rows), width)
+        for own, row in zip(logs, rows, strict=True):
+            if row["log_ratios"]:
+                ratios = torch.tensor(row["log_ratios"])
+                start = row["prompt_length"] - 1  # the prompt itself, which all of the response follows
+                own[start : start + len(ratios)] = ratios.flip(0).cumsum(0).flip(0)
+        return logs.clamp(max=math.log(self.max_weight)).exp()

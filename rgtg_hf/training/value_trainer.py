@@ -137,7 +137,7 @@ class PrefixValueTrainer(SavingTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=ValueCollator(processing_class.pad_token_id),
+            data_collator=ValueCollator(processing_class.pad_token_id, args.max_weight),
             train_dataset=located(train_dataset, "training"),
             eval_dataset=located(eval_dataset, "evaluation"),
             processing_class=processing_class,
@@ -152,10 +152,10 @@ class PrefixValueTrainer(SavingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """Takes the batches of a step. The second value is the number of their prefixes, over all processes."""
+        """Takes the batches of a step. The second value is the weight of their prefixes, over all processes."""
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counted = torch.stack([batch["is_prefix"].sum() for batch in batches]).sum()
+            counted = torch.stack([batch["weights"].sum() for batch in batches]).sum()
             total = self.accelerator.gather(counted.to(device)).sum()
         return batches, total
 
@@ -170,12 +170,12 @@ class PrefixValueTrainer(SavingTrainer):
         mode = "train" if self.model.training else "eval"
         with capture_scores(model) as captured:
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        logits, is_prefix = captured[0], inputs["is_prefix"]
+        logits, is_prefix, weights = captured[0], inputs["is_prefix"], inputs["weights"]
         bins, rewards = self._bins.to(logits.device), inputs["rewards"].float()
         losses = value_losses(logits, return_targets(rewards, bins, self.args.targets))
         # The losses and gradients of processes are averaged, not added.
-        total = is_prefix.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = losses.masked_fill(~is_prefix, 0.0).sum() / total
+        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = (weights * losses.masked_fill(~is_prefix, 0.0)).sum() / total
         with torch.no_grad():
             self._keep_values(mode, value_metrics(logits, rewards, is_prefix, bins))
         return (loss, outputs) if return_outputs else loss

@@ -12,6 +12,7 @@ from rgtg_hf.training.value_config import PrefixValueConfig
         ({"value_range": [1.0, 1.0]}, ValueError, "lower one"),
         ({"value_range": [0.0]}, TypeError, "two numbers"),
         ({"value_range": [0.0, float("inf")]}, ValueError, "finite"),
+        ({"max_weight": 0.0}, ValueError, "must be above 0"),
         ({"num_layers": 0}, ValueError, "num_layers"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from torch.testing import assert_close
 
 from rgtg_hf.rewards.pairs import pair_ids
 from rgtg_hf.training.value_rows import ValueCollator, located_rollouts, rollout_ids
@@ -26,7 +27,12 @@ def test_the_tokens_are_those_of_a_pair(row):
     other = messages({**TEXT, "completion": "z"})["completion"] if isinstance(row["prompt"], list) else "z"
     pair = pair_ids({"prompt": row["prompt"], "chosen": row["completion"], "rejected": other}, TOKENIZER)
     found = rollout_ids(row, TOKENIZER)
-    assert found == {"input_ids": pair["chosen_ids"], "prompt_length": pair["prompt_length"], "reward": 0.5}
+    assert found == {
+        "input_ids": pair["chosen_ids"],
+        "prompt_length": pair["prompt_length"],
+        "reward": 0.5,
+        "log_ratios": [],
+    }
     assert found["input_ids"][-1] == TOKENIZER.eos_token_id
 
 
@@ -37,7 +43,8 @@ def test_a_response_that_was_cut_off_has_no_end():
 
 def test_tokens_that_are_given_are_taken():
     row = messages(TEXT) | {"prompt_ids": [9, 8], "completion_ids": [7, 7, 2]}
-    assert rollout_ids(row, TOKENIZER) == {"input_ids": [9, 8, 7, 7, 2], "prompt_length": 2, "reward": 0.5}
+    found = rollout_ids(row, TOKENIZER)
+    assert (found["input_ids"], found["prompt_length"]) == ([9, 8, 7, 7, 2], 2)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,7 @@ def test_tokens_that_are_given_are_taken():
         ({"completion": ""}, "no usable `completion`"),
         ({"prompt_ids": [5], "completion_ids": []}, "an empty response"),
         ({"prompt_ids": [], "completion_ids": [5]}, "no prompt"),
+        ({"log_ratios": [0.5]}, "1 `log_ratios`, but its response has 3 tokens"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(change, says):
@@ -76,11 +84,19 @@ def test_rows_that_are_too_long_are_dropped():
 
 def test_a_batch_says_where_prefixes_end():
     rows = [
-        {"input_ids": [5, 6, 7], "prompt_length": 1, "reward": 1.0},
-        {"input_ids": [5, 6, 7, 8], "prompt_length": 3, "reward": -1.0},
+        {"input_ids": [5, 6, 7], "prompt_length": 1, "reward": 1.0, "log_ratios": [0.5, -1.0]},
+        {"input_ids": [5, 6, 7, 8], "prompt_length": 3, "reward": -1.0, "log_ratios": []},
     ]
     batch = ValueCollator(pad_token_id=0)(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [5, 6, 7, 8]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch["is_prefix"].tolist() == [[True, True, True, False], [False, False, True, True]]
     assert torch.equal(batch["rewards"], torch.tensor([1.0, -1.0]))
+    # Before a token that the guided policy liked better, a response counts for less than the policy would write.
+    expected = [[math.exp(-0.5), math.exp(-1.0), 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+    assert_close(batch["weights"], torch.tensor(expected))
+
+
+def test_great_weights_are_cut():
+    rows = [{"input_ids": [5, 6], "prompt_length": 1, "reward": 1.0, "log_ratios": [3.0]}]
+    assert_close(ValueCollator(0, max_weight=4.0)(rows)["weights"], torch.tensor([[4.0, 1.0]]))

@@ -1,6 +1,7 @@
 """A value model learns what will come of a prefix, whatever the batches, and is saved ready to steer."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def trainer_of(folder, rows=ROWS, model=None, evaluation=None, more=None, **sett
         processing_class=make_tokenizer(),
         **more or {},
     )
+
+
+def test_responses_of_a_guided_policy_stand_for_those_of_the_policy(folder):
+    # The policy writes either letter as often; guided, it wrote the good one three times of four.
+    rows = [ROWS[1]] * 3 + [ROWS[0]]
+    tokens = [len(TOKENIZER(row["completion"])["input_ids"]) + 1 for row in rows]
+    first = [math.log(0.5 / 0.75)] * 3 + [math.log(0.5 / 0.25)]
+    guided = [
+        row | {"log_ratios": [ratio, *[0.0] * (count - 1)]}
+        for row, ratio, count in zip(rows, first, tokens, strict=True)
+    ]
+    ids = torch.tensor([TOKENIZER("b?")["input_ids"]])
+    found = []
+    for given in (rows, guided):
+        trainer = trainer_of(folder, given * 6, num_train_epochs=30)
+        trainer.train()
+        found.append(prefix_rewards(trainer.model.eval(), ids)[0, -1].item())
+    assert found == pytest.approx([0.75, 0.5], abs=0.05)
 
 
 @pytest.mark.parametrize("targets", ["two_hot", "gaussian"])
