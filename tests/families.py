@@ -141,9 +141,13 @@ OTHERS = {
 
 def tiny_config(family):
     """The configuration of a tiny model of a family, a key of `FAMILIES`."""
-    known = CONFIG_MAPPING[family]().to_dict()
-    settings = {name: value for name, value in _TINY.items() if name in known}
-    return CONFIG_MAPPING[family](**settings | FAMILIES[family])
+    return tiny(CONFIG_MAPPING[family], FAMILIES[family])
+
+
+def tiny(config_class, different):
+    """A tiny configuration of a class, with settings that differ from those of the others."""
+    known = config_class().to_dict()
+    return config_class(**{name: value for name, value in _TINY.items() if name in known} | different)
 
 
 def tiny_language_model(family):

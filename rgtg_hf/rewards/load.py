@@ -22,6 +22,7 @@ from transformers.utils import cached_file, find_adapter_config_file, logging
 import rgtg_hf.rewards.next_token  # noqa: F401  makes `Auto...` classes know its checkpoints
 from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
 from rgtg_hf.rewards.source import remember_source
+from rgtg_hf.rewards.text_decoder import text_decoder_of, under_own_names
 
 __all__ = ["BASE_CONFIG", "HEADS", "has_trained_head", "load_model", "load_reward_model", "load_tokenizer", "reading"]
 
@@ -77,7 +78,8 @@ def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[s
     with reading(name):
         base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
         trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
-        base_config = AutoConfig.from_pretrained(base, num_labels=1, **trust)
+        base_config, of_decoder = text_decoder_of(AutoConfig.from_pretrained(base, **trust))
+        base_config.num_labels = 1
         # The base is a language model, which does not know of one label and perhaps of fewer layers. Training saves
         # the configuration that does beside the adapter. Other adapters have their base's depth.
         saved = None
@@ -103,6 +105,8 @@ def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[s
             'task_type="SEQ_CLS", or with the head in modules_to_save.'
         )
     fresh = HEADS if brings_head else ()
+    if type(config) is type(base_config):
+        kwargs = of_decoder | kwargs
     model = load_model(AutoModelForSequenceClassification, base, fresh=fresh, config=config, **kwargs)
     with reading(name), warnings.catch_warnings():
         # PEFT would go on with random weights.
@@ -140,12 +144,15 @@ def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwa
                 name, **{key: kwargs[key] for key in _WHERE if key in kwargs}
             )
             auto_class = ensure_sequence_classifier(config)
+    is_quantized = "quantization_config" in kwargs or hasattr(kwargs.get("config"), "quantization_config")
     verbosity = logging.get_verbosity()
     # Missing weights are an error below, and surplus ones are expected here: neither needs a report.
     logging.set_verbosity_error()
     try:
         with reading(name):
             model, loading = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+            if kwargs.get("key_mapping") and not is_quantized:  # of a quantized model, adapters alone are saved
+                model = under_own_names(model)
     finally:
         logging.set_verbosity(verbosity)
     of_another_size = [key for key, *_ in loading["mismatched_keys"]]

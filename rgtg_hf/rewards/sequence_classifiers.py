@@ -92,15 +92,16 @@ def ensure_sequence_classifier(config: PretrainedConfig) -> Any:
     if own_code or family in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return AutoModelForSequenceClassification
     is_decoder = config.get_text_config() is config and not getattr(config, "is_encoder_decoder", False)
-    if not is_decoder or family not in MODEL_MAPPING or family not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if not is_decoder or family not in MODEL_MAPPING:
         raise ValueError(
             f"A model of the type {config.model_type!r} cannot be a reward model: transformers has no sequence "
             "classifier for it, and none can be made, since it is not a decoder of text alone. Train a reward model "
             "from a smaller language model with the same tokenizer."
         )
-    language_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[family]
-    base = _pretrained_class(language_model)
-    name = language_model.__name__.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    # The text decoders of some multimodal families are no language models by themselves.
+    own: Any = MODEL_FOR_CAUSAL_LM_MAPPING[family] if family in MODEL_FOR_CAUSAL_LM_MAPPING else MODEL_MAPPING[family]
+    base = _pretrained_class(own)
+    name = own.__name__.removesuffix("ForCausalLM").removesuffix("LMHeadModel").removesuffix("Model")
     name += "ForSequenceClassification"
     settings = {"base_model_prefix": base.base_model_prefix or "model", "config_class": family, "__module__": __name__}
     _MADE[family] = type(name, (_SavedWithCode, base), settings)

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
+from rgtg_hf.rewards.text_decoder import text_decoder_of
 from rgtg_hf.training.shared_config import SharedConfig
 
 __all__ = ["keep_first_layers", "load_for_training", "load_model_and_tokenizer", "match_trained_dtype"]
@@ -70,7 +71,8 @@ def load_for_training(
     """Loads a checkpoint as a sequence classifier with one label, keeping its first layers.
 
     A causal LM's checkpoint gets a fresh head, the same one for the same seed; a sequence classifier keeps its own.
-    The deeper layers are never read into memory, and the model saves and loads like any other.
+    The deeper layers are never read into memory, and the model saves and loads like any other. Of a multimodal
+    checkpoint, the text decoder is taken.
 
     Args:
         name_or_path: A name on the hub or a local directory.
@@ -110,6 +112,7 @@ def load_for_training(
     }
     with reading(name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False} | config_kwargs)
+    config, of_decoder = text_decoder_of(config)
     for name, value in (labels or {"num_labels": 1}).items():
         setattr(config, name, value)
     if num_layers is not None:
@@ -124,7 +127,7 @@ def load_for_training(
             name_or_path,
             fresh=(*HEADS, "pooler"),
             config=config,
-            **model_kwargs,
+            **of_decoder | model_kwargs,
         )
 
 
