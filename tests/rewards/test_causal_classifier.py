@@ -3,6 +3,7 @@
 import pytest
 from peft import PromptTuningConfig, get_peft_model
 
+from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.rewards.causal_classifier import check_reward_model, vocabulary_size
 from tests.tiny_models import (
     FAMILIES,
@@ -29,6 +30,16 @@ def bidirectional():
     return model
 
 
+def bidirectional_without_rewards():
+    model = bidirectional()
+    model.score.weight.data.zero_()
+    return model
+
+
+def fresh_head_on_an_encoder():
+    return NextTokenRewardModel.from_backbone(tiny_encoder(VOCAB_SIZE).bert)
+
+
 def with_virtual_tokens():
     return get_peft_model(tiny_reward_model(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
 
@@ -39,6 +50,8 @@ REFUSED = {
     "policy": (tiny_policy, ValueError, "num_labels"),
     "encoder": (lambda: tiny_encoder(VOCAB_SIZE), ValueError, "has no `score` head"),
     "bidirectional": (bidirectional, ValueError, "is not causal"),
+    "bidirectional, fresh head": (fresh_head_on_an_encoder, ValueError, "is not causal"),
+    "bidirectional, no rewards yet": (bidirectional_without_rewards, ValueError, "is not causal"),
     "virtual tokens": (with_virtual_tokens, ValueError, "uses prompt learning"),
 }
 
