@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rgtg_hf.arguments import check_count, check_number
 from rgtg_hf.rewards.parts import find_backbone
-from rgtg_hf.rewards.policy_identity import check_policy, describe_policy
+from rgtg_hf.rewards.policy_identity import check_decoder_only, check_policy, describe_policy
 from rgtg_hf.rewards.token_head import TokenHead, token_increments
 
 __all__ = ["NextTokenRewardConfig", "NextTokenRewardModel", "check_heads"]
@@ -170,12 +170,14 @@ class NextTokenRewardModel(PreTrainedModel):
 
         Raises:
             TypeError: If `backbone` is not a pretrained model.
+            ValueError: If it is an encoder-decoder.
         """
         if not isinstance(backbone, PreTrainedModel):
             raise TypeError(
                 f"`backbone` is a {type(backbone).__name__}, but a loaded decoder is required: pass "
                 "`AutoModel.from_pretrained(name)`."
             )
+        check_decoder_only("backbone", backbone)
         backbone = find_backbone(backbone)  # type: ignore[assignment]
         weight = backbone.get_input_embeddings().weight  # type: ignore[union-attr]
         inner = backbone.config.get_text_config()
@@ -218,7 +220,7 @@ class NextTokenRewardModel(PreTrainedModel):
 
         Raises:
             TypeError: If `policy` is not a causal LM, or `rank` or `dropout` is not a number.
-            ValueError: If `rank` or `dropout` is out of range.
+            ValueError: If `rank` or `dropout` is out of range, or the policy is an encoder-decoder.
         """
         description = describe_policy(policy)
         config = NextTokenRewardConfig(

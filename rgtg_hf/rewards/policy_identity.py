@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from rgtg_hf.rewards.parts import find_backbone
 
 __all__ = [
+    "check_decoder_only",
     "check_policy",
     "combined_fingerprint",
     "describe_policy",
@@ -70,8 +71,10 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
 
     Raises:
         TypeError: If `policy` has no output embedding, like a reward model or a bare decoder.
+        ValueError: If it is an encoder-decoder.
     """
     output = output_embedding(policy)
+    check_decoder_only("policy", policy)
     name = policy.config.name_or_path or ""
     config = policy.config.get_text_config()
     return {
@@ -81,6 +84,23 @@ def describe_policy(policy: PreTrainedModel) -> dict[str, Any]:
         "vocab_size": len(output.weight),  # type: ignore[arg-type]
         "fingerprint": fingerprint(find_backbone(policy)),
     }
+
+
+def check_decoder_only(name: str, model: PreTrainedModel) -> None:
+    """Refuses encoder-decoders where a head is made: its rewards are those of a text that one decoder reads.
+
+    Args:
+        name: The argument that holds the model, for the error.
+        model: The model.
+
+    Raises:
+        ValueError: If it is an encoder-decoder.
+    """
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"`{name}` is a {type(model).__name__}, an encoder-decoder, but a head reads a decoder-only model. Steer "
+            "an encoder-decoder by a reward model of its own, which reads the source text as the prompt."
+        )
 
 
 def output_embedding(policy: PreTrainedModel) -> nn.Module:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from rgtg_hf import NextTokenRewardModel, prefix_rewards
 from rgtg_hf.rewards.next_token import NextTokenRewardConfig
@@ -104,6 +104,13 @@ def test_a_model_with_its_own_backbone_needs_no_policy():
 def test_a_reward_model_is_no_policy():
     with pytest.raises(TypeError, match="AutoModelForCausalLM"):
         NextTokenRewardModel.from_policy(tiny_reward_model())
+
+
+@pytest.mark.parametrize("make", [NextTokenRewardModel.from_policy, NextTokenRewardModel.from_backbone])
+def test_an_encoder_decoder_gets_no_head(make):
+    model = T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    with pytest.raises(ValueError, match="an encoder-decoder, but a head reads a decoder-only model"):
+        make(model)
 
 
 @pytest.mark.parametrize("setting", [{"rank": 0}, {"dropout": 1.0}])
