@@ -1,8 +1,9 @@
 """Merges linear steering heads into the policy's output embedding: an ordinary checkpoint that is always steered.
 
-The logits of a policy are E h. A head without nonlinearity has the advantages A(h, v) = e_v · Pᵀ W h, so that
+The logits of a policy are s E h, with a factor s that is 1 for most families. A head without nonlinearity has the
+advantages A(h, v) = e_v · Pᵀ W h, so that
 
-    pi ∝ exp( (E + sum over heads i of beta_i · Δ_i) h ),        Δ_i = E P_iᵀ W_i
+    pi ∝ exp( s (E + sum over heads i of beta_i · Δ_i / s) h ),        Δ_i = E P_iᵀ W_i
 
 which any engine runs without this package.
 """
@@ -41,7 +42,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         TypeError: If the policy is not a causal LM, or `heads` is not a list of pairs of a head and a number.
         ValueError: If there is no head, a head is not linear or belongs to another policy, a beta or the weights that
             it makes are not finite, or if the policy does more to its last hidden state than a linear map (soft-capped
-            logits, for example).
+            logits, for example), or ties layers by the switch that ties its embeddings.
 
     Example:
         ```python
@@ -71,23 +72,39 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
                 f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
             )
 
+    _check_ties(policy)
     merged = copy.deepcopy(policy)
     for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
         config.tie_word_embeddings = False
     output = merged.get_output_embeddings()
-    output.weight = nn.Parameter((embeddings.float() + change).to(embeddings.dtype))  # type: ignore[union-attr]
-    _check_linear(policy, merged, change)
-    return merged
-
-
-def _check_linear(policy: PreTrainedModel, merged: PreTrainedModel, change: Tensor) -> None:
-    """Compares the merged logits with the expected ones on a few tokens."""
     ids = torch.arange(3, 9, device=policy.device)[None] % len(change)
     before = policy(ids, output_hidden_states=True)
-    expected = before.logits.float() + before.hidden_states[-1].float() @ change.T
+    hidden = before.hidden_states[-1]
+    plain = output(hidden).double()  # type: ignore[operator, misc]
+    scale = float((plain * before.logits).sum() / plain.square().sum())
+    output.weight = nn.Parameter((embeddings.float() + change / scale).to(embeddings.dtype))  # type: ignore[union-attr]
+    expected = before.logits.float() + hidden.float() @ change.T
     tolerance = 1e-3 if policy.dtype == torch.float32 else 5e-2
     if not torch.allclose(merged(ids).logits.float(), expected, atol=tolerance * float(expected.abs().max())):
         raise ValueError(
-            f"A {type(policy).__name__} does more to its last hidden state than one linear map (it caps or scales "
-            "logits, say), so a head cannot be merged into its output embedding. Use `steering`, which serves it."
+            f"A {type(policy).__name__} does more to its last hidden state than one linear map (it caps logits, say), "
+            "so a head cannot be merged into its output embedding. Use `steering`, which serves it."
         )
+    return merged
+
+
+def _check_ties(policy: PreTrainedModel) -> None:
+    """Refuses a policy whose layers are one by the same switch as its embeddings, which merging has to turn off."""
+    if not getattr(policy.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    names: dict[int, str] = {}
+    ends = (policy.get_input_embeddings().weight, policy.get_output_embeddings().weight)  # type: ignore[union-attr]
+    for name, weight in policy.named_parameters(remove_duplicate=False):
+        if any(weight is end for end in ends):
+            continue
+        if names.setdefault(id(weight), name) != name:
+            raise ValueError(
+                f"A {type(policy).__name__} ties layers by the switch that ties its embeddings: `{name}` is "
+                f"`{names[id(weight)]}`. A merged checkpoint has embeddings of its own and would lose both ties, so a "
+                "head cannot be merged. Use `steering`, which serves it."
+            )

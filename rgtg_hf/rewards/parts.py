@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers import PreTrainedModel
 
 __all__ = ["find_backbone", "find_score_head"]
 
@@ -45,4 +46,8 @@ def find_backbone(model: nn.Module) -> nn.Module:
     """
     if hasattr(model, "get_base_model"):  # PEFT
         model = model.get_base_model()  # type: ignore[operator]
-    return model.base_model  # type: ignore[return-value]
+    backbone = model.base_model
+    if backbone is model and model.get_output_embeddings() is not None:  # type: ignore[operator]
+        # Llama 4's language model gives its decoder another name than it says.
+        return next(part for part in model.children() if isinstance(part, PreTrainedModel))
+    return backbone  # type: ignore[return-value]

@@ -3,11 +3,14 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Zamba2Config
 
-from rgtg_hf import merge_heads, steering
+from rgtg_hf import NextTokenRewardModel, merge_heads, steering
+from tests.families import AVAILABLE, tiny, tiny_language_model
 from tests.tiny_models import _GEMMA_LIKE, left_padded, tiny_policy, tiny_steering_head
 
+# Whose logits are no constant times a linear map.
+CAPPED = {"beam", "gemma3n_text", "inkling2_text", "nanochat", "recurrent_gemma", "vaultgemma"}
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20, 21, 22, 23]]
 
 
@@ -21,6 +24,39 @@ def test_merged_logits_equal_steered_ones_over_the_whole_vocabulary(tmp_path, ti
     ids = torch.tensor(PROMPTS[1:2])
     expected = policy(ids).logits[:, -1] + sum(beta * head.next_token_rewards(ids) for head, beta in heads)
     assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def loud_head(policy):
+    """A head whose part for each context is large, so that a wrong factor of the logits shows."""
+    head = NextTokenRewardModel.from_policy(policy, rank=4, context_scale=1.0)
+    torch.manual_seed(1)
+    for weight in head.score.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", AVAILABLE)
+def test_a_merged_policy_of_any_family_is_the_steered_one_or_is_refused_in_a_sentence(tmp_path, family):
+    policy = tiny_language_model(family)
+    head = loud_head(policy)
+    ids = torch.tensor(PROMPTS[1:2])
+    expected = policy(ids).logits[:, -1] + 1.5 * head.next_token_rewards(ids)
+    if family in CAPPED:
+        with pytest.raises(ValueError, match="does more to its last hidden state than one linear map"):
+            merge_heads(policy, [(head, 1.5)])
+        return
+    merge_heads(policy, [(head, 1.5)]).save_pretrained(tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert_close(merged(ids).logits[:, -1].log_softmax(-1), expected.log_softmax(-1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_policy_that_would_lose_other_ties_is_refused():
+    layers = {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "num_mem_blocks": 1}
+    config = tiny(Zamba2Config, layers | {"attention_hidden_size": 64, "attention_head_dim": 16})
+    policy = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match="ties layers by the switch that ties its embeddings"):
+        merge_heads(policy, [(loud_head(policy), 1.5)])
 
 
 def test_a_merged_policy_generates_what_steering_does(policy):
