@@ -1,5 +1,5 @@
-"""A tiny model of every family of causal language models that some version of transformers has no sequence classifier
-for."""
+"""A tiny model of every family of causal language models: those that some version of transformers has no sequence
+classifier for, and those that have one."""
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -120,10 +120,31 @@ FAMILIES = {
     "youtu": _LATENT,
     "zaya": {"num_experts_per_tok": 1},
 }
+# Decoders that transformers has a sequence classifier for.
+_PLAIN = (
+    *("arcee", "biogpt", "bloom", "diffllama", "doge", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text"),
+    *("glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "helium", "hunyuan_v1_dense"),
+    *("hunyuan_v1_moe", "jetmoe", "llama", "minimax", "ministral", "ministral3", "mistral", "mixtral", "mpt"),
+    *("nemotron", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3"),
+    *("qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
+)
+CLASSIFIED = {
+    **{family: {} for family in _PLAIN},
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3"), _LATENT),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_next"), _LINEAR),
+    "gptj": {"rotary_dim": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2},
+    "zamba2": {
+        **{"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "num_mem_blocks": 1},
+        **{"attention_hidden_size": 64, "attention_head_dim": 16, "initializer_range": 0.1},
+    },
+}
 # Those that the installed version of transformers has.
 AVAILABLE = sorted(FAMILIES.keys() & CONFIG_MAPPING.keys())
-# Read without a cache: the cache of a purely recurrent model is changed by what it reads.
-REFERENCE = {"falcon_mamba", "mamba", "recurrent_gemma"}
+EVERY = sorted((FAMILIES.keys() | CLASSIFIED.keys()) & set(CONFIG_MAPPING.keys()))
+# Read without a cache: that of a purely recurrent model is changed by what it reads, and others have none.
+REFERENCE = {"falcon_mamba", "mamba", "minimax", "openai-gpt", "recurrent_gemma"}
 # The version of transformers from which on a family's cache can be copied.
 CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.16"}
 # Families that cannot be made reward models here, or are not tried.
@@ -134,14 +155,19 @@ OTHERS = {
     # Models around one of the families above, or around one that has a sequence classifier.
     *("dots3_note", "emu3", "fuyu", "gemma3n", "gemma4", "gemma4_assistant", "gemma4_unified", "got_ocr2", "llama4"),
     *("gemma4_unified_assistant", "moss_transcribe_diarize", "phi4_multimodal", "qwen3_5_moe", "qwen4_exp"),
+    *("cohere_compass_text", "gemma3", "qwen3_5"),
+    # Encoders that can be made to decode, whose classifiers read whole texts.
+    *("bart", "bert", "big_bird", "bigbird_pegasus", "camembert", "data2vec-text", "electra", "ernie", "mbart"),
+    *("megatron-bert", "modernbert-decoder", "mvp", "plbart", "reformer", "rembert", "roberta"),
+    *("roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "ctrl"),
     # Older ones, and ones that read bytes.
     *("bailing_hybrid", "blt", "codegen", "cpmant", "dbrx", "rwkv", "xlstm"),
 }
 
 
 def tiny_config(family):
-    """The configuration of a tiny model of a family, a key of `FAMILIES`."""
-    return tiny(CONFIG_MAPPING[family], FAMILIES[family])
+    """The configuration of a tiny model of a family, a key of `FAMILIES` or `CLASSIFIED`."""
+    return tiny(CONFIG_MAPPING[family], (FAMILIES | CLASSIFIED)[family])
 
 
 def tiny(config_class, different):

@@ -17,6 +17,7 @@ from rgtg_hf.private_names import attention_kind
 from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
@@ -210,8 +211,10 @@ def _tried(reward_model: PreTrainedModel, kind: object, pairs: Iterator[tuple[Te
     if key in known:
         return known[key]
     try:
-        verdicts = (_compared(found, expected, reward_model) for found, expected in pairs)
-        verdict = next((one for one in verdicts if not one.right), Verdict(True))
+        size = _size_of_rewards(reward_model)
+        verdicts = (_compared(found, expected, reward_model, size) for found, expected in pairs)
+        # A fresh head may give 0 whatever is read, so that everything seems to be right.
+        verdict = next((one for one in verdicts if not one.right), Verdict(True, final=size > 0))
     except (*_REFUSALS, *_DEVICE_ERRORS) as error:
         shown = f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         if isinstance(error, _DEVICE_ERRORS) or any(text in str(error) for text in _DEVICE_MESSAGES):
@@ -223,12 +226,19 @@ def _tried(reward_model: PreTrainedModel, kind: object, pairs: Iterator[tuple[Te
     return verdict
 
 
-def _compared(found: Tensor, expected: Tensor, reward_model: PreTrainedModel) -> Verdict:
+@torch.no_grad()
+def _size_of_rewards(reward_model: PreTrainedModel) -> float:
+    """The largest absolute reward of some prefixes, which rounding is proportional to."""
+    ids = _probe_steps(reward_model)[0][0].input_ids[:1]
+    return float(prefix_rewards(reward_model, ids).abs().max())
+
+
+def _compared(found: Tensor, expected: Tensor, reward_model: PreTrainedModel, size: float) -> Verdict:
     if not bool(torch.isfinite(expected).all()):
         return Verdict(False, "could not be tried (the model's own rewards are not finite)", final=False)
     # Half precision differs between a pass of one token and a pass of many; a wrong mask differs by far more.
     tolerance = 1e-3 if torch.finfo(reward_model.dtype).eps < 1e-4 else 5e-2  # type: ignore[arg-type]
-    scale, difference = max(1.0, float(expected.abs().max())), float((found - expected).abs().max())
+    scale, difference = max(size, float(expected.abs().max())), float((found - expected).abs().max())
     if difference <= tolerance * scale:
         return Verdict(True)
     return Verdict(False, f"is not right (differs by {difference:.2g} from whole sequences, of size {scale:.2g})")

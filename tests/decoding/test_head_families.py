@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from rgtg_hf import NextTokenRewardModel, steering
-from tests.families import AVAILABLE, tiny_language_model
+from tests.families import EVERY, tiny_language_model
 from tests.tiny_models import left_padded
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13]]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", AVAILABLE)
+@pytest.mark.parametrize("family", EVERY)
 def test_every_token_is_the_best_of_policy_and_head(family):
     policy = tiny_language_model(family)
     head = NextTokenRewardModel.from_policy(policy, rank=4, context_scale=1.0)

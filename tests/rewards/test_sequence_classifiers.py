@@ -10,7 +10,6 @@ from peft import LoraConfig
 from torch.testing import assert_close
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     BlenderbotConfig,
     GraniteConfig,
     GraniteForCausalLM,
@@ -19,14 +18,22 @@ from transformers import (
 
 from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTrainer
 from rgtg_hf.rewards.causal_classifier import check_reward_model
-from rgtg_hf.rewards.decoder_classifier import DecoderClassifier
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
 from rgtg_hf.scoring.choose import choose_scorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.training.models import load_for_training
-from tests.families import AVAILABLE, CACHED_SINCE, FAMILIES, OTHERS, REFERENCE, tiny_config, tiny_language_model
+from tests.families import (
+    CACHED_SINCE,
+    CLASSIFIED,
+    EVERY,
+    FAMILIES,
+    OTHERS,
+    REFERENCE,
+    tiny_config,
+    tiny_language_model,
+)
 from tests.training.helpers import make_tokenizer, text_rows
 from tests.versions import is_at_least
 
@@ -56,7 +63,7 @@ def reward_model_from(family, folder):
     return model
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in ALWAYS else pytest.mark.slow) for f in AVAILABLE])
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in ALWAYS else pytest.mark.slow) for f in EVERY])
 def test_a_policy_becomes_a_reward_model_that_is_right_and_can_be_saved(family, tmp_path):
     policy = tiny_language_model(family)
     model = reward_model_from(family, tmp_path / "policy")
@@ -116,9 +123,7 @@ def test_a_policy_of_such_a_family_is_trained_and_loaded(tmp_path):
 
 def test_every_family_of_language_models_is_known():
     causal = {config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING}
-    classifiers = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.items()
-    known = {config.model_type for config, kind in classifiers if not issubclass(kind, DecoderClassifier)}
-    assert causal - known <= FAMILIES.keys() | OTHERS, "add the family to tests/families.py"
+    assert causal <= FAMILIES.keys() | CLASSIFIED.keys() | OTHERS, "add the family to tests/families.py"
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

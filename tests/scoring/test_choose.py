@@ -99,13 +99,17 @@ def test_a_scorer_that_the_model_refuses_is_not_tried_again(what, error, warning
     assert len(warnings()) == 1
 
 
-def test_a_wrong_scorer_does_not_pass_the_probe(warnings, monkeypatch):
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_a_wrong_scorer_does_not_pass_the_probe(size, warnings, monkeypatch):
     class OffByOne(SCORERS["siblings"]):
         def score(self, prefixes, candidate_ids, wanted=None):
             return super().score(prefixes, candidate_ids.roll(1, dims=-1), wanted)
 
     monkeypatch.setitem(SCORERS, "siblings", OffByOne)
     reward_model = tiny_reward_model()
+    reward_model.score.weight.data *= 0.0
+    assert probe(reward_model, "siblings") == Verdict(True, final=False)  # rewards of 0 tell nothing
+    reward_model.score.weight.data += size * torch.randn(reward_model.score.weight.shape)
     verdict = probe(reward_model, "siblings")
     assert (verdict.right, verdict.final) == (False, True)
     assert type(choose_scorer(reward_model)) is SCORERS["expand"]
