@@ -47,6 +47,8 @@ As a policy, any of them is steered by a reward model like any other: the proces
 FOOT = """
 Of multimodal checkpoints, the text decoder is made a reward model, and reads text as the whole model does. Tried:
 {multimodal}.
+A multimodal policy is steered with images in its prompt too. The reward model reads the ids that stand for an image as
+they are; give it the prompt without them as `reward_prompts=`.
 
 Encoders (BERT and the like) read whole texts: see [An encoder or a function](how-to/encoder.md). Encoder-decoder
 policies are steered by a reward model that reads the source text as the prompt; they have no heads.

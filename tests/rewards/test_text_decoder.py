@@ -136,3 +136,23 @@ def test_one_trained_from_a_policy_guides_it(tmp_path):
         continued = torch.cat([IDS.repeat_interleave(5, 0), candidates.reshape(-1, 1)], 1)
         best = prefix_rewards(trainer.model.eval(), continued)[:, -1].view(2, 5).argmax(1)
     assert torch.equal(guided[:, -1], candidates.gather(1, best[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("of_text_alone", [False, True])
+def test_a_policy_that_sees_an_image_is_steered_by_the_text(of_text_alone, tmp_path):
+    policy = tiny_multimodal("llava")
+    policy.config.image_token_id, policy.config.vision_feature_layer = 60, -1
+    policy.save_pretrained(tmp_path)
+    reward_model = load_for_training(str(tmp_path))
+    torch.nn.init.normal_(reward_model.score.weight)
+    ids, text = torch.tensor([[1, 60, 60, 60, 60, 5, 6]]), torch.tensor([[1, 5, 6]])
+    seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.ones(1, 3, 28, 28)}
+    processor = RewardGuidedLogitsProcessor(
+        reward_model, beta=1e6, top_k=5, reward_prompts=text if of_text_alone else None
+    )
+    guided = policy.generate(**seen, logits_processor=[processor], do_sample=False, max_new_tokens=1)
+    with torch.no_grad():
+        candidates = policy(**seen).logits[0, -1].topk(5).indices
+        prompt = (text if of_text_alone else ids).expand(5, -1)
+        rewards = prefix_rewards(reward_model, torch.cat([prompt, candidates[:, None]], 1))[:, -1]
+    assert guided[0, -1] == candidates[rewards.argmax()]
