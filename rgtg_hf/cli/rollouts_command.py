@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_lines
-from rgtg_hf.cli.model_pair import add_loading_options, load_policy
+from rgtg_hf.cli.model_pair import (
+    add_loading_options,
+    load_models,
+    load_policy,
+    resolve_options,
+)
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_model_name
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, work_through
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, read_prompts
+from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.files import write_whole
 
 __all__ = ["run"]
@@ -26,8 +32,9 @@ __all__ = ["run"]
 # A continued run must have the same values of these options.
 _SETTINGS = [
     *("model", "reward", "num_responses", "top_k", "max_new_tokens", "seed"),
-    *("batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+    *("batch_size", "no_chat_template", "dtype", "trust_remote_code", "guide"),
 ]
+_OF_GUIDE = ("beta", "value_beta")
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(list(arguments))
     check_at_least_one(options, "num_responses", "top_k", "max_new_tokens", "batch_size")
     check_model_name("--model", options.model)
+    guidance = _guidance(options)
     prompts = read_prompts([], options.prompts)
     if options.pairs and Path(options.pairs).exists():
         raise UserError(f"--pairs: {options.pairs} exists; move it away or choose another name")
     processes = join_processes(options.device)
-    header = {"settings": {name: getattr(options, name) for name in _SETTINGS}, "prompts": prompts}
+    names = _SETTINGS if guidance is None else [*_SETTINGS, *_OF_GUIDE]
+    header = {"settings": {name: getattr(options, name) for name in names}, "prompts": prompts}
 
     import torch
     from transformers.utils import logging
@@ -67,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
     judging = {"option": "--reward", "device": options.device, "trust_remote_code": options.trust_remote_code}
     reward = load_judge(options.reward, **judging)
     with PartialOutput(Path(options.output), header, processes) as output:
-        policy, tokenizer = load_policy(options)
+        policy, tokenizer, processor = _load(options, guidance)
         chat_template = not options.no_chat_template
         lengths = [
             check_length(tokenizer, policy, prompt, number, options.max_new_tokens, chat_template=chat_template)
@@ -88,6 +97,7 @@ def run(arguments: Sequence[str]) -> None:
                     max_new_tokens=options.max_new_tokens,
                     seed=options.seed + number,
                     chat_template=chat_template,
+                    processor=processor,
                 )
             return [
                 {"index": job.index, **row, "tokens": len(row["completion_ids"])}
@@ -97,6 +107,35 @@ def run(arguments: Sequence[str]) -> None:
         work_through(output, _plan(options, prompts, lengths), make_rows)
     if processes.index == 0:
         _finish(options)
+
+
+def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig | None:
+    """The settings of the model that guides, if there is one."""
+    if options.guide is None:
+        given = [name for name in _OF_GUIDE if hasattr(options, name)]
+        if given:
+            raise UserError(f"--{given[0]} is a setting of --guide, which is not given")
+        return None
+    check_model_name("--guide", options.guide)
+    return replace(resolve_options(options, options.guide), search="tokens")
+
+
+def _load(options: argparse.Namespace, guidance: RewardGuidanceConfig | None) -> tuple[Any, Any, Any]:
+    """The policy, its tokenizer, and the processor that guides it."""
+    if guidance is None:
+        return *load_policy(options), None
+    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+
+    options.reward_model = options.guide
+    policy, tokenizer, reward_model = load_models(options)
+    with blame_input("--guide: it cannot guide this policy", (TypeError, ValueError)):
+        processor = RewardGuidedLogitsProcessor(
+            reward_model,
+            guidance_config=guidance,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=policy.generation_config.eos_token_id,
+        )
+    return policy, tokenizer, processor
 
 
 def _finish(options: argparse.Namespace) -> None:
@@ -152,6 +191,12 @@ def _parser() -> LineParser:
     add = parser.group("model")
     add("--model", required=True, help="the policy: a folder or a hub name")
     add_loading_options(add)
+    add = parser.group("a second round")
+    add("--guide", metavar="NAME", help="guide the policy by a reward or value model; rows have weights for it")
+    for one in fields(RewardGuidanceConfig):
+        if one.name in _OF_GUIDE:
+            kind, summary = one.metadata["parse"], one.metadata["summary"]
+            add(f"--{one.name}", type=kind, default=argparse.SUPPRESS, shown="as saved with the model", help=summary)
     add = parser.group("sampling")
     add("--top_k", type=int, default=10, help="candidates per step, as many as guidance will have")
     add("--max_new_tokens", type=int, default=128, help="most tokens per response")

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import LogitsProcessor
 
 from rgtg_hf.arguments import check_count, shown
+from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.gold_models import Gold
 from rgtg_hf.evaluation.log_ratios import RatioRecorder
@@ -49,14 +50,14 @@ def rollouts(
         seed: Seed of the batch. The global random state is set.
         chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
             message. Otherwise the text is continued as it is.
-        processor: Guides the policy, with the same `top_k`. The rows then have `log_ratios`, by which the trainer
-            weighs them, so that they stand for responses of the policy in places where it seldom goes.
+        processor: Guides the policy, with the same `top_k`. The trainer weighs the rows by their `log_ratios`, so that
+            they stand for responses of the policy in places where it seldom goes.
 
     Returns:
         A row for each response, those of a prompt together, with `prompt` and `completion` (lists of messages where
         the chat template was used, else texts), `reward`, `finished` (whether it ended by itself), and `prompt_ids`
-        and `completion_ids`, the tokens that were read and written, an end token among them. With a processor, also
-        `log_ratios`: log pi_LM(v) - log pi(v) of each token, pi being the guided policy.
+        and `completion_ids`, the tokens that were read and written, an end token among them; and `log_ratios`,
+        log pi_LM(v) - log pi(v) of each token, pi being the guided policy; 0 without a processor.
 
     Raises:
         TypeError: If a number has another type.
@@ -78,6 +79,8 @@ def rollouts(
         check_count(name, number)
     inputs = dict(encode_batch(tokenizer, prompts, chat_template=chat_template).to(policy.device))
     recorder = None if processor is None else RatioRecorder(processor)
+    if isinstance(processor, RewardGuidedLogitsProcessor):
+        processor.set_prompts(attention_mask=inputs["attention_mask"])
     sampled = sample_responses(
         policy,
         tokenizer,
@@ -93,7 +96,7 @@ def rollouts(
     prompt_ids = kept_ids(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu())
     with_template = chat_template and bool(tokenizer.chat_template)
     ends = set(end_token_ids(policy))
-    ratios = None if recorder is None else recorder.log_ratios(sampled.ids)
+    ratios = [[0.0] * len(ids) for ids in sampled.ids] if recorder is None else recorder.log_ratios(sampled.ids)
     rows = []
     for place, (text, ids) in enumerate(zip(sampled.texts, sampled.ids, strict=True)):
         prompt: Any = prompts[place // num_responses]
@@ -109,7 +112,7 @@ def rollouts(
                 "finished": bool(ids) and ids[-1] in ends,
                 "prompt_ids": prompt_ids[place // num_responses],
                 "completion_ids": ids,
-                **({} if ratios is None else {"log_ratios": [round(ratio, 6) for ratio in ratios[place]]}),
+                "log_ratios": [round(ratio, 6) for ratio in ratios[place]],
             }
         )
     return rows

@@ -75,6 +75,18 @@ def test_the_pairs_train_a_reward_model(arguments, policy_folder, tmp_path):
     assert (tmp_path / "reward_model" / "model.safetensors").exists()
 
 
+def test_a_second_round_is_guided_and_weighed(arguments, reward_folder, tmp_path, capsys):
+    guide = ["--guide", reward_folder, "--beta", "3"]
+    assert main([*arguments, *guide, "--output", str(tmp_path / "out.jsonl")]) == 0
+    rows = rows_in(tmp_path / "out.jsonl")
+    assert all(len(row["log_ratios"]) == row["tokens"] for row in rows)
+    assert any(abs(ratio) > 0.1 for row in rows for ratio in row["log_ratios"])
+    # Guided by nothing, they are what the policy writes.
+    assert main([*arguments, *guide[:2], "--beta", "0", "--output", str(tmp_path / "none.jsonl")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "own.jsonl")]) == 0
+    assert rows_in(tmp_path / "none.jsonl") == rows_in(tmp_path / "own.jsonl")
+
+
 def test_mistakes_are_told_before_a_model_is_loaded(arguments, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out.jsonl")]
     assert "--num_responses is 0" in one_line_error(capsys, [*arguments, *output, "--num_responses", "0"])
@@ -82,4 +94,8 @@ def test_mistakes_are_told_before_a_model_is_loaded(arguments, tmp_path, capsys)
     (tmp_path / "pairs.jsonl").write_text("mine")
     pairs = ["--pairs", str(tmp_path / "pairs.jsonl")]
     assert "pairs.jsonl exists" in one_line_error(capsys, [*arguments, *output, *pairs])
+    assert "--beta is a setting of --guide" in one_line_error(capsys, [*arguments, *output, "--beta", "2"])
+    assert "--guide: no/such/model" in one_line_error(
+        capsys, [*arguments, *output, "--guide", "no/such/model/"]
+    ).replace("'", "")
     assert not (tmp_path / "out.jsonl").exists()
