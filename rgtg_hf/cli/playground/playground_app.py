@@ -24,6 +24,7 @@ from rgtg_hf.inspection.page import SWITCH, key_html, reward_curves, styles, sum
 from rgtg_hf.inspection.side_by_side import stream_side_by_side
 from rgtg_hf.inspection.trace import Trace
 from rgtg_hf.rewards.source import display_name
+from rgtg_hf.rewards.value_model import is_value_model
 
 __all__ = ["Playground"]
 
@@ -79,7 +80,9 @@ class Playground:
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self._running: dict[str, threading.Event] = {}
-        self._loaded: tuple[tuple[int, int], Any] | None = ((0, 0), self._read(0, 0))
+        models = self._read(0, 0)
+        self._loaded: tuple[tuple[int, int], Any] | None = ((0, 0), models)
+        self._of_values = is_value_model(models[2])
         self.blocks = self._build()
 
     def launch(self, **settings: Any) -> Any:
@@ -128,6 +131,9 @@ class Playground:
         """The fields of the settings, by the names of `_generate`."""
         options, guidance = self._options, self._options.guidance
         low, most = min(0.0, options.beta), options.max_new_tokens
+        # Rewards may have any unit, and beta the inverse of it.
+        high = 10.0 if 1 <= options.beta <= 5 or options.beta <= 0 else float(f"{3 * options.beta:.2g}")
+        step = min(0.1, high / 100)
         fields: dict[str, Any] = {}
         with gr.Accordion("Settings", elem_id="settings"):
             with gr.Row():
@@ -138,8 +144,13 @@ class Playground:
                 )
             with gr.Row():
                 fields["beta"] = gr.Slider(
-                    low, 10, options.beta, step=0.1, label="Beta", info="Strength of steering", elem_id="beta"
+                    low, high, options.beta, step=step, label="Beta", info="Strength of steering", elem_id="beta"
                 )
+                fields["value_beta"] = gr.Slider(
+                    min(low, guidance.soft_value_beta), max(high, guidance.soft_value_beta), guidance.soft_value_beta,
+                    step=step, label="Value beta", info="0: the mean reward to come. Above: its better part",
+                    visible=self._of_values, elem_id="value_beta",
+                )  # fmt: skip
                 fields["top_k"] = gr.Slider(
                     1, max(50, options.top_k), options.top_k or 50, step=1, label="Candidates",
                     info="The policy's likeliest tokens at each step", elem_id="top_k",
@@ -175,6 +186,7 @@ class Playground:
         policy: int,
         reward_model: int,
         beta: float,
+        value_beta: float,
         top_k: float,
         tokens: float,
         sample: bool,
@@ -194,7 +206,7 @@ class Playground:
                 raise UserError(f"The prompt has {len(prompt)} characters; the limit is {_LONGEST_PROMPT}.")
             yield _status("Loading the models …"), *shown
             guidance = replace(
-                self._options.guidance, beta=beta, top_k=int(top_k), search=search,
+                self._options.guidance, beta=beta, value_beta=value_beta, top_k=int(top_k), search=search,
                 num_rows=min(int(num_rows), _MOST_ROWS), block_size=int(block_size),
             )  # fmt: skip
             models = self._load(policy, reward_model)

@@ -6,11 +6,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from transformers import LlamaForSequenceClassification
 
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.playground.playground_command import make_app
+from tests.cli.conftest import byte_tokenizer, save
 
-SETTINGS = {"prompt": "Hi!", "beta": 2.0, "top_k": 5, "tokens": 4, "sample": False, "seed": 0}
+SETTINGS = {"prompt": "Hi!", "beta": 2.0, "value_beta": 0.0, "top_k": 5, "tokens": 4, "sample": False, "seed": 0}
 SETTINGS |= {"search": "tokens", "num_rows": 3, "block_size": 2}
 REQUEST = SimpleNamespace(session_hash="one")
 
@@ -112,3 +114,26 @@ def test_paths_do_not_reach_the_browser(app, policy_folder, reward_folder):
     sent = str(app.blocks.get_config_file())
     assert policy_folder not in sent
     assert reward_folder not in sent
+
+
+def fields_of(app):
+    return {component.elem_id: component for component in app.blocks.blocks.values() if component.elem_id}
+
+
+def test_a_value_model_has_a_field_of_its_own_and_beta_its_unit(policy_folder, tmp_path):
+    bins = {"num_labels": 5, "value_range": [0.0, 100.0]}
+    folder = save(tmp_path / "values", LlamaForSequenceClassification, byte_tokenizer(), seed=2, **bins)
+    options = ["--model", policy_folder, "--reward_model", folder, "--beta", "0.16", "--device", "cpu"]
+    app = asyncio.run(within_a_loop(make_app, options))
+    beta, value_beta = (fields_of(app)[name] for name in ("beta", "value_beta"))
+    assert (beta.value, beta.maximum, value_beta.value, value_beta.visible) == (0.16, 0.48, 0.0, True)
+    assert beta.step < 0.01
+    rewards = [answer(app, beta=0.16, value_beta=value_beta, tokens=6)[-1][1] for value_beta in (0.0, 0.4)]
+    assert "rgtg-returns" in rewards[0]
+    assert rewards[0] != rewards[1]
+
+
+def test_a_reward_model_has_no_such_field(app):
+    fields = fields_of(app)
+    assert not fields["value_beta"].visible
+    assert fields["beta"].maximum == 10
