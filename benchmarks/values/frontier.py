@@ -1,15 +1,51 @@
 """Values or rewards of pairs? Both trained on the same responses of the policy, guiding by tokens and in searches.
 
     python -m benchmarks.values.frontier --stages train sample     hours on two cores; a run that was stopped continues
+    python -m benchmarks.values.frontier --stages report
 
-The tasks, prompts and seeds are those of benchmarks/paper/table.py.
+The tasks, prompts and seeds are those of benchmarks/paper/table.py. The report adds the figures of finished pieces to
+results/values.jsonl and is made from that file, so that seeds can run on different days and machines.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from benchmarks.estimates import difference
 from benchmarks.paper.table import make_parser, sample_texts
-from benchmarks.values.rollout_models import KINDS, train_on_rollouts
-from benchmarks.values.value_sampler import ValueSampler
+from benchmarks.pieces import Shown, at_divergence, keep_figures, rows_of
+from benchmarks.record import RESULTS, record
+from benchmarks.tasks import TASKS
+from benchmarks.values.rollout_models import KINDS, ROLLOUTS, train_on_rollouts
+from benchmarks.values.value_sampler import HALVED, ValueSampler
+
+FIGURES = RESULTS / "values.jsonl"
+DIVERGENCES = (0.5, 1.0, 1.2, 2.0, 3.0, 5.0, 8.0)  # 1.2 is the bound of best-of-8
+_TOKENWISE = {"strength": "strength {n:g}", "by_order": True}
+SHOWN = {
+    "policy": Shown("policy, sampled", "1", "0"),
+    "value_b0": Shown("value, mean", **_TOKENWISE),
+    "value_b4": Shown("value, b = 4 / range", **_TOKENWISE),
+    "value_b16": Shown("value, b = 16 / range", **_TOKENWISE),
+    "value_exact": Shown("value, b = strength", **_TOKENWISE),
+    "pargs_rollouts": Shown("PARGS on the same rollouts", **_TOKENWISE),
+    "value_best_of_n": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
+    "rollouts_best_of_n": Shown("best-of-n by PARGS", "{n:g}", "0", True, "{n:g} rows"),
+    "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "rollouts_blockwise": Shown("block-wise by PARGS", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "value_halving": Shown("halving by the value", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
+    "rollouts_halving": Shown("halving by PARGS", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
+}
+
+
+def compare(figures: list[dict[str, Any]], task: str) -> dict[str, Any]:
+    """How much more gold reward values have than PARGS on the same rollouts, at given divergences."""
+    found = {}
+    for method in ("value_b0", "value_b4", "value_b16"):
+        for kl in DIVERGENCES:
+            ours, theirs = (at_divergence(figures, task, name, kl) for name in (method, "pargs_rollouts"))
+            found |= difference(ours, theirs, f"{method} - pargs_rollouts at {kl:g} nats")
+    return found
 
 
 def main() -> None:
@@ -23,6 +59,18 @@ def main() -> None:
                 train_on_rollouts(options.folder, task, seed, list(KINDS), options.num_layers[task])
     if "sample" in options.stages:
         sample_texts(options, ValueSampler)
+    if "report" in options.stages:
+        figures = keep_figures(options.folder, options.tasks, FIGURES)
+        results = {
+            task: {
+                "gold": TASKS[task].gold_name,
+                "rows": rows_of(figures, task, SHOWN),
+                "differences": compare(figures, task),
+            }
+            for task in options.tasks
+        }
+        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        print(record("values", used | {"rollouts": ROLLOUTS}, results, options.output))
 
 
 if __name__ == "__main__":
