@@ -196,7 +196,7 @@ def _parser() -> LineParser:
     for one in fields(RewardGuidanceConfig):
         if one.name in _OF_GUIDE:
             kind, summary = one.metadata["parse"], one.metadata["summary"]
-            add(f"--{one.name}", type=kind, default=argparse.SUPPRESS, shown="as saved with the model", help=summary)
+            add(f"--{one.name}", type=kind, default=argparse.SUPPRESS, shown="the model's", help=summary)
     add = parser.group("sampling")
     add("--top_k", type=int, default=10, help="candidates per step, as many as guidance will have")
     add("--max_new_tokens", type=int, default=128, help="most tokens per response")

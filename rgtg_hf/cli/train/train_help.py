@@ -89,7 +89,7 @@ VALUE_OPTIONS: dict[str, list[Shown]] = {
         OPTIONS["prefixes"][0],
         Shown("num_bins", "bins of the histogram of returns", 21),
         Shown("value_range", "returns of the first and the last bin; unset: those of the data"),
-        Shown("max_weight", "largest importance weight of a guided response's prefix", 10),
+        Shown("max_weight", "largest weight of a guided response's prefix", 10),
         Shown("targets", "what stands for a reward", "two_hot", ("two_hot", "gaussian")),
     ],
     **{title: options for title, options in OPTIONS.items() if title not in ("model and data", "prefixes")},
