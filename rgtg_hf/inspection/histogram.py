@@ -37,7 +37,7 @@ def histogram_svg(probabilities: Sequence[float], low: float, high: float) -> st
         for place, height in enumerate(_BASE * p / tallest for p in probabilities)
     )
     words = f"mean return {_number(f'{mean:.2f}')}"
-    labels = ((0, "start", f"{low:.4g}"), (_WIDTH / 2, "middle", words), (_WIDTH, "end", f"{high:.4g}"))
+    labels = ((0, "start", f"{low:.3g}"), (_WIDTH / 2, "middle", words), (_WIDTH, "end", f"{high:.3g}"))
     texts = "".join(
         f'<text x="{x:g}" y="{_HEIGHT - 3}" text-anchor="{anchor}">{_number(text)}</text>'
         for x, anchor, text in labels
