@@ -134,7 +134,9 @@ CLASSIFIED = {
     **dict.fromkeys(("qwen3_5_text", "qwen3_next"), _LINEAR),
     "gptj": {"rotary_dim": 4},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
-    "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2},
+    "zamba": {
+        **{"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2, "use_mamba_kernels": False},
+    },
     "zamba2": {
         **{"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "num_mem_blocks": 1},
         **{"attention_hidden_size": 64, "attention_head_dim": 16, "initializer_range": 0.1},
@@ -147,6 +149,8 @@ EVERY = sorted((FAMILIES.keys() | CLASSIFIED.keys()) & set(CONFIG_MAPPING.keys()
 REFERENCE = {"falcon_mamba", "mamba", "minimax", "openai-gpt", "recurrent_gemma"}
 # The version of transformers from which on a family's cache can be copied.
 CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.16"}
+# Tried from this version on, because transformers' own model fails in 5.5.
+TRIED_SINCE = {"doge": "5.23", "glm_moe_dsa": "5.23", "olmo_hybrid": "5.23"}
 # Families that cannot be made reward models here, or are not tried.
 OTHERS = {
     # Encoder-decoders, encoders, and decoders of images or sound.

@@ -4,15 +4,20 @@ import pytest
 import torch
 
 from rgtg_hf import NextTokenRewardModel, steering
-from tests.families import EVERY, tiny_language_model
+from tests.families import EVERY, TRIED_SINCE, tiny_language_model
 from tests.tiny_models import left_padded
+from tests.versions import is_at_least
 
+# transformers 5.5 calls its own functions by a name that it is about to retire.
+pytestmark = pytest.mark.filterwarnings("ignore:`input_embeds` is deprecated:FutureWarning")
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13]]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", EVERY)
 def test_every_token_is_the_best_of_policy_and_head(family):
+    if not is_at_least(TRIED_SINCE.get(family, "5")):
+        pytest.skip("transformers' own model fails")
     policy = tiny_language_model(family)
     head = NextTokenRewardModel.from_policy(policy, rank=4, context_scale=1.0)
     torch.manual_seed(1)

@@ -1,5 +1,7 @@
 """A reward model made from a multimodal checkpoint reads text as the whole model does."""
 
+import re
+
 import pytest
 import torch
 from datasets import Dataset
@@ -77,14 +79,15 @@ def test_it_reads_text_as_the_whole_model_does(kind, tmp_path):
         assert_close(prefix_rewards(loaded, IDS), prefix_rewards(reward_model, IDS))
 
 
-def test_checkpoints_of_the_newer_layout_are_read_too(tmp_path):
+@pytest.mark.parametrize("layout", ["language_model.model.", "model.language_model."])
+def test_checkpoints_of_both_layouts_are_read(layout, tmp_path):
     model = tiny_multimodal("llava")
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     found = load_file(file)
-    assert any(name.startswith("language_model.model.") for name in found)  # in which transformers saves this kind
-    new = {name.replace("language_model.model.", "model.language_model."): value for name, value in found.items()}
-    save_file(new, file, metadata={"format": "pt"})
+    either = re.compile(r"^(language_model\.model|model\.language_model)\.")
+    assert any(either.match(name) for name in found)
+    save_file({either.sub(layout, name): value for name, value in found.items()}, file, metadata={"format": "pt"})
     assert_close(last_hidden(load_for_training(str(tmp_path))), last_hidden(model))
 
 
