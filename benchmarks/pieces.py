@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -13,10 +12,11 @@ from typing import Any, NamedTuple
 from benchmarks.estimates import estimate, mean_curve
 from benchmarks.tasks import TASKS
 from rgtg_hf.cli.lines import json_lines
+from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
 from rgtg_hf.evaluation.statistics import bootstrap_interval
 from rgtg_hf.files import write_whole
 
-__all__ = ["Shown", "at_divergence", "keep_figures", "rows_of"]
+__all__ = ["Shown", "gold_at", "keep_figures", "rows_of"]
 
 _KEPT = ("method", "seed", "strength", "commit", "tokens", "seconds")
 
@@ -111,7 +111,7 @@ def rows_of(figures: Iterable[Piece], task: str, shown: Mapping[str, Shown]) -> 
     return rows
 
 
-def at_divergence(figures: Iterable[Piece], task: str, method: str, kl: float) -> dict[int, list[float]]:
+def gold_at(figures: Iterable[Piece], task: str, method: str, kl: float) -> dict[int, list[float]]:
     """The gold reward of each prompt at a divergence, between the two strengths of a method that lie around it.
 
     Args:
@@ -123,18 +123,15 @@ def at_divergence(figures: Iterable[Piece], task: str, method: str, kl: float) -
     Returns:
         By seed; without the seeds whose strengths do not reach that divergence.
     """
-    curves: dict[int, list[tuple[float, list[float]]]] = defaultdict(list)
+    curves: dict[int, list[FrontierPoint]] = defaultdict(list)
     plain: dict[int, list[list[float]]] = defaultdict(list)
     for piece in figures:
         if piece["task"] == task and piece["method"] == method:
-            curves[piece["seed"]].append((piece["kl"], piece["gold"]))
+            curves[piece["seed"]].append(FrontierPoint(piece["kl"], piece["gold"]))
         elif piece["task"] == task and piece["method"] == "policy":
             plain[piece["seed"]].append(piece["gold"])
-    found = {}
-    for seed, curve in curves.items():
-        points = sorted([(0.0, mean_curve(plain[seed])), *curve])
-        for (low, before), (high, after) in pairwise(points):
-            if low <= kl <= high and high > low:
-                share = (kl - low) / (high - low)
-                found[seed] = [(1 - share) * one + share * other for one, other in zip(before, after, strict=True)]
-    return found
+    found = {
+        seed: at_divergence([FrontierPoint(0.0, mean_curve(plain[seed])), *curve], kl)
+        for seed, curve in curves.items()
+    }
+    return {seed: gold for seed, gold in found.items() if gold is not None}

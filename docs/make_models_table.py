@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from xml.etree import ElementTree
+
+from make_support_table import run_tests
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,15 +53,6 @@ Encoders (BERT and the like) read whole texts: see [An encoder or a function](ho
 policies are steered by a reward model that reads the source text as the prompt; they have no heads.
 """
 READ = {"SiblingScorer": "together", "ExpandScorer": "a row each", "ReferenceScorer": "without a cache"}
-
-
-def run_tests() -> set[str]:
-    """Names of the tests that passed."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", *FILES, "-q", "-m", "slow or not slow", f"--junitxml={report}"]
-        subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
-        return {case.get("name", "") for case in ElementTree.parse(report).iter("testcase") if not len(case)}
 
 
 def how_it_is_read(family: str) -> tuple[str, str]:
@@ -111,4 +101,4 @@ def merging(family: str, passed: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "models.md").write_text(make_page(run_tests()), encoding="utf-8")
+    (ROOT / "docs" / "models.md").write_text(make_page(run_tests(*FILES)), encoding="utf-8")

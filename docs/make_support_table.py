@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
+FILES = ("tests/decoding/test_modes.py", "tests/decoding/test_reward_kinds.py")
 COLUMNS = {
     "test_every_mode_equals_the_whole_sequence_reference[{mode}-siblings]": "`siblings`",
     "test_every_mode_equals_the_whole_sequence_reference[{mode}-recorded siblings]": "with `use_cuda_graph`",
@@ -49,11 +50,10 @@ Besides guiding every token, `generate()` can [search over several responses](ho
 """
 
 
-def run_tests() -> set[str]:
-    """Names of the tests that passed."""
+def run_tests(*files: str) -> set[str]:
+    """Names of the tests in some files that passed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        files = ["tests/decoding/test_modes.py", "tests/decoding/test_reward_kinds.py"]
         command = [sys.executable, "-m", "pytest", *files, "-q", "-m", "slow or not slow", f"--junitxml={report}"]
         subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
         cases = ElementTree.parse(report).iter("testcase")
@@ -86,4 +86,4 @@ def make_kinds_table(passed: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "decoding-modes.md").write_text(make_table(run_tests()), encoding="utf-8")
+    (ROOT / "docs" / "decoding-modes.md").write_text(make_table(run_tests(*FILES)), encoding="utf-8")

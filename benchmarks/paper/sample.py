@@ -62,6 +62,7 @@ class Sampler:
     commit: str | None
 
     order: ClassVar[Sequence[str]] = METHODS
+    scorers: ClassVar[Sequence[str]] = ("full", "prefix")  # the models by which best-of-n chooses
 
     def __post_init__(self) -> None:
         for name in ("samples", "pilots"):
@@ -128,15 +129,14 @@ class Sampler:
     def _sweep(self, name: str, kind: str, which: slice = slice(None), *, greedy: bool = False) -> None:
         if (model := self._reward_model(kind)) is None:
             return
-        processor = RewardGuidedLogitsProcessor(
-            model,
-            1.0,
-            self.settings["top_k"],
-            attention_mask=self._inputs["attention_mask"],
-            **self._special_tokens(),
-        )
+        processor = self._processor(model)
         for beta in self._betas(kind, model)[which]:
             self._keep(name, beta, lambda beta=beta: self._guided(processor, beta, greedy=greedy), kind)
+
+    def _processor(self, model: Any) -> RewardGuidedLogitsProcessor:
+        """A processor for the held-out prompts, whose beta is set later."""
+        mask, top_k = self._inputs["attention_mask"], self.settings["top_k"]
+        return RewardGuidedLogitsProcessor(model, 1.0, top_k, attention_mask=mask, **self._special_tokens())
 
     def _guided(self, processor: Any, beta: float, *, greedy: bool = False) -> SampledResponses:
         # The processor is not reset between betas, because they share the prompts that it has read.
@@ -153,7 +153,7 @@ class Sampler:
         if not all(file.exists() for file in files):
             return
         draws = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        for kind in ("full", "prefix"):
+        for kind in self.scorers:
             sizes = [n for n in (2, 4, 8) if n <= len(draws)]
             if all(self._file(f"best_of_n_{kind}", n).exists() for n in sizes):
                 continue

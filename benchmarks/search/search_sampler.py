@@ -14,8 +14,8 @@ from benchmarks.paper.sample import Sampler
 from benchmarks.search.its_hub import particle_filtering
 from rgtg_hf import NextTokenRewardModel, steering
 from rgtg_hf.evaluation.best_of import search_responses
-from rgtg_hf.evaluation.divergence import response_mask
-from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
+from rgtg_hf.evaluation.log_ratios import RatioRecorder
+from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.inspection.search_trace import Follow
 
 __all__ = ["SearchSampler"]
@@ -86,16 +86,14 @@ class SearchSampler(Sampler):
     def _log_ratios(self, guide: LogitsProcessor, responses: list[list[int]]) -> list[float]:
         """log of the guided policy's probability of each response over the policy's, by writing it again."""
         policy, tokenizer = self._models
-        follow = Follow(responses, tokenizer.pad_token_id)
-        ratios = _Ratios(guide, follow.ids)
+        recorder, follow = RatioRecorder(guide), Follow(responses, tokenizer.pad_token_id)
         inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
             policy.generate(
                 **inputs, max_new_tokens=max(map(len, responses)), do_sample=False, temperature=None, top_p=None,
-                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([ratios, follow]),
+                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([recorder, follow]),
             )  # fmt: skip
-        mask = response_mask(follow.ids, end_token_ids(policy))
-        return torch.stack(ratios.found, 1).masked_fill(~mask, 0.0).sum(-1).tolist()
+        return [-sum(ratios) for ratios in recorder.log_ratios(responses)]
 
     def _its_hub(self) -> None:
         if self._file("its_hub", ITS_HUB).exists() or (model := self._reward_model("prefix")) is None:
@@ -120,18 +118,3 @@ class SearchSampler(Sampler):
             seconds=1.0,
             ids=ids,
         )
-
-
-class _Ratios(LogitsProcessor):
-    """Notes log guided / policy of each token of given responses, shape `[rows, length]`."""
-
-    def __init__(self, guide: LogitsProcessor, ids: torch.Tensor):
-        self.guide, self.ids = guide, ids
-        self.found: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The scores as they are."""
-        guided = self.guide(input_ids, scores).double().log_softmax(-1)  # type: ignore[arg-type]
-        plain = scores.double().masked_fill(guided == -torch.inf, -torch.inf).log_softmax(-1)
-        self.found.append((guided - plain).gather(1, self.ids[:, len(self.found), None])[:, 0])
-        return scores

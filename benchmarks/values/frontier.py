@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.estimates import difference
 from benchmarks.paper.table import make_parser, sample_texts
-from benchmarks.pieces import Shown, at_divergence, keep_figures, rows_of
+from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import KINDS, ROLLOUTS, train_on_rollouts
@@ -29,8 +29,8 @@ SHOWN = {
     "value_b16": Shown("value, b = 16 / range", **_TOKENWISE),
     "value_exact": Shown("value, b = strength", **_TOKENWISE),
     "pargs_rollouts": Shown("PARGS on the same rollouts", **_TOKENWISE),
-    "value_best_of_n": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
-    "rollouts_best_of_n": Shown("best-of-n by PARGS", "{n:g}", "0", True, "{n:g} rows"),
+    "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
+    "best_of_n_rollouts": Shown("best-of-n by PARGS", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "rollouts_blockwise": Shown("block-wise by PARGS", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "value_halving": Shown("halving by the value", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
@@ -43,7 +43,7 @@ def compare(figures: list[dict[str, Any]], task: str) -> dict[str, Any]:
     found = {}
     for method in ("value_b0", "value_b4", "value_b16"):
         for kl in DIVERGENCES:
-            ours, theirs = (at_divergence(figures, task, name, kl) for name in (method, "pargs_rollouts"))
+            ours, theirs = (gold_at(figures, task, name, kl) for name in (method, "pargs_rollouts"))
             found |= difference(ours, theirs, f"{method} - pargs_rollouts at {kl:g} nats")
     return found
 

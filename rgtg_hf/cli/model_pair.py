@@ -130,11 +130,12 @@ def load_policy(options: argparse.Namespace) -> tuple[Any, Any]:
     return policy.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
-def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+def load_models(options: argparse.Namespace, option: str = "--reward_model") -> tuple[Any, Any, Any]:
     """Loads a policy and a reward model that reads the same tokens. A steering head is attached to the policy.
 
     Args:
         options: As for [`load_policy`], with `reward_model`.
+        option: The option that names the reward model, for errors.
 
     Returns:
         The policy, its tokenizer, and the reward model.
@@ -151,14 +152,14 @@ def load_models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     if not is_head:  # a head has no tokenizer of its own; differing tokenizers are reported before models are loaded
         with blame_input(f"--model: {options.model} cannot be loaded"):
             tokenizer = load_tokenizer(options.model, **trust)
-        with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
+        with blame_input(f"{option}: {options.reward_model} cannot be loaded"):
             reward_tokenizer = load_tokenizer(options.reward_model, **trust)
         check_same_tokenizer(tokenizer, reward_tokenizer)
     policy, tokenizer = load_policy(options)
-    with blame_input(f"--reward_model: {options.reward_model} cannot be loaded"):
+    with blame_input(f"{option}: {options.reward_model} cannot be loaded"):
         reward_model = load_reward_model(options.reward_model, dtype=options.dtype, **trust).to(policy.device)
     if is_head:
-        with blame_input(f"--reward_model: {options.reward_model} does not fit the policy"):
+        with blame_input(f"{option}: {options.reward_model} does not fit the policy"):
             reward_model.attach(policy)
     return policy, tokenizer, reward_model
 

@@ -127,7 +127,7 @@ def _load(options: argparse.Namespace, guidance: RewardGuidanceConfig | None) ->
     from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 
     options.reward_model = options.guide
-    policy, tokenizer, reward_model = load_models(options)
+    policy, tokenizer, reward_model = load_models(options, option="--guide")
     with blame_input("--guide: it cannot guide this policy", (TypeError, ValueError)):
         processor = RewardGuidedLogitsProcessor(
             reward_model,

@@ -39,11 +39,6 @@ class RatioRecorder(LogitsProcessor):
         self.processor = processor
         self._steps: list[tuple[Tensor, Tensor]] = []
 
-    @property
-    def stats(self) -> object:
-        """The counts of the processor, if it keeps any."""
-        return getattr(self.processor, "stats", None)
-
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Runs the processor on `scores` of shape `[batch, vocabulary]` and returns what it returned."""
         guided = self.processor(input_ids, scores)

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
 import rgtg_hf.rewards.next_token  # noqa: F401  makes `Auto...` classes know its checkpoints
-from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
+from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier, has_trained_head
 from rgtg_hf.rewards.source import remember_source
 from rgtg_hf.rewards.text_decoder import text_decoder_of, under_own_names
 
-__all__ = ["BASE_CONFIG", "HEADS", "has_trained_head", "load_model", "load_reward_model", "load_tokenizer", "reading"]
+__all__ = ["BASE_CONFIG", "HEADS", "load_model", "load_reward_model", "load_tokenizer", "reading"]
 
 HEADS = ("score", "classifier")
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -114,11 +114,6 @@ def _load_adapter(name: str, adapter: str, where: dict[str, Any], kwargs: dict[s
         model = PeftModel.from_pretrained(model, name, **where)
     _check_finite(model, name)
     return model
-
-
-def has_trained_head(config: PretrainedConfig) -> bool:
-    """Whether the checkpoint of this configuration is a sequence classifier, whose score head is in its file."""
-    return any("SequenceClassification" in name for name in config.architectures or [])
 
 
 def load_model(auto_class: Any, name: str, *, fresh: Collection[str] = (), **kwargs: Any) -> Any:

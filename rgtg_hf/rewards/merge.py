@@ -57,6 +57,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
     """
     embeddings: Tensor = output_embedding(policy).weight  # type: ignore[assignment]
     check_heads(heads)
+    _check_ties(policy)
     change = torch.zeros_like(embeddings, dtype=torch.float32)
     for head, beta in heads:
         check_number("beta", beta)
@@ -72,7 +73,6 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
                 f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
             )
 
-    _check_ties(policy)
     merged = copy.deepcopy(policy)
     for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
         config.tie_word_embeddings = False
@@ -80,6 +80,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
     ids = torch.arange(3, 9, device=policy.device)[None] % len(change)
     before = policy(ids, output_hidden_states=True)
     hidden = before.hidden_states[-1]
+    # The factor of the logits, by least squares. Where it is no constant, the check below fails.
     plain = output(hidden).double()  # type: ignore[operator, misc]
     scale = float((plain * before.logits).sum() / plain.square().sum())
     output.weight = nn.Parameter((embeddings.float() + change / scale).to(embeddings.dtype))  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ from rgtg_hf.files import write_whole
 from rgtg_hf.rewards import decoder_classifier
 from rgtg_hf.rewards.decoder_classifier import DecoderClassifier
 
-__all__ = ["ensure_sequence_classifier"]
+__all__ = ["ensure_sequence_classifier", "has_trained_head"]
 
 _MADE: dict[type[PretrainedConfig], Any] = {}
 _CODE_NAME = "modeling_reward"
@@ -108,6 +108,11 @@ def ensure_sequence_classifier(config: PretrainedConfig) -> Any:
     # For a configuration of transformers' own, only exist_ok registers anything.
     AutoModelForSequenceClassification.register(family, _MADE[family], exist_ok=True)
     return _MADE[family]
+
+
+def has_trained_head(config: PretrainedConfig) -> bool:
+    """Whether the checkpoint of this configuration is a sequence classifier, whose score head is in its file."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
 
 
 def _pretrained_class(kind: type) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from rgtg_hf.rewards.sequence_classifiers import has_trained_head
+
 __all__ = ["text_decoder_of", "under_own_names"]
 
 # Where multimodal checkpoints hold the weights of their text decoder, old ones and new ones.
@@ -35,8 +37,7 @@ def text_decoder_of(config: PretrainedConfig) -> tuple[PretrainedConfig, dict[st
         ```
     """
     decoder = config.get_text_config(decoder=True)
-    is_classifier = any("SequenceClassification" in name for name in config.architectures or [])
-    if decoder is config or is_classifier or getattr(config, "is_encoder_decoder", False):
+    if decoder is config or has_trained_head(config) or getattr(config, "is_encoder_decoder", False):
         return config, {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if getattr(decoder, name, None) is None:

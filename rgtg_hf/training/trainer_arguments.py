@@ -8,8 +8,9 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.rewards.load import HEADS, has_trained_head
+from rgtg_hf.rewards.load import HEADS
 from rgtg_hf.rewards.preference_rows import check_rows
+from rgtg_hf.rewards.sequence_classifiers import has_trained_head
 
 __all__ = ["check_datasets", "check_head", "check_lora", "check_tokenizer", "check_types"]
 

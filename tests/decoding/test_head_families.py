@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rgtg_hf import NextTokenRewardModel, steering
+from rgtg_hf import steering
 from tests.families import EVERY, TRIED_SINCE, tiny_language_model
-from tests.tiny_models import left_padded
+from tests.tiny_models import left_padded, tiny_steering_head
 from tests.versions import is_at_least
 
 # transformers 5.5 calls its own functions by a name that it is about to retire.
@@ -19,10 +19,7 @@ def test_every_token_is_the_best_of_policy_and_head(family):
     if not is_at_least(TRIED_SINCE.get(family, "5")):
         pytest.skip("transformers' own model fails")
     policy = tiny_language_model(family)
-    head = NextTokenRewardModel.from_policy(policy, rank=4, context_scale=1.0)
-    torch.manual_seed(1)
-    for weight in head.score.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
+    head = tiny_steering_head(policy, nonlinear=False)
     ids, mask = left_padded(ROWS)
     settings = {"attention_mask": mask, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with steering(policy, [(head, 1.5)], top_k=5) as processor:

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from rgtg_hf import NextTokenRewardModel, merge_heads, steering
+from rgtg_hf import merge_heads, steering
 from tests.families import EVERY, tiny_language_model
 from tests.tiny_models import _GEMMA_LIKE, left_padded, tiny_policy, tiny_steering_head
 
@@ -30,20 +30,11 @@ def test_merged_logits_equal_steered_ones_over_the_whole_vocabulary(tmp_path, ti
     assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
 
 
-def loud_head(policy):
-    """A head whose part for each context is large, so that a wrong factor of the logits shows."""
-    head = NextTokenRewardModel.from_policy(policy, rank=4, context_scale=1.0)
-    torch.manual_seed(1)
-    for weight in head.score.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
-    return head
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", sorted(set(EVERY) - TIED))
 def test_a_merged_policy_of_any_family_is_the_steered_one_or_is_refused_in_a_sentence(tmp_path, family):
     policy = tiny_language_model(family)
-    head = loud_head(policy)
+    head = tiny_steering_head(policy, nonlinear=False)
     ids = torch.tensor(PROMPTS[1:2])
     expected = policy(ids).logits[:, -1] + 1.5 * head.next_token_rewards(ids)
     if family in CAPPED:
@@ -59,7 +50,7 @@ def test_a_merged_policy_of_any_family_is_the_steered_one_or_is_refused_in_a_sen
 def test_a_policy_that_would_lose_other_ties_is_refused(family):
     policy = tiny_language_model(family)
     with pytest.raises(ValueError, match="ties layers by the switch that ties its embeddings"):
-        merge_heads(policy, [(loud_head(policy), 1.5)])
+        merge_heads(policy, [(tiny_steering_head(policy, nonlinear=False), 1.5)])
 
 
 def test_a_merged_policy_generates_what_steering_does(policy):
