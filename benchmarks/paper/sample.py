@@ -207,25 +207,35 @@ class Sampler:
             self._keep("dpo", strength, lambda: self._sample(self._inputs, processor, self.seed))
 
     def _head(self) -> None:
+        self._sweep_head("head", "head", HEAD_BETAS[self.task])
+
+    def _sweep_head(self, name: str, kind: str, betas: Sequence[float]) -> None:
         """Samples with a steering head."""
-        saved = self.folder / f"{self.task}-head-{self.seed}"
-        if not saved.exists():
+        if (head := self._steering_head(kind)) is None:
             return
-        policy, _ = self._models
-        head = NextTokenRewardModel.from_pretrained(saved).attach(policy)
-        with steering(policy, [(head, 0.0)], top_k=self.settings["top_k"]) as processor:
-            for beta in HEAD_BETAS[self.task]:
+        with steering(self._models[0], [(head, 0.0)], top_k=self.settings["top_k"]) as processor:
+            for beta in betas:
                 processor.betas = [beta]
-                self._keep("head", beta, lambda: self._sample(self._inputs, processor, self.seed))
+                self._keep(name, beta, lambda: self._sample(self._inputs, processor, self.seed))
 
     # Shared by the methods.
 
     def _reward_model(self, kind: str) -> Any:
+        if (saved := self._saved(kind)) is None:
+            return None
+        return AutoModelForSequenceClassification.from_pretrained(saved, dtype=self.settings["dtype"]).eval()
+
+    def _steering_head(self, kind: str) -> NextTokenRewardModel | None:
+        if (saved := self._saved(kind)) is None:
+            return None
+        return NextTokenRewardModel.from_pretrained(saved).attach(self._models[0])
+
+    def _saved(self, kind: str) -> Path | None:
         saved = self.folder / f"{self.task}-{kind}-{self.seed}"
         if not saved.exists():
             print(f"{saved.name} is not trained yet", flush=True)
             return None
-        return AutoModelForSequenceClassification.from_pretrained(saved, dtype=self.settings["dtype"]).eval()
+        return saved
 
     def _special_tokens(self) -> dict[str, Any]:
         policy, tokenizer = self._models

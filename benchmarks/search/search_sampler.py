@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, set_seed
 
 from benchmarks.paper.sample import Sampler
 from benchmarks.search.its_hub import particle_filtering
-from rgtg_hf import NextTokenRewardModel, steering
+from rgtg_hf import steering
 from rgtg_hf.evaluation.best_of import search_responses
 from rgtg_hf.evaluation.log_ratios import RatioRecorder
 from rgtg_hf.evaluation.sampling import SampledResponses
@@ -60,13 +60,10 @@ class SearchSampler(Sampler):
 
     def _guided_searches(self) -> None:
         """Searches whose rows are guided by the steering head."""
-        saved = self.folder / f"{self.task}-head-{self.seed}"
-        model = self._reward_model("prefix")
-        if not saved.exists() or model is None:
+        head, model = self._steering_head("head"), self._reward_model("prefix")
+        if head is None or model is None:
             return
-        policy, _ = self._models
-        head = NextTokenRewardModel.from_pretrained(saved).attach(policy)
-        with steering(policy, [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
+        with steering(self._models[0], [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
             for name, search, strength, settings in (
                 ("guided_blockwise", "best", 4, {"n": 4}),
                 ("guided_particles", "resample", GUIDED_BETA, {"n": PARTICLES, "beta": GUIDED_BETA}),

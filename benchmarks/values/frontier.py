@@ -29,19 +29,23 @@ SHOWN = {
     "value_b16": Shown("value, b = 16 / range", **_TOKENWISE),
     "value_exact": Shown("value, b = strength", **_TOKENWISE),
     "pargs_rollouts": Shown("PARGS on the same rollouts", **_TOKENWISE),
+    "head_rollouts": Shown("steering head on the same rollouts", **_TOKENWISE),
     "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
     "best_of_n_rollouts": Shown("best-of-n by PARGS", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "rollouts_blockwise": Shown("block-wise by PARGS", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "value_guided_blockwise": Shown(
+        "block-wise by the value, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"
+    ),
     "value_halving": Shown("halving by the value", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
     "rollouts_halving": Shown("halving by PARGS", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
 }
 
 
 def compare(figures: list[dict[str, Any]], task: str) -> dict[str, Any]:
-    """How much more gold reward values have than PARGS on the same rollouts, at given divergences."""
+    """How much more gold reward values and the head have than PARGS on the same rollouts, at given divergences."""
     found = {}
-    for method in ("value_b0", "value_b4", "value_b16"):
+    for method in ("value_b0", "value_b4", "value_b16", "head_rollouts"):
         for kl in DIVERGENCES:
             ours, theirs = (gold_at(figures, task, name, kl) for name in (method, "pargs_rollouts"))
             found |= difference(ours, theirs, f"{method} - pargs_rollouts at {kl:g} nats")

@@ -20,7 +20,7 @@ ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 
 _PROMPTS_PER_BATCH = 16
 # Names of the models, which other benchmarks know, and what is trained for each. A pair has two responses and each is
 # in two pairs, so one epoch of pairs reads as many tokens as two of rated responses.
-KINDS = {"value": "value", "rollouts": "prefix"}
+KINDS = {"value": "value", "rollouts": "prefix", "rollouts_head": "head"}
 
 
 def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_layers: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-from benchmarks.search.search_sampler import SearchSampler
+from benchmarks.paper.sample import HEAD_BETAS
+from benchmarks.search.search_sampler import HEAD_BETA, SearchSampler
+from rgtg_hf import steering
 from rgtg_hf.rewards.value_model import as_reward_model, bins_of
 
 __all__ = ["ValueSampler"]
@@ -20,17 +22,19 @@ HALVED = 16
 class ValueSampler(SearchSampler):
     """Writes the missing pieces of one task and seed, by value models and by rewards of pairs of the same rollouts.
 
-    What the names of methods call `rollouts` is the reward model of pairs.
+    What the names of methods call `rollouts` is the reward model of pairs, and `head_rollouts` a steering head.
     """
 
     order: ClassVar[tuple[str, ...]] = (
         "policy",
         "value",
         "pargs_rollouts",
+        "head_rollouts",
         "exact",
         "blockwise",
         "best_of_n",
         "halving",
+        "guided_blockwise",
     )
 
     scorers: ClassVar[tuple[str, ...]] = ("value", "rollouts")
@@ -58,6 +62,19 @@ class ValueSampler(SearchSampler):
 
     def _pargs_rollouts(self) -> None:
         self._sweep("pargs_rollouts", "rollouts")
+
+    def _head_rollouts(self) -> None:
+        self._sweep_head("head_rollouts", "rollouts_head", HEAD_BETAS[self.task])
+
+    def _guided_blockwise(self) -> None:
+        """Block-wise best-of-n by the value, of rows that the steering head guides."""
+        head, model = self._steering_head("rollouts_head"), self._reward_model("value")
+        if head is None or model is None:
+            return
+        values = as_reward_model(model)
+        with steering(self._models[0], [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
+            for n in SIZES:
+                self._keep("value_guided_blockwise", n, partial(self._guided_search, guide, values, "best", {"n": n}))
 
     def _blockwise(self) -> None:
         for kind, model in self._scorers():
