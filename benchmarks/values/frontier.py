@@ -29,14 +29,12 @@ SHOWN = {
     "value_b16": Shown("value, b = 16 / range", **_TOKENWISE),
     "value_exact": Shown("value, b = strength", **_TOKENWISE),
     "pargs_rollouts": Shown("PARGS on the same rollouts", **_TOKENWISE),
-    "head_rollouts": Shown("steering head on the same rollouts", **_TOKENWISE),
+    "head_rollouts": Shown("steering head on the same rollouts", reward_rows="0", **_TOKENWISE),
     "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
     "best_of_n_rollouts": Shown("best-of-n by PARGS", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "rollouts_blockwise": Shown("block-wise by PARGS", "{n:g}", "{n:g}", True, "{n:g} rows"),
-    "value_guided_blockwise": Shown(
-        "block-wise by the value, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"
-    ),
+    "value_guided_blockwise": Shown("block-wise, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "value_halving": Shown("halving by the value", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
     "rollouts_halving": Shown("halving by PARGS", f"{HALVED}", f"{HALVED}", True, "from {n:g} rows"),
 }
