@@ -9,12 +9,14 @@ V_b of the exact distribution with b = beta is what steers to the RLHF optimum (
 Q-sharp, arXiv:2502.20548; VAS, arXiv:2405.06639).
 
 A value model is an ordinary sequence classifier. Its labels are the bins of a histogram, and its configuration holds
-`value_range`, the returns of the first and the last bin.
+`value_range`, the returns of the first and the last bin. After an evaluation it also holds `trusted_value_beta`, the
+largest b at which V_b was right on held-out responses.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +28,7 @@ from rgtg_hf.rewards.parts import find_score_head
 __all__ = ["ValueHead", "as_reward_model", "bins_of", "is_value_model", "soft_value", "two_hot"]
 
 
+logger = logging.getLogger(__name__)
 # One object for each model and b, because what is found out of a model (the scorer that is right for it, say) is kept
 # for the object.
 _known: WeakKeyDictionary[nn.Module, dict[float, nn.Module]] = WeakKeyDictionary()
@@ -139,7 +142,8 @@ def as_reward_model(reward_model: Any, value_beta: float = 0.0) -> Any:
         value_beta: b.
 
     Returns:
-        A model that shares all weights with the one that was given, and leaves it as it was.
+        A model that shares all weights with the one that was given, and leaves it as it was. A b beyond the model's
+        `trusted_value_beta` is warned of.
 
     Example:
         ```python
@@ -160,6 +164,14 @@ def as_reward_model(reward_model: Any, value_beta: float = 0.0) -> Any:
     known = _known.setdefault(reward_model, {})
     if value_beta in known and find_score_head(known[value_beta]).head is head:
         return known[value_beta]
+    trusted = getattr(reward_model.config, "trusted_value_beta", None)
+    if trusted is not None and abs(value_beta) > trusted:
+        logger.warning(
+            "`value_beta` is %.4g, but on held-out responses this value model was right only up to %.4g. Beyond that "
+            "it goes by returns that it has seldom seen. A smaller `value_beta` with a larger `beta` steers as far.",
+            value_beta,
+            trusted,
+        )
     path = next(name for name, module in reward_model.named_modules() if module is head).split(".")
     value = ValueHead(head, bins_of(reward_model.config), value_beta)
     config = copy.copy(reward_model.config)

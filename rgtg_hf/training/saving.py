@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 
 from rgtg_hf.files import write_whole
 from rgtg_hf.private_names import forget_preparation
 from rgtg_hf.rewards.load import BASE_CONFIG
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.training.card import GUIDANCE, data_name, kind_of, model_card
-from rgtg_hf.training.curve import save_curves
 from rgtg_hf.training.resume import RUN_FILE, check_resume, describe_run, last_checkpoint
 from rgtg_hf.training.shared_config import SharedConfig
 
@@ -50,6 +50,7 @@ class SavingTrainer(Trainer):
     loss_is_scaled_for_ga: Any = True
 
     _own_tags: Sequence[str] = ()
+    _save_curves: Callable[[dict[str, dict], Path], None]  # files and pictures of the evaluations, into a folder
     args: SharedConfig  # type: ignore[assignment]
     model: Any
 
@@ -76,11 +77,66 @@ class SavingTrainer(Trainer):
             resume_from_checkpoint = checkpoint
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates as the Trainer does, and saves the curves."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.is_world_process_zero():
+            self._save_curves(self.curves, Path(str(self.args.output_dir)))
+        return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predicts as the Trainer does. The curves stay those of the last evaluation."""
+        curves = dict(self.curves)
+        try:
+            return super().predict(test_dataset, *args, **kwargs)
+        finally:
+            self.curves = curves
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluates one data set; its metrics depend on its rows alone, however they were put into batches."""
+        values = self._values["eval"]
+        values.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        if values:
+            loss = sum(values.pop("loss_sum")) / sum(values.pop("weight_sum"))
+            self.curves[metric_key_prefix] = self._curve(values)
+            metrics = {"loss": loss} | self._means(values)
+            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            all_metrics: Any = output.metrics
+            all_metrics.update(named)
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as the Trainer does; in training with the means since the last log."""
+        if self.model.training and self._values["train"]:
+            logs |= self._means(self._values["train"])
+            self._values["train"].clear()
+        super().log(logs, start_time)
+
+    def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
+        """What is drawn of an evaluation, from the values of each row. Those that are nothing else are taken out."""
+        raise NotImplementedError
+
+    def _means(self, values: dict[str, list[float]]) -> dict[str, float]:
+        """Averages each metric over rows."""
+        return {name: sum(of_rows) / len(of_rows) for name, of_rows in values.items()}
+
     def _describe_run(self) -> dict[str, Any]:
         return describe_run(self.args, self.model.config, self.train_dataset)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves an ordinary checkpoint, and with it a card, `guidance_config.json` and the accuracy curve."""
+        """Saves an ordinary checkpoint, and with it a card, `guidance_config.json` and the curves of evaluations."""
         directory = Path(output_dir or str(self.args.output_dir))
         if self.is_world_process_zero():
             directory.mkdir(parents=True, exist_ok=True)
@@ -90,7 +146,7 @@ class SavingTrainer(Trainer):
                 # An adapter alone does not say how many layers and labels its model has, nor its padding token.
                 self.accelerator.unwrap_model(self.model).config.save_pretrained(directory / BASE_CONFIG)
             if self.curves:
-                save_curves(self.curves, directory)
+                self._save_curves(self.curves, directory)
             self._card().save(directory / "README.md")
         super().save_model(output_dir, _internal_call)
         if self.is_world_process_zero():

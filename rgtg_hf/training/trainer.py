@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 from trl import RewardConfig, RewardTrainer
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model
@@ -101,6 +101,7 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
         ```
     """
 
+    _save_curves = staticmethod(save_curves)
     args: PrefixRewardConfig
     model: nn.Module
     processing_class: Any
@@ -243,51 +244,24 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
         for name in self._stream_counts.keys() - {"training"}:
             self._stream_counts[name].clear()
         metrics = super().evaluate(self._checked(eval_dataset), ignore_keys, metric_key_prefix)
-        if self.is_world_process_zero():
-            save_curves(self.curves, str(self.args.output_dir))
         for name in self._stream_counts.keys() - {"training"}:
             self._report_stream(name)
         return metrics
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Predicts as the Trainer does, also for a data set in any of the forms that training takes."""
-        curves = dict(self.curves)
-        try:
-            return super().predict(self._checked(test_dataset), *args, **kwargs)
-        finally:
-            self.curves = curves
+        return super().predict(self._checked(test_dataset), *args, **kwargs)
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluates one data set; its metrics depend on its pairs alone, however they were put into batches."""
-        values = self._values["eval"]
-        values.clear()
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-        )
-        if values:
-            loss = sum(values.pop("loss_sum")) / sum(values.pop("weight_sum"))
-            self.curves[metric_key_prefix] = accuracy_curve(
-                {at: values.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS}
-            )
-            metrics = {"loss": loss, "num_tokens": self._tokens_read} | _means(values)
-            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            all_metrics: Any = output.metrics
-            all_metrics.update(named)
-        return output
+    def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
+        return accuracy_curve({at: values.pop(f"wins_at_{at}") for at in CURVE_FRACTIONS})
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as TRL does; in training with the means since the last log."""
-        if self.model.training and self._values["train"]:
-            logs |= _means(self._values["train"]) | {"num_tokens": self._tokens_read}
-            self._values["train"].clear()
-        super().log(logs, start_time)
+    def _means(self, values: dict[str, list[float]]) -> dict[str, float]:
+        """Averages each metric over pairs. Rewards of whole responses give their mean, minimum and maximum."""
+        whole = [reward for name in WHOLE_REWARDS for reward in values.get(name, [])]
+        means = super()._means({name: own for name, own in values.items() if name not in WHOLE_REWARDS})
+        if whole:
+            means |= {"min_reward": min(whole), "mean_reward": sum(whole) / len(whole), "max_reward": max(whole)}
+        return means | {"num_tokens": self._tokens_read}
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
@@ -394,15 +368,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             if mode == "train":
                 self._tokens_read += self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
         return (loss, outputs) if return_outputs else loss
-
-
-def _means(values: dict[str, list[float]]) -> dict[str, float]:
-    """Averages each metric over pairs. Rewards of whole responses give their mean, minimum and maximum."""
-    means = {name: sum(of_pairs) / len(of_pairs) for name, of_pairs in values.items() if name not in WHOLE_REWARDS}
-    whole = [reward for name in WHOLE_REWARDS for reward in values.get(name, [])]
-    if whole:
-        means |= {"min_reward": min(whole), "mean_reward": sum(whole) / len(whole), "max_reward": max(whole)}
-    return means
 
 
 def _each(dataset: Any, function: Callable, *args: Any) -> Any:

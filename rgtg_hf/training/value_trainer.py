@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import capture_scores
+from rgtg_hf.rewards.value_calibration import calibration, calibration_sums, trusted_value_beta
 from rgtg_hf.rewards.value_model import as_reward_model, bins_of, is_value_model
+from rgtg_hf.training.curve import save_calibrations
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
 from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
@@ -26,6 +29,7 @@ from rgtg_hf.training.value_rows import ValueCollator, located_rollouts
 __all__ = ["PrefixValueTrainer"]
 
 logger = logging.getLogger(__name__)
+_CALIBRATION = "calibration "
 _STRENGTH = 16.0  # nats for a candidate that goes from the lowest return to the highest
 
 
@@ -53,7 +57,10 @@ class PrefixValueTrainer(SavingTrainer):
             range, or the model is not a causal sequence classifier with the bins of a histogram.
 
     Metrics: `squared_error_at_0` (after the prompt), `squared_error_at_25` and so on: of the histogram's mean, at 0,
-    25, 50, 75 and 100 percent of each response.
+    25, 50, 75 and 100 percent of each response. An evaluation also writes `calibration.json` and a picture: expected
+    against found returns, and how far the soft values are off at several `value_beta`. The largest at which they are
+    right to half a nat, two standard errors included, is `trusted_value_beta` in the saved configuration. Guidance
+    with a larger one warns.
 
     Example:
         ```python
@@ -71,6 +78,7 @@ class PrefixValueTrainer(SavingTrainer):
     """
 
     _own_tags = ("prefix-value-model",)
+    _save_curves = staticmethod(save_calibrations)
     args: PrefixValueConfig  # type: ignore[assignment]
     model: nn.Module
     processing_class: Any
@@ -122,24 +130,12 @@ class PrefixValueTrainer(SavingTrainer):
             match_trained_dtype(model)
         self._bins = bins_of(model.config)
 
-        def located(dataset: Any, name: str) -> Any:
-            if dataset is None:
-                return None
-            if isinstance(dataset, dict):
-                return {key: located(value, f"{name} ({key})") for key, value in dataset.items()}
-            with args.main_process_first(desc="locating responses"):
-                ends = (float(self._bins[0]), float(self._bins[-1]))
-                rows, dropped = located_rollouts(dataset, name, processing_class, args.max_length, ends)
-            if dropped:
-                logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
-            return rows
-
         super().__init__(
             model=model,
             args=args,
             data_collator=ValueCollator(processing_class.pad_token_id, args.max_weight),
-            train_dataset=located(train_dataset, "training"),
-            eval_dataset=located(eval_dataset, "evaluation"),
+            train_dataset=self._located(train_dataset, "training", processing_class, args),
+            eval_dataset=self._located(eval_dataset, "evaluation", processing_class, args),
             processing_class=processing_class,
             base_model=base_model,
             **kwargs,
@@ -172,22 +168,54 @@ class PrefixValueTrainer(SavingTrainer):
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         logits, is_prefix, weights = captured[0], inputs["is_prefix"], inputs["weights"]
         bins, rewards = self._bins.to(logits.device), inputs["rewards"].float()
-        losses = value_losses(logits, return_targets(rewards, bins, self.args.targets))
+        losses = value_losses(logits, return_targets(rewards, bins, self.args.targets)).masked_fill(~is_prefix, 0.0)
         # The losses and gradients of processes are averaged, not added.
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = (weights * losses.masked_fill(~is_prefix, 0.0)).sum() / total
+        loss = (weights * losses).sum() / total
         with torch.no_grad():
-            self._keep_values(mode, value_metrics(logits, rewards, is_prefix, bins))
+            values = value_metrics(logits, rewards, is_prefix, bins)
+            if mode == "eval":
+                sums = calibration_sums(logits, rewards, weights, bins)
+                values |= {f"{_CALIBRATION}{name}": own for name, own in sums.items()}
+                values |= {"loss_sum": (weights * losses).sum(1), "weight_sum": weights.sum(1)}
+            self._keep_values(mode, values)
         return (loss, outputs) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as the Trainer does, with the means since the last log."""
-        mode = "train" if self.model.training else "eval"
-        if any(name.endswith("loss") for name in logs):
-            prefix = "eval_" if mode == "eval" else ""
-            logs |= {f"{prefix}{name}": sum(own) / len(own) for name, own in self._values[mode].items()}
-            self._values[mode].clear()
-        super().log(logs, start_time)
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates as the Trainer does, and keeps up to which `value_beta` the model was right."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.curves:
+            trusted = min(map(trusted_value_beta, self.curves.values()))
+            self.model.config.trusted_value_beta = trusted  # type: ignore[union-attr]
+        return metrics
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
+        return super().get_eval_dataloader(self._located(eval_dataset, "evaluation", self.processing_class, self.args))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Makes a loader as the Trainer does; the responses of the data set are located now."""
+        return super().get_test_dataloader(self._located(test_dataset, "test", self.processing_class, self.args))
+
+    def _located(self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig) -> Any:
+        """The token ids of a data set, or of each of a dictionary of them."""
+        if isinstance(dataset, dict):
+            return {key: self._located(value, f"{name} ({key})", tokenizer, args) for key, value in dataset.items()}
+        if not isinstance(dataset, Dataset) or {"input_ids", "prompt_length", "log_ratios"} <= {*dataset.column_names}:
+            return dataset
+        with args.main_process_first(desc="locating responses"):
+            ends = (float(self._bins[0]), float(self._bins[-1]))
+            rows, dropped = located_rollouts(dataset, name, tokenizer, args.max_length, ends)
+        if dropped:
+            logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
+        return rows
+
+    def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
+        sums = {name: values.pop(name) for name in list(values) if name.startswith(_CALIBRATION)}
+        ends = (float(self._bins[0]), float(self._bins[-1]))
+        return calibration({name.removeprefix(_CALIBRATION): own for name, own in sums.items()}, ends)
 
     def _guidance(self) -> dict[str, Any]:
         # A strength that moves a step by as much, whatever the unit of the rewards.

@@ -94,3 +94,17 @@ def test_it_is_an_ordinary_checkpoint(tmp_path):
 def test_a_histogram_that_cannot_be_one_is_refused(settings):
     with pytest.raises(ValueError, match="value_range="):
         as_reward_model(value_model(**settings))
+
+
+def test_a_soft_value_beyond_what_was_found_right_is_warned_of_once(caplog):
+    model = value_model(trusted_value_beta=8.0)
+    for _ in range(2):
+        as_reward_model(model, 8.0)
+        as_reward_model(model, 9.0)
+    assert [record.message.split(",")[0] for record in caplog.records] == ["`value_beta` is 9"]
+    assert "right only up to 8." in caplog.text
+
+
+def test_a_value_model_that_was_not_evaluated_is_not_warned_of(caplog):
+    as_reward_model(value_model(), 900.0)
+    assert not caplog.records

@@ -81,6 +81,12 @@ def test_it_learns_what_a_prefix_is_worth(folder, targets):
     assert metrics["eval_squared_error_at_0"] == pytest.approx(0.25, abs=0.02)  # even odds, before the first letter
     assert metrics["eval_squared_error_at_100"] < 0.01
     trainer.save_model()
+    calibration = json.loads((folder / "values" / "calibration.json").read_text())["eval"]
+    assert calibration["responses"] == len(ROWS)
+    assert calibration["expected"] == pytest.approx(calibration["found"], abs=0.1)
+    assert (folder / "values" / "calibration.png").exists()
+    trusted = json.loads((folder / "values" / "config.json").read_text())["trusted_value_beta"]
+    assert trusted in [0.0, *calibration["value_beta"]]
     assert json.loads((folder / "values" / "guidance_config.json").read_text()) == {
         "beta": 16.0,
         "top_k": 10,
@@ -118,6 +124,24 @@ def test_the_step_does_not_depend_on_how_it_is_cut_into_batches(folder):
     assert_close(one, other, atol=1e-6, rtol=1e-4)
     losses = [trainer.state.log_history[0]["loss"] for trainer in trained]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_an_evaluation_does_not_depend_on_batches_and_takes_rows_of_any_form(folder):
+    found = []
+    for batch in (24, 5):
+        trainer = trainer_of(folder, evaluation=ROWS, per_device_eval_batch_size=batch)
+        plain, rows = trainer.evaluate(), Dataset.from_list(ROWS)
+        named = trainer.evaluate({"same": rows, "part": rows.select(range(12))})
+        found.append([plain, named, trainer.curves])
+        assert {name for name in named if name.endswith("loss")} == {"eval_same_loss", "eval_part_loss"}
+        assert named["eval_same_loss"] == pytest.approx(plain["eval_loss"], rel=1e-4)
+        assert trainer.predict(rows).metrics["test_loss"] == pytest.approx(plain["eval_loss"], rel=1e-4)
+        assert trainer.curves.keys() == {"eval", "eval_same", "eval_part"}
+    one, other = found
+    for name, value in one[0].items():
+        if not name.endswith(("second", "runtime")):
+            assert value == pytest.approx(other[0][name], rel=1e-4), name
+    assert one[2]["eval"]["log_ratio"] == pytest.approx(other[2]["eval"]["log_ratio"], abs=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
