@@ -21,6 +21,7 @@ __all__ = ["TRUST", "calibration", "calibration_sums", "trusted_value_beta"]
 TRUST = 0.5  # nats, two standard errors included
 _SCALES = (1, 2, 4, 8, 16, 32, 64)  # b times the range of returns
 _PARTS = 10  # of the range of returns, by which expected and found ones are compared
+_SMALLEST_PART = 0.01  # of all prefixes; fewer say nothing
 
 
 def calibration_sums(logits: Tensor, rewards: Tensor, weights: Tensor, bins: Tensor) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def calibration(sums: Mapping[str, Sequence[float]], value_range: Sequence[float
         `responses`, their number. `value_beta`, `log_ratio` and `standard_error`, lists of one length: several b, and
         log E exp(b (r - V_b)) at each, in nats. `expected`, `found` and `share`: the mean of the expected and of the
         found return of prefixes whose expected return is in the same tenth of the range, and how many they are of
-        all; tenths without a prefix are left out.
+        all; tenths with a hundredth of them or less are left out.
     """
     low, high = value_range
     columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in sums.items()}
@@ -73,8 +74,8 @@ def calibration(sums: Mapping[str, Sequence[float]], value_range: Sequence[float
         logs.append(math.log(mean))
         # Of a ratio of two sums over responses, by the delta method.
         errors.append(float((ratio - mean * weight).square().sum().sqrt() / ratio.sum()))
-    parts = [k for k in range(_PARTS) if columns[f"weight_of_{k}"].sum() > 0]
-    of_parts = {k: float(columns[f"weight_of_{k}"].sum()) for k in parts}
+    of_parts = {k: float(columns[f"weight_of_{k}"].sum()) for k in range(_PARTS)}
+    parts = [k for k, own in of_parts.items() if own > _SMALLEST_PART * float(weight.sum())]
     return {
         "responses": len(weight),
         "value_beta": [scale / (high - low) for scale in _SCALES],
