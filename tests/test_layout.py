@@ -14,10 +14,10 @@ ALLOWED = {
     "training": {"rewards"},
     "scoring": {"rewards"},
     "decoding": {"rewards", "scoring"},
-    "evaluation": {"rewards", "training", "scoring", "decoding"},
+    "evaluation": {"rewards", "training", "scoring", "decoding", "serving"},
     "inspection": {"rewards", "scoring", "decoding"},
     "serving": {"rewards", "scoring", "decoding"},
-    "cli": {"rewards", "training", "scoring", "decoding", "evaluation", "inspection"},
+    "cli": {"rewards", "training", "scoring", "decoding", "serving", "evaluation", "inspection"},
 }
 
 

@@ -79,13 +79,13 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: 
 
 
 def check_length(
-    tokenizer: Any, policy: Any, prompt: Prompt, number: int, max_new_tokens: int, *, chat_template: bool = True
+    tokenizer: Any, config: Any, prompt: Prompt, number: int, max_new_tokens: int, *, chat_template: bool = True
 ) -> int:
     """Counts the tokens of a prompt, and refuses a prompt that leaves too little room for its response.
 
     Args:
         tokenizer: The policy's tokenizer.
-        policy: The policy.
+        config: The policy's configuration.
         prompt: The prompt.
         number: The prompt's number, from 1, for the message.
         max_new_tokens: Largest number of tokens of its response.
@@ -97,7 +97,7 @@ def check_length(
     Raises:
         UserError: If prompt and response together can be longer than the policy's limit.
     """
-    most = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
     limit = most if isinstance(most, int) and most > 0 else None
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     # A far too long text is not tokenized, because that would take minutes and gigabytes.

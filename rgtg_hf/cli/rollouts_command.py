@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ __all__ = ["run"]
 # A continued run must have the same values of these options.
 _SETTINGS = [
     *("model", "reward", "num_responses", "top_k", "max_new_tokens", "seed"),
-    *("batch_size", "no_chat_template", "dtype", "trust_remote_code", "guide"),
+    *("batch_size", "no_chat_template", "dtype", "trust_remote_code", "guide", "engine"),
 ]
+_TRANSFORMERS, _VLLM = "transformers", "vllm"
 _OF_GUIDE = ("beta", "value_beta")
 
 
@@ -57,6 +59,8 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(list(arguments))
     check_at_least_one(options, "num_responses", "top_k", "max_new_tokens", "batch_size")
     check_model_name("--model", options.model)
+    if options.engine not in (_TRANSFORMERS, _VLLM) and not options.engine.startswith(("http://", "https://")):
+        raise UserError(f"--engine is {options.engine}; give transformers, vllm, or the address of a server")
     guidance = _guidance(options)
     prompts = read_prompts([], options.prompts)
     if options.pairs and Path(options.pairs).exists():
@@ -76,12 +80,21 @@ def run(arguments: Sequence[str]) -> None:
     judging = {"option": "--reward", "device": options.device, "trust_remote_code": options.trust_remote_code}
     reward = load_judge(options.reward, **judging)
     with PartialOutput(Path(options.output), header, processes) as output:
-        policy, tokenizer, processor = _load(options, guidance)
         chat_template = not options.no_chat_template
-        lengths = [
-            check_length(tokenizer, policy, prompt, number, options.max_new_tokens, chat_template=chat_template)
-            for number, prompt in enumerate(prompts, start=1)
-        ]
+
+        def lengths_of(tokenizer: Any, config: Any) -> list[int]:
+            return [
+                check_length(tokenizer, config, prompt, number, options.max_new_tokens, chat_template=chat_template)
+                for number, prompt in enumerate(prompts, start=1)
+            ]
+
+        if options.engine == _TRANSFORMERS:
+            policy, tokenizer, processor = _load(options, guidance)
+            lengths = lengths_of(tokenizer, policy.config)
+        else:
+            tokenizer, config = _load_tokenizer(options)
+            lengths, processor = lengths_of(tokenizer, config), None
+            policy = _load_engine(options, tokenizer, max(lengths) + options.max_new_tokens)
 
         def make_rows(number: int, batch: list[_Job]) -> list[dict[str, Any]]:
             from rgtg_hf.evaluation.rollouts import rollouts
@@ -111,6 +124,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig | None:
     """The settings of the model that guides, if there is one."""
+    if options.guide is not None and options.engine != _TRANSFORMERS:
+        raise UserError(f"--guide: with --engine {options.engine} nothing can guide; leave --engine out")
     if options.guide is None:
         given = [name for name in _OF_GUIDE if hasattr(options, name)]
         if given:
@@ -136,6 +151,27 @@ def _load(options: argparse.Namespace, guidance: RewardGuidanceConfig | None) ->
             eos_token_id=policy.generation_config.eos_token_id,
         )
     return policy, tokenizer, processor
+
+
+def _load_tokenizer(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The tokenizer and the configuration of a policy whose weights an engine has."""
+    from transformers import AutoConfig
+
+    from rgtg_hf.rewards.load import load_tokenizer
+
+    trust = {"trust_remote_code": options.trust_remote_code}
+    with blame_input(f"--model: {options.model} cannot be loaded"):
+        return load_tokenizer(options.model, **trust), AutoConfig.from_pretrained(options.model, **trust)
+
+
+def _load_engine(options: argparse.Namespace, tokenizer: Any, max_length: int) -> Any:
+    from rgtg_hf.serving.engines import ServerEngine, VllmEngine
+
+    with blame_input(f"--engine: {options.engine} cannot be used", (ImportError, OSError, ValueError, RuntimeError)):
+        if options.engine != _VLLM:
+            return ServerEngine(options.engine, tokenizer, options.served_model, os.environ.get("OPENAI_API_KEY"))
+        settings = {"dtype": options.dtype, "max_model_len": max_length, "seed": options.seed}
+        return VllmEngine(options.model, trust_remote_code=options.trust_remote_code, **settings)
 
 
 def _finish(options: argparse.Namespace) -> None:
@@ -191,6 +227,8 @@ def _parser() -> LineParser:
     add = parser.group("model")
     add("--model", required=True, help="the policy: a folder or a hub name")
     add_loading_options(add)
+    add("--engine", default=_TRANSFORMERS, help="vllm, or http://host:port/v1 of a server")
+    add("--served_model", metavar="NAME", help="the policy's name at the server, if it serves several")
     add = parser.group("a second round")
     add("--guide", metavar="NAME", help="guide the policy by a reward or value model; rows have weights for it")
     for one in fields(RewardGuidanceConfig):

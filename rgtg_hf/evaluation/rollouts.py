@@ -17,6 +17,7 @@ from rgtg_hf.evaluation.gold_models import Gold
 from rgtg_hf.evaluation.log_ratios import RatioRecorder
 from rgtg_hf.evaluation.prompts import Prompt, as_messages, encode_batch, last_message
 from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
+from rgtg_hf.serving.engines import Engine, Written
 
 __all__ = ["pairs_of_rollouts", "rate", "rollouts"]
 
@@ -37,7 +38,7 @@ def rollouts(
     """Samples several responses to each prompt and rates them, in one batch of `len(prompts) * num_responses` rows.
 
     Args:
-        policy: A causal language model.
+        policy: A causal language model, or an [engine][rgtg_hf.serving.engines] that writes in its place.
         tokenizer: Its tokenizer.
         prompts: Texts, or lists of messages with `role` and `content`.
         reward: A function of prompts and responses, two lists of texts, that returns one number for each. For a prompt
@@ -47,11 +48,11 @@ def rollouts(
         top_k: Responses are sampled at temperature 1 from the policy's likeliest tokens, this many at each step. Take
             the number that guidance will have, 10 by default: a value holds for the candidates it was learned from.
         max_new_tokens: Largest number of tokens of a response.
-        seed: Seed of the batch. The global random state is set.
+        seed: Seed of the batch. The global random state is set. An engine has a random state of its own.
         chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's
             message. Otherwise the text is continued as it is.
-        processor: Guides the policy, with the same `top_k`. The trainer weighs the rows by their `log_ratios`, so that
-            they stand for responses of the policy in places where it seldom goes.
+        processor: Guides the policy, with the same `top_k`; not with an engine. The trainer weighs the rows by their
+            `log_ratios`, so that they stand for responses of the policy in places where it seldom goes.
 
     Returns:
         A row for each response, those of a prompt together, with `prompt` and `completion` (lists of messages where
@@ -61,8 +62,8 @@ def rollouts(
 
     Raises:
         TypeError: If a number has another type.
-        ValueError: If a number is out of range, a prompt cannot be encoded, or the reward does not return one finite
-            number for each response.
+        ValueError: If a number is out of range, a prompt cannot be encoded, a processor comes with an engine, or the
+            reward does not return one finite number for each response.
 
     Example:
         ```python
@@ -77,28 +78,30 @@ def rollouts(
     """
     for name, number in (("num_responses", num_responses), ("top_k", top_k), ("max_new_tokens", max_new_tokens)):
         check_count(name, number)
-    inputs = dict(encode_batch(tokenizer, prompts, chat_template=chat_template).to(policy.device))
+    inputs = encode_batch(tokenizer, prompts, chat_template=chat_template)
+    prompt_ids = kept_ids(inputs["input_ids"], inputs["attention_mask"])
+    shared: dict[str, Any] = {"top_k": top_k, "max_new_tokens": max_new_tokens}
     recorder = None if processor is None else RatioRecorder(processor)
-    if isinstance(processor, RewardGuidedLogitsProcessor):
-        processor.set_prompts(attention_mask=inputs["attention_mask"])
-    sampled = sample_responses(
-        policy,
-        tokenizer,
-        inputs,
-        top_k=top_k,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        processor=recorder,
-        responses_per_prompt=num_responses,
-    )
-    asked = [last_message(prompt) for prompt in prompts for _ in range(num_responses)]
-    rewards = rate(reward, asked, sampled.texts)
-    prompt_ids = kept_ids(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu())
+    if isinstance(policy, Engine):
+        if processor is not None:
+            raise ValueError("A processor guides `generate()` alone: give the policy itself in place of an engine.")
+        written = policy.write(prompt_ids, num_responses=num_responses, **shared)
+    else:
+        inputs = dict(inputs.to(policy.device))
+        if isinstance(processor, RewardGuidedLogitsProcessor):
+            processor.set_prompts(attention_mask=inputs["attention_mask"])
+        sampled = sample_responses(
+            policy, tokenizer, inputs, seed=seed, processor=recorder, responses_per_prompt=num_responses, **shared
+        )
+        ends = set(end_token_ids(policy))
+        written = [Written(ids, bool(ids) and ids[-1] in ends) for ids in sampled.ids]
+    texts = tokenizer.batch_decode([one.ids for one in written], skip_special_tokens=True)
+    rewards = rate(reward, [last_message(prompt) for prompt in prompts for _ in range(num_responses)], texts)
     with_template = chat_template and bool(tokenizer.chat_template)
-    ends = set(end_token_ids(policy))
-    ratios = [[0.0] * len(ids) for ids in sampled.ids] if recorder is None else recorder.log_ratios(sampled.ids)
+    every = [one.ids for one in written]
+    ratios = [[0.0] * len(ids) for ids in every] if recorder is None else recorder.log_ratios(every)
     rows = []
-    for place, (text, ids) in enumerate(zip(sampled.texts, sampled.ids, strict=True)):
+    for place, (text, one) in enumerate(zip(texts, written, strict=True)):
         prompt: Any = prompts[place // num_responses]
         completion: Any = text
         if with_template:
@@ -109,9 +112,9 @@ def rollouts(
                 "prompt": prompt,
                 "completion": completion,
                 "reward": rewards[place],
-                "finished": bool(ids) and ids[-1] in ends,
+                "finished": one.finished,
                 "prompt_ids": prompt_ids[place // num_responses],
-                "completion_ids": ids,
+                "completion_ids": one.ids,
                 "log_ratios": [round(ratio, 6) for ratio in ratios[place]],
             }
         )

@@ -1,1 +1,1 @@
-"""Guided generation in serving engines."""
+"""Guided generation in serving engines, and engines that write rollouts."""

@@ -84,7 +84,6 @@ def engine(model, **settings):
     for name, value in (ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}).items():
         os.environ.setdefault(name, value)
     from vllm import LLM
-    from vllm.distributed import cleanup_dist_env_and_memory
 
     defaults = {"dtype": "float32", "max_model_len": 256, "max_num_seqs": 16, "enforce_eager": True}
     llm = None
@@ -93,8 +92,15 @@ def engine(model, **settings):
         yield llm
     finally:
         del llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        clean_up()
+
+
+def clean_up():
+    """Lets go of an engine in this process."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    gc.collect()
+    cleanup_dist_env_and_memory()
 
 
 def guided_engine(models, reward_model, **settings):

@@ -61,7 +61,7 @@ def _to_terminal(options: argparse.Namespace) -> None:
     policy, tokenizer, _ = models
     for number, prompt in enumerate(prompts, start=1):
         template = {"chat_template": not options.no_chat_template}
-        check_length(tokenizer, policy, prompt, number, options.max_new_tokens, **template)
+        check_length(tokenizer, policy.config, prompt, number, options.max_new_tokens, **template)
     set_seed(options.seed)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if len(prompts) == 1 else None
     for start in range(0, len(prompts), options.batch_size):
@@ -92,7 +92,9 @@ def _to_file(options: argparse.Namespace) -> None:
         template = {"chat_template": not options.no_chat_template}
         batches = plan_batches(
             planned,
-            lambda row: check_length(tokenizer, policy, row.prompt, row.index + 1, row.max_new_tokens, **template),
+            lambda row: check_length(
+                tokenizer, policy.config, row.prompt, row.index + 1, row.max_new_tokens, **template
+            ),
             options.batch_size,
         )
         write_responses(
