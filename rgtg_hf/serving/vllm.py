@@ -9,7 +9,7 @@ A request asks for guidance with `extra_args={"rgtg": {"beta": 1.5, "top_k": 10}
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from rgtg_hf.serving.batch import GuidedBatch
+from rgtg_hf.serving.penalties import Penalties
 from rgtg_hf.serving.served_reward_model import load_row_scorer, server_default
 from rgtg_hf.serving.settings import ServerSettings, requested_guidance, resolved_request
 from rgtg_hf.serving.vllm_slots import SlotTokens
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
 __all__ = ["RewardGuidance"]
+
+
+class _Row(NamedTuple):
+    """A guided row of the V1 runner, which lets the response grow."""
+
+    prompt: list[int]
+    response: list[int]
+    penalties: Penalties | None
 
 
 class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
@@ -65,8 +74,8 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             vllm_config.model_config.max_model_len,
         )
         self.batch = GuidedBatch(scorer)
-        # V1: prompt and response of each guided row; the runner lets the latter grow.
-        self._tokens: dict[int, tuple[list[int], list[int]]] = {}
+        # V1: the guided rows.
+        self._rows: dict[int, _Row] = {}
         # V2: the guided slots, and whether a step has guided since the one before began.
         self._slots = None if isinstance(where, torch.device) else SlotTokens(where)
         self._idle = True
@@ -91,9 +100,15 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             step = self._slots.step(context)
             self.batch.keep_only(step.at_work)
             self._guide(logits, step.rows, step.slots, step.prefixes)
-        elif self._tokens:
-            rows = list(self._tokens)
-            self._guide(logits, rows, rows, [prompt + response for prompt, response in self._tokens.values()])
+        elif self._rows:
+            rows = list(self._rows)
+            # This runner applies penalties after the processors; the other one before.
+            penalized = [(row, one, one.penalties) for row, one in self._rows.items() if one.penalties is not None]
+            for row, one, penalties in penalized:
+                logits[row] = penalties.apply(logits[row], one.prompt, one.response)
+            self._guide(logits, rows, rows, [one.prompt + one.response for one in self._rows.values()])
+            for row, one, penalties in penalized:
+                logits[row] = penalties.undo(logits[row], one.prompt, one.response)
         return logits
 
     def _guide(self, logits: Tensor, rows: list[int], keys: Sequence[int], prefixes: list[list[int]]) -> None:
@@ -122,21 +137,21 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             return
         for row in batch_update.removed:
             self.batch.leave(row)
-            self._tokens.pop(row, None)
+            self._rows.pop(row, None)
         for row, params, prompt, response in batch_update.added:
-            self._tokens.pop(row, None)
+            self._rows.pop(row, None)
             if self._join(row, params) and prompt is not None:
-                self._tokens[row] = (prompt, response)
+                self._rows[row] = _Row(prompt, response, Penalties.of(params))
         for source, target, direction in batch_update.moved:
-            moved, other = self._tokens.pop(source, None), self._tokens.pop(target, None)
+            moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
-                self._tokens[target] = moved
+                self._rows[target] = moved
             if direction != MoveDirectionality.SWAP:
                 self.batch.move(source, target)
                 continue
             self.batch.swap(source, target)
             if other is not None:
-                self._tokens[source] = other
+                self._rows[source] = other
 
     # Model Runner V2's interface: slots that are filled again.
 

@@ -28,10 +28,10 @@ class Alone:
         self.policy = AutoModelForCausalLM.from_pretrained(models / "policy")
         self.reward_model = AutoModelForSequenceClassification.from_pretrained(models / reward_model)
 
-    def __call__(self, prompt, settings, length=LENGTH):
+    def __call__(self, prompt, settings, length=LENGTH, **others):
         processors = [RewardGuidedLogitsProcessor(self.reward_model, **settings)] if settings is not None else []
         ids = self.policy.generate(
-            torch.tensor([prompt]), logits_processor=processors, max_new_tokens=length, do_sample=False
+            torch.tensor([prompt]), logits_processor=processors, max_new_tokens=length, do_sample=False, **others
         )
         return ids[0, len(prompt) :].tolist()
 
@@ -65,13 +65,25 @@ def processor_of(llm):
 def assert_nothing_is_held(llm):
     llm.llm_engine.step()  # vLLM tells of requests that have left at its next step, if need be an empty one
     processor = processor_of(llm)
-    assert not processor._tokens
+    assert not processor._rows
     assert not processor.batch
     assert processor.batch.scorer.row_count == 0
     assert not processor.batch.scorer.reader.buffer.layers
 
 
 SETTINGS = [None, {"beta": 2.0, "top_k": 5}, {"beta": -3.0, "top_k": 20}, {"beta": 0.0, "top_k": 4}, {"beta": 1.0}]
+
+
+def test_penalties_are_on_the_policy_s_scores_before_candidates_are_chosen(guided):
+    llm, alone = guided
+    settings = {"beta": 2.0, "top_k": 4}
+    given = prompts(3, seed=8)
+    asked = [parameters(settings, 24, repetition_penalty=penalty) for penalty in (1.0, 1.5, 0.8)]
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in given], asked, use_tqdm=False)
+    for ids, output, penalty in zip(given, outputs, (1.0, 1.5, 0.8), strict=True):
+        expected = alone(ids, settings, 24, repetition_penalty=penalty)
+        assert list(output.outputs[0].token_ids) == expected
+    assert alone(given[1], settings, 24, repetition_penalty=1.5) != alone(given[1], settings, 24)
 
 
 def test_guided_and_unguided_requests_side_by_side_get_what_they_get_alone(guided):
