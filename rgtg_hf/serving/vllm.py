@@ -99,7 +99,8 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             self._idle = False
             step = self._slots.step(context)
             self.batch.keep_only(step.at_work)
-            self._guide(logits, step.rows, step.slots, step.prefixes)
+            for part in step.rounds:
+                self._guide(logits, part.rows, part.slots, part.prefixes)
         elif self._rows:
             rows = list(self._rows)
             # This runner applies penalties after the processors; the other one before.
@@ -170,11 +171,6 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
 
 
 def _check_engine(vllm_config: VllmConfig) -> None:
-    if vllm_config.speculative_config is not None:
-        raise ValueError(
-            "Guidance does not work with speculative decoding, whose drafts are checked several at a time: start the "
-            "engine without `speculative_config`."
-        )
     if vllm_config.model_config.enable_prompt_embeds:
         raise ValueError(
             "Guidance needs prompts as token ids, which the reward model reads: start the engine without "

@@ -47,17 +47,12 @@ class HeadSteering:
         prefix: As vLLM gives it.
 
     Raises:
-        ValueError: If there is no head, it belongs to another policy, the policy does more than a linear map to its
-            last hidden state, or the engine decodes speculatively.
+        ValueError: If there is no head, it belongs to another policy, or the policy does more than a linear map to
+            its last hidden state.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         settings = ServerSettings.from_additional_config(vllm_config.additional_config, "head")
-        if vllm_config.speculative_config is not None:
-            raise ValueError(
-                "A steering head does not work with speculative decoding, whose drafts it does not steer: start the "
-                "engine without `speculative_config`."
-            )
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         processor = getattr(self, "logits_processor", None)  # only where the last layers are
         if processor is not None and (processor.scale != 1.0 or processor.soft_cap is not None):

@@ -12,23 +12,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-__all__ = ["SlotStep", "SlotTokens"]
+__all__ = ["SlotRows", "SlotStep", "SlotTokens"]
 
 
 @dataclass
-class SlotStep:
-    """The guided rows of a step that choose a token.
+class SlotRows:
+    """Guided rows that choose a token, of different slots.
 
     Attributes:
         rows: Rows of the logits.
         slots: The slot of each.
-        prefixes: The token ids of each, prompt and response.
-        at_work: All slots of the step.
+        prefixes: The token ids of each, prompt and response, with the drafts before it.
     """
 
     rows: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     prefixes: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class SlotStep:
+    """A step.
+
+    Attributes:
+        rounds: The guided rows, those without a draft before them first, then those after one draft, and so on.
+        at_work: All slots of the step.
+    """
+
+    rounds: list[SlotRows] = field(default_factory=list)
     at_work: set[int] = field(default_factory=set)
 
 
@@ -50,22 +61,26 @@ class SlotTokens:
             self._tokens[slot] = []
 
     def step(self, context: LogitsContext) -> SlotStep:
-        """What a step is about. Rows that have not come to their prompt's end choose no token yet."""
+        """The guided rows of a step. Rows that have not come to their prompt's end choose no token yet.
+
+        With speculative decoding a request has a row after each of its drafts, which are in `input_ids` alone. Those
+        that were refused are held until the request's next step shows where it went on.
+        """
         step = SlotStep(at_work=set(context.idx_mapping_np.tolist()))
         if step.at_work.isdisjoint(self._tokens):
             return step
-        slots = context.expanded_idx_mapping.tolist()
-        for row, (slot, place, token) in enumerate(
-            zip(slots, context.pos.tolist(), context.input_ids.tolist(), strict=True)
-        ):
+        columns = (context.expanded_idx_mapping, context.pos, context.input_ids, context.expanded_local_pos)
+        for row, (slot, place, token, drafts) in enumerate(zip(*(one.tolist() for one in columns), strict=True)):
             held = self._tokens.get(slot)
             if held is None or place + 1 < int(self.state.prefill_len.np[slot]):
                 continue
-            if len(held) == place and place:
-                held.append(token)
-            elif len(held) != place + 1:
-                held[:] = self.state.all_token_ids.gpu[slot, : place + 1].tolist()
-            step.rows.append(row)
-            step.slots.append(slot)
-            step.prefixes.append(list(held))
+            if len(held) < place:
+                held[:] = self.state.all_token_ids.gpu[slot, :place].tolist()
+            held[place:] = [max(0, token)]  # a draft that is none is -1
+            while len(step.rounds) <= drafts:
+                step.rounds.append(SlotRows())
+            of_round = step.rounds[drafts]
+            of_round.rows.append(row)
+            of_round.slots.append(slot)
+            of_round.prefixes.append(list(held))
         return step

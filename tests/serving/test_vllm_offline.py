@@ -223,7 +223,7 @@ def steered_engine(models, policy, beta):
         (
             "siblings",
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
-            "speculative decoding",
+            "Custom logits processors are not supported when speculative decoding is enabled",
         ),
     ],
 )

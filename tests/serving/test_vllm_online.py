@@ -1,13 +1,16 @@
 """Guided generation through vLLM's OpenAI server, with the OpenAI client, as a user meets it."""
 
 import asyncio
+import json
 import random
+import re
 
+import httpx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
 from tests.cli.conftest import byte_tokenizer
 from tests.serving.conftest import serve
 
@@ -148,3 +151,30 @@ def test_a_request_that_is_too_long_is_refused_and_not_the_server(server, alone)
             return await complete(api, TEXTS[0], 8, True)
 
     assert asyncio.run(ask()) == alone(TEXTS[0], 8, True)
+
+
+def test_a_head_steers_with_speculative_decoding_too(models, tmp_path):
+    """In a process of its own: vLLM for CPU changes modules for it, and fails to start a second engine then."""
+    policy = AutoModelForCausalLM.from_pretrained(models / "policy")
+    head = NextTokenRewardModel.from_pretrained(models / "head").attach(policy)
+    tokenizer, beta = byte_tokenizer(), 2.0
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
+    arguments = [str(models / "policy"), "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256"]
+    arguments += ["--hf-overrides", '{"architectures": ["SteeredLlamaForCausalLM"]}']
+    arguments += ["--additional-config", json.dumps({"rgtg": {"head": str(models / "head"), "head_beta": beta}})]
+    arguments += ["--speculative-config", json.dumps(speculation)]
+
+    async def ask(server):
+        async with client(server) as api:
+            return [await complete(api, text, 40, False) for text in TEXTS]
+
+    with serve(arguments, tmp_path) as server:
+        found = asyncio.run(ask(server))
+        metrics = httpx.get(f"{server}/metrics").text
+    for text, ids in zip(TEXTS, found, strict=True):
+        prompt = torch.tensor([tokenizer(text)["input_ids"]])
+        with steering(policy, [(head, beta)], top_k=0) as processor:
+            expected = policy.generate(prompt, logits_processor=[processor], max_new_tokens=40, do_sample=False)
+        assert ids == expected[0, prompt.shape[1] :].tolist()
+    accepted = re.search(r"^vllm:spec_decode_num_accepted_tokens_total\S* (\S+)", metrics, re.MULTILINE)
+    assert float(accepted[1]) > 0

@@ -18,10 +18,10 @@ SETTINGS = [None, {"beta": 2.0, "top_k": 5}, {"beta": -3.0, "top_k": 20}]
 class Runner:
     """What Model Runner V2 does with logits processors: slots that are filled anew, rows in any order."""
 
-    def __init__(self, policy, processor_class, config, seed):
+    def __init__(self, policy, processor_class, config, seed, most_drafts=0):
         from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
 
-        self.policy, self.chance = policy, random.Random(seed)
+        self.policy, self.chance, self.most_drafts, self.drafts_taken = policy, random.Random(seed), most_drafts, 0
         self.tokens = torch.full((SLOTS, LONGEST), -7, dtype=torch.int32)  # of what was there before
         self.prefill = np.zeros(SLOTS, dtype=np.int32)
         state = LogitsProcRequestState(
@@ -63,26 +63,43 @@ class Runner:
         self.chance.shuffle(batch)
         if not batch:
             return
+        rows = []  # what each row reads, and how many drafts of its request are before it
         for one in batch:
             one.computed = min(len(one.ids), one.computed + CHUNK)
-        seen = [one.ids[: one.computed] for one in batch]
-        logits = torch.stack([self.policy(torch.tensor([ids])).logits[0, -1] for ids in seen]).detach()
+            one.drafts = self.drafts_of(one) if one.computed == len(one.ids) else []
+            rows += [(one, one.ids[: one.computed] + one.drafts[:n], n) for n in range(len(one.drafts) + 1)]
+        logits = torch.stack([self.policy(torch.tensor([ids])).logits[0, -1] for _, ids, _ in rows]).detach()
         slots = torch.tensor([one.slot for one in batch])
         context = LogitsContext(
-            expanded_idx_mapping=slots,
+            expanded_idx_mapping=torch.tensor([one.slot for one, _, _ in rows]),
             idx_mapping=slots,
             idx_mapping_np=slots.numpy(),
-            expanded_local_pos=torch.zeros_like(slots),
-            input_ids=torch.tensor([ids[-1] for ids in seen]),
-            pos=torch.tensor([len(ids) - 1 for ids in seen]),
-            seq_lens_upper_bound_np=np.array([len(ids) for ids in seen]),
+            expanded_local_pos=torch.tensor([n for _, _, n in rows]),
+            input_ids=torch.tensor([ids[-1] for _, ids, _ in rows]),
+            pos=torch.tensor([len(ids) - 1 for _, ids, _ in rows]),
+            seq_lens_upper_bound_np=np.array([one.computed + len(one.drafts) for one in batch]),
         )
         if any(one.guided for one in batch):
             logits = self.processor.apply(logits, context)
-        for one, id_ in zip(batch, logits.argmax(-1).tolist(), strict=True):
-            if one.computed == len(one.ids):  # else it is still at its prompt, and chooses nothing
+        chosen = iter(logits.argmax(-1).tolist())
+        for one in batch:
+            own = [next(chosen) for _ in range(len(one.drafts) + 1)]
+            if one.computed < len(one.ids):  # it is still at its prompt, and chooses nothing
+                continue
+            right = next((n for n, draft in enumerate(one.drafts) if own[n] != draft), len(one.drafts))
+            self.drafts_taken += right
+            for id_ in own[: right + 1]:
                 one.ids.append(id_)
                 self.tokens[one.slot, len(one.ids) - 1] = id_
+            one.computed = len(one.ids) - 1
+
+    def drafts_of(self, one):
+        """Guesses of what comes: the policy's own, or any token."""
+        ids, count = list(one.ids), self.chance.randrange(self.most_drafts + 1)
+        for _ in range(count):
+            likely = int(self.policy(torch.tensor([ids])).logits[0, -1].argmax())
+            ids.append(likely if self.chance.random() < 0.7 else self.chance.randrange(3, 250))
+        return ids[len(one.ids) :]
 
 
 @pytest.fixture(scope="module", params=["siblings", "next-token"])
@@ -96,13 +113,13 @@ def parts(request, models):
     return arguments.create_engine_config(), Alone(models, request.param)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_requests_come_go_pause_and_are_preempted_in_any_order(parts, seed):
+@pytest.mark.parametrize(("seed", "most_drafts"), [(0, 0), (1, 0), (2, 0), (3, 1), (4, 3), (5, 5)])
+def test_requests_come_go_pause_and_are_preempted_in_any_order(parts, seed, most_drafts):
     from rgtg_hf.serving.vllm import RewardGuidance
 
     config, alone = parts
     chance = random.Random(seed)
-    runner = Runner(alone.policy, RewardGuidance, config, seed)
+    runner = Runner(alone.policy, RewardGuidance, config, seed, most_drafts)
     waiting = [(number, ids, chance.choice(SETTINGS)) for number, ids in enumerate(prompts(14, seed=seed))]
     finished = 0
     while waiting or runner.running:
@@ -117,11 +134,13 @@ def test_requests_come_go_pause_and_are_preempted_in_any_order(parts, seed):
         runner.step()
         for name, one in list(runner.running.items()):
             response = one.ids[len(one.prompt) :]
+            response = response[: response.index(2) + 1] if 2 in response else response[:LENGTH]
             if len(response) == LENGTH or (response and response[-1] == 2):
                 assert response == alone(one.prompt, one.settings, LENGTH)
                 runner.remove(name)
                 finished += 1
     assert finished > 6
+    assert (runner.drafts_taken > 5) == (most_drafts > 0)
     for _ in range(2):
         runner.step()
     assert runner.processor.batch.scorer.row_count == 0
