@@ -220,11 +220,6 @@ def steered_engine(models, policy, beta):
         ("head", {}, "name it as `head`"),
         ("siblings", {"rgtg": {"cache_gib": 0.001}}, "`cache_gib` allows 0.001"),
         ("siblings", {"rgtg": {"cach_gib": 1}}, r"unknown settings \['cach_gib'\]"),
-        (
-            "siblings",
-            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
-            "Custom logits processors are not supported when speculative decoding is enabled",
-        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start(models, reward_model, settings, sentence):

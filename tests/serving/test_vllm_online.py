@@ -154,7 +154,7 @@ def test_a_request_that_is_too_long_is_refused_and_not_the_server(server, alone)
 
 
 def test_a_head_steers_with_speculative_decoding_too(models, tmp_path):
-    """In a process of its own: vLLM for CPU changes modules for it, and fails to start a second engine then."""
+    """In a process of its own: it imports numba, after which vLLM 0.32 starts no other engine in a process."""
     policy = AutoModelForCausalLM.from_pretrained(models / "policy")
     head = NextTokenRewardModel.from_pretrained(models / "head").attach(policy)
     tokenizer, beta = byte_tokenizer(), 2.0
