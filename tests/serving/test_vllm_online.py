@@ -37,8 +37,9 @@ def alone(models):
     reward_model = AutoModelForSequenceClassification.from_pretrained(models / "siblings")
     tokenizer = byte_tokenizer()
 
-    def generate(text, length, guided):
-        processors = [RewardGuidedLogitsProcessor(reward_model, 2.0, 5)] if guided else []
+    def generate(text, length, guided, **settings):
+        settings = settings or {"beta": 2.0, "top_k": 5}
+        processors = [RewardGuidedLogitsProcessor(reward_model, **settings)] if guided else []
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         output = policy.generate(ids, logits_processor=processors, max_new_tokens=length, do_sample=False)
         return output[0, ids.shape[1] :].tolist()
@@ -52,7 +53,7 @@ def client(server):
     return AsyncOpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
 
 
-async def complete(api, text, length, guided, cancel_after=None):
+async def complete(api, text, length, guided, cancel_after=None, **settings):
     """The ids that a request streams (the tiny model's bytes are no text), or what had come when it was cancelled."""
     stream = await api.completions.create(
         model="tiny",
@@ -60,7 +61,7 @@ async def complete(api, text, length, guided, cancel_after=None):
         max_tokens=length,
         temperature=0,
         stream=True,
-        extra_body={"return_token_ids": True} | ({"vllm_xargs": GUIDANCE} if guided else {}),
+        extra_body={"return_token_ids": True} | ({"vllm_xargs": settings or GUIDANCE} if guided else {}),
     )
     ids = []
     async for chunk in stream:
@@ -78,6 +79,22 @@ def test_a_streamed_response_is_that_of_the_transformers_route(server, alone, gu
             return [await complete(api, text, 16, guided) for text in TEXTS]
 
     assert asyncio.run(ask()) == [alone(text, 16, guided) for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"top_p": 0.2}, {"min_p": 0.6}, {"min_entropy": 4.0}, {"max_increment": 0.2}, {"max_step_kl": 0.05}]
+)
+def test_every_setting_of_guidance_can_be_asked_for(server, alone, setting):
+    settings = {"beta": 4.0, "top_k": 8} | setting
+
+    async def ask():
+        async with client(server) as api:
+            asked = {f"rgtg_{name}": value for name, value in settings.items()}
+            return [await complete(api, text, 24, True, **asked) for text in TEXTS]
+
+    found = asyncio.run(ask())
+    assert found == [alone(text, 24, True, **settings) for text in TEXTS]
+    assert found != [alone(text, 24, True, beta=4.0, top_k=8) for text in TEXTS]
 
 
 def test_a_chat_is_guided_too(server):
