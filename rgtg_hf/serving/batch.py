@@ -44,6 +44,7 @@ class GuidedBatch:
         self.scorer = scorer
         self._requests: dict[Hashable, _Request] = {}
         self._keys: list[Hashable] = []  # of the scorer's rows
+        self._not_finite = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -122,8 +123,14 @@ class GuidedBatch:
         )
         if step.not_finite is not None:
             failed = step.not_finite.any(-1).tolist()
+            self._not_finite += sum(failed)
             self._complain([request for request, one in zip(requests, failed, strict=True) if one])
         return step.scores
+
+    def take_not_finite(self) -> int:
+        """How many steps of requests went unguided since the last call, for rewards that are not finite."""
+        found, self._not_finite = self._not_finite, 0
+        return found
 
     def _rows_of(self, keys: Sequence[Hashable]) -> list[int]:
         """The rows of requests in the reward model's cache. Those that have none get one."""

@@ -160,6 +160,11 @@ class RowScorer(ABC):
         """How many rows are held."""
         return len(self.reader.tokens)
 
+    @property
+    def cache_bytes(self) -> int:
+        """The memory of the cache."""
+        return sum(part.element_size() * part.numel() for part in self.cache_parts())
+
     def score(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor, wanted: Tensor) -> Tensor:
         """Computes r(x, y_<t v) - r(x, y_<t) for each candidate v.
 
@@ -188,6 +193,11 @@ class RowScorer(ABC):
     @abstractmethod
     def _increments(self, rows: list[int], prefixes: list[list[int]], candidate_ids: Tensor) -> Tensor:
         """The increments of all candidates, shape `[rows, k]`."""
+
+    def cache_parts(self) -> list[Tensor]:
+        """The tensors of the cache, each of shape `[rows, heads, columns, size]`."""
+        layers: Sequence[Any] = self.reader.buffer.layers
+        return [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
 
     def forget(self, row: int) -> int:
         """Forgets a row. The last one takes its number. When no row is left, the memory is freed.
@@ -227,9 +237,7 @@ def cache_bytes_per_token(reward_model: PreTrainedModel) -> int:
     """The bytes that one token of one row takes in the reward model's cache: keys and values of all layers."""
     scorer = make_row_scorer(reward_model)
     scorer.reader.read_rows([0], [[0]])
-    layers: Sequence[Any] = scorer.reader.buffer.layers
-    parts = [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
-    return sum(part.element_size() * part.shape[2:].numel() for part in parts)
+    return sum(part.element_size() * part.shape[2:].numel() for part in scorer.cache_parts())
 
 
 def _batches(fresh: list[tuple[int, int, list[int]]]) -> Iterator[list[tuple[int, int, list[int]]]]:

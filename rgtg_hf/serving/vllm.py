@@ -17,6 +17,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from rgtg_hf.serving.batch import GuidedBatch
+from rgtg_hf.serving.metrics import guidance_metrics
 from rgtg_hf.serving.penalties import Penalties
 from rgtg_hf.serving.served_reward_model import load_row_scorer, server_default
 from rgtg_hf.serving.settings import ServerSettings, requested_guidance, resolved_request
@@ -73,7 +74,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             vllm_config.scheduler_config.max_num_seqs,
             vllm_config.model_config.max_model_len,
         )
-        self.batch = GuidedBatch(scorer)
+        self.batch, self.metrics = GuidedBatch(scorer), guidance_metrics()
         # V1: the guided rows.
         self._rows: dict[int, _Row] = {}
         # V2: the guided slots, and whether a step has guided since the one before began.
@@ -113,9 +114,13 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         return logits
 
     def _guide(self, logits: Tensor, rows: list[int], keys: Sequence[int], prefixes: list[list[int]]) -> None:
-        if rows:
-            index = torch.tensor(rows, device=logits.device)
+        if not rows:
+            return
+        index = torch.tensor(rows, device=logits.device)
+        with self.metrics.seconds.time():
             logits[index] = self.batch.guide(keys, prefixes, logits[index])
+        self.metrics.tokens.inc(len(rows))
+        self.metrics.look_at(self.batch)
 
     def _join(self, key: int, sampling_params: SamplingParams) -> bool:
         """Takes a request in, in place of what had its key. Whether it is to be guided."""
@@ -124,6 +129,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         if guidance is None:
             return False
         self.batch.join(key, resolved_request(guidance, self.default))
+        self.metrics.requests.inc()
         return True
 
     # The V1 runner's interface: rows that join, leave and move.
@@ -153,6 +159,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
             self.batch.swap(source, target)
             if other is not None:
                 self._rows[source] = other
+        self.metrics.look_at(self.batch)
 
     # Model Runner V2's interface: slots that are filled again.
 
@@ -167,6 +174,7 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         """A step begins. If the last one guided nothing, nothing needs to be kept."""
         if self._idle:
             self.batch.keep_only(set())
+            self.metrics.look_at(self.batch)
         self._idle = True
 
 

@@ -115,7 +115,7 @@ def guided_engine(models, reward_model, **settings):
 
 
 @contextmanager
-def serve(arguments, folder):
+def serve(arguments, folder, **environment):
     """A server of its own process, started in a folder with the arguments of `vllm serve`: its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -124,7 +124,7 @@ def serve(arguments, folder):
     # The module is what `vllm serve` runs. The command itself asks for a distribution of the name vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *arguments]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
     address = f"http://127.0.0.1:{port}"
@@ -134,7 +134,8 @@ def serve(arguments, folder):
         assert process.poll() is None, log.read_text()[-3000:]
     finally:
         process.terminate()
-        process.wait(60)
+        code = process.wait(60)
+    assert code == 0, log.read_text()[-3000:]
 
 
 def _wait_for(address, process, log):

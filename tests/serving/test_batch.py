@@ -163,6 +163,7 @@ def test_a_request_whose_rewards_are_not_finite_follows_the_policy_and_the_log_s
     assert [record.message.split(". ")[0] for record in caplog.records] == [
         "The reward model gave 1 of the requests a reward that is not finite"
     ]
+    assert [batch.take_not_finite() for _ in range(2)] == [2, 0]
 
 
 def test_a_steering_head_is_no_reward_model_of_rows(policy):
@@ -177,4 +178,11 @@ def test_models_whose_candidates_cannot_be_siblings_are_refused():
 
 def test_cache_bytes_are_those_of_keys_and_values(reward_model):
     layers, heads, size, parts, bytes_ = 2, 2, 8, 2, 4
-    assert cache_bytes_per_token(reward_model) == layers * heads * size * parts * bytes_
+    per_token = layers * heads * size * parts * bytes_
+    assert cache_bytes_per_token(reward_model) == per_token
+    batch = GuidedBatch(make_row_scorer(reward_model))
+    assert batch.scorer.cache_bytes == 0
+    batch.join(0, resolved({"beta": 1.0}))
+    batch.guide([0], [[5, 6, 7]], torch.randn(1, VOCAB_SIZE))
+    assert batch.scorer.cache_bytes % per_token == 0
+    assert batch.scorer.cache_bytes >= 3 * per_token

@@ -4,6 +4,9 @@ import asyncio
 import json
 import random
 import re
+import subprocess
+import threading
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -27,7 +30,9 @@ def server(models, tmp_path_factory):
     arguments = [str(models / "policy"), "--served-model-name", "tiny", "--dtype", "float32"]
     arguments += ["--max-model-len", "256", "--max-num-seqs", "16"]
     arguments += ["--logits-processors", "rgtg_hf.serving.vllm:RewardGuidance", "--additional-config", settings]
-    with serve(arguments, tmp_path_factory.mktemp("server")) as address:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "metrics").mkdir()
+    with serve(arguments, folder, PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics")) as address:
         yield address
 
 
@@ -170,6 +175,29 @@ def test_a_request_that_is_too_long_is_refused_and_not_the_server(server, alone)
     assert asyncio.run(ask()) == alone(TEXTS[0], 8, True)
 
 
+def test_the_metrics_of_guidance_are_among_the_server_s(server):
+    def figures():
+        lines = [line.rsplit(" ", 1) for line in httpx.get(f"{server}/metrics").text.splitlines()]
+        return {name: float(value) for name, value in lines if name.startswith("rgtg_") and "{" not in name}
+
+    async def ask():
+        async with client(server) as api:
+            jobs = [complete(api, text, 12, guided) for text in TEXTS for guided in (True, False)]
+            return (await asyncio.gather(*jobs))[::2]
+
+    before, written = figures(), asyncio.run(ask())
+    asyncio.run(ask())  # the requests of the last step leave at the next one
+    after = figures()
+    found = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    assert found["rgtg_guided_requests_total"] == 2 * len(TEXTS)
+    assert found["rgtg_guided_tokens_total"] >= 2 * sum(map(len, written))
+    assert found["rgtg_guidance_seconds_count"] >= 12
+    assert found["rgtg_guidance_seconds_sum"] > 0
+    assert found["rgtg_not_finite_total"] == 0
+    assert 0 <= after["rgtg_cache_rows"] <= len(TEXTS)
+    assert after["rgtg_cache_bytes"] >= 0
+
+
 def test_a_head_steers_with_speculative_decoding_too(models, tmp_path):
     """In a process of its own: it imports numba, after which vLLM 0.32 starts no other engine in a process."""
     policy = AutoModelForCausalLM.from_pretrained(models / "policy")
@@ -195,3 +223,29 @@ def test_a_head_steers_with_speculative_decoding_too(models, tmp_path):
         assert ids == expected[0, prompt.shape[1] :].tolist()
     accepted = re.search(r"^vllm:spec_decode_num_accepted_tokens_total\S* (\S+)", metrics, re.MULTILINE)
     assert float(accepted[1]) > 0
+
+
+def test_a_server_that_is_stopped_finishes_its_requests_first(models, tmp_path):
+    settings = json.dumps({"rgtg": {"reward_model": str(models / "siblings")}})
+    arguments = [str(models / "policy"), "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "512"]
+    arguments += ["--logits-processors", "rgtg_hf.serving.vllm:RewardGuidance", "--additional-config", settings]
+    arguments += ["--shutdown-timeout", "50"]
+    body = {"model": "tiny", "prompt": TEXTS[0], "max_tokens": 200, "ignore_eos": True, "stream": True}
+    begun, lines = threading.Event(), []
+
+    def ask(server):
+        with suppress(httpx.HTTPError):
+            asked = body | {"vllm_xargs": GUIDANCE}
+            with httpx.stream("POST", f"{server}/v1/completions", json=asked, timeout=120) as answer:
+                for line in answer.iter_lines():
+                    lines.append(line)
+                    begun.set()
+
+    with serve(arguments, tmp_path) as server:  # which asserts that it ends with code 0
+        asking = threading.Thread(target=ask, args=(server,))
+        asking.start()
+        assert begun.wait(60)
+    asking.join(60)
+    assert not asking.is_alive()
+    assert any("[DONE]" in line for line in lines)
+    assert not subprocess.run(["pgrep", "--full", str(tmp_path)], capture_output=True, check=False).stdout
