@@ -196,8 +196,8 @@ class Sampler:
             self._keep("blockwise", BLOCKS, draw, "prefix")
 
     def _dpo(self) -> None:
-        adapter = self.folder / f"{self.task}-dpo-{self.seed}"
-        if all(self._file("dpo", strength).exists() for strength in STRENGTHS[self.task]) or not adapter.exists():
+        done = all(self._file("dpo", strength).exists() for strength in STRENGTHS[self.task])
+        if done or (adapter := self._saved("dpo")) is None:
             return
         base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
         processor = FineTunedProcessor(PeftModel.from_pretrained(base, adapter), 1.0, self.settings["top_k"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -60,16 +61,26 @@ class SearchSampler(Sampler):
 
     def _guided_searches(self) -> None:
         """Searches whose rows are guided by the steering head."""
-        head, model = self._steering_head("head"), self._reward_model("prefix")
-        if head is None or model is None:
+        runs = (
+            ("guided_blockwise", "best", 4, {"n": 4}),
+            ("guided_particles", "resample", GUIDED_BETA, {"n": PARTICLES, "beta": GUIDED_BETA}),
+            ("guided_halving", "halve", HALVED, {"n": HALVED}),
+        )
+        self._keep_guided_searches("head", self._reward_model("prefix"), runs, "prefix")
+
+    def _keep_guided_searches(
+        self,
+        head_kind: str,
+        model: Any,
+        runs: Iterable[tuple[str, str, float, dict[str, Any]]],
+        kind: str | None = None,
+    ) -> None:
+        """The missing pieces of searches by a model: name, search, strength and settings of each."""
+        if (head := self._steering_head(head_kind)) is None or model is None:
             return
         with steering(self._models[0], [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
-            for name, search, strength, settings in (
-                ("guided_blockwise", "best", 4, {"n": 4}),
-                ("guided_particles", "resample", GUIDED_BETA, {"n": PARTICLES, "beta": GUIDED_BETA}),
-                ("guided_halving", "halve", HALVED, {"n": HALVED}),
-            ):
-                self._keep(name, strength, partial(self._guided_search, guide, model, search, settings), "prefix")
+            for name, search, strength, settings in runs:
+                self._keep(name, strength, partial(self._guided_search, guide, model, search, settings), kind)
 
     def _guided_search(self, guide: Any, model: Any, search: str, settings: dict[str, Any]) -> SampledResponses:
         sampled = self._search(model, search, guide=guide, **settings)

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import load_policy
 from benchmarks.record import record
 from benchmarks.tasks import TASKS, held_out_prompts
+from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.evaluation.chart import Series, draw_series
-from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from rgtg_hf.rewards.prefix_rewards import return_distributions
 from rgtg_hf.rewards.value_calibration import calibration, calibration_sums, trusted_value_beta
 from rgtg_hf.rewards.value_model import bins_of
@@ -27,7 +27,7 @@ from rgtg_hf.rewards.value_model import bins_of
 ASSETS = Path(__file__).parents[2] / "docs" / "assets"
 
 
-def calibrate(folder: Path, task: str, seed: int) -> dict[str, Any] | None:
+def calibrate(folder: Path, task: str, seed: int, prompts: list[list[int]]) -> dict[str, Any] | None:
     """The calibration of a value model on all responses of the policy of the same seed; None where one is missing."""
     saved = folder / f"{task}-value-{seed}"
     pieces = sorted((folder / "samples").glob(f"any-policy-{seed}-*.json"))
@@ -35,13 +35,11 @@ def calibrate(folder: Path, task: str, seed: int) -> dict[str, Any] | None:
         return None
     model = load_reward_model(saved)
     bins = bins_of(model.config)
-    _, tokenizer = load_policy()
-    prompts = [encode_prompts(tokenizer, [prompt])["input_ids"][0].tolist() for prompt in held_out_prompts()]
     sums: dict[str, list[float]] = {}
     for piece in pieces:
-        found = json.loads(piece.read_text(encoding="utf-8"))
-        gold = TASKS[task].gold(found["texts"])
-        for prompt, response, reward in zip(prompts, found["ids"], gold, strict=False):
+        written = json.loads(piece.read_text(encoding="utf-8"))
+        gold = TASKS[task].gold(written["texts"])
+        for prompt, response, reward in zip(prompts, written["ids"], gold, strict=False):
             with torch.inference_mode():
                 given = return_distributions(model, torch.tensor([prompt + response]))[:, len(prompt) - 1 :].log()
             own = calibration_sums(given, torch.tensor([reward]), torch.ones(given.shape[:2]), bins)
@@ -86,9 +84,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(str(demo_policy_path()))
+    prompts = [encode_prompts(tokenizer, [prompt])["input_ids"][0].tolist() for prompt in held_out_prompts()]
     results = {}
     for task in options.tasks:
-        every = {seed: calibrate(options.folder, task, seed) for seed in options.seeds}
+        every = {seed: calibrate(options.folder, task, seed, prompts) for seed in options.seeds}
         if by_seed := {seed: one for seed, one in every.items() if one is not None}:
             draw(task, by_seed, options.output or ASSETS)
             results[task] = by_seed

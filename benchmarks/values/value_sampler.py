@@ -6,8 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from benchmarks.paper.sample import HEAD_BETAS
-from benchmarks.search.search_sampler import HEAD_BETA, SearchSampler
-from rgtg_hf import steering
+from benchmarks.search.search_sampler import SearchSampler
 from rgtg_hf.rewards.value_model import as_reward_model, bins_of
 
 __all__ = ["ValueSampler"]
@@ -68,13 +67,9 @@ class ValueSampler(SearchSampler):
 
     def _guided_blockwise(self) -> None:
         """Block-wise best-of-n by the value, of rows that the steering head guides."""
-        head, model = self._steering_head("rollouts_head"), self._reward_model("value")
-        if head is None or model is None:
-            return
-        values = as_reward_model(model)
-        with steering(self._models[0], [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
-            for n in SIZES:
-                self._keep("value_guided_blockwise", n, partial(self._guided_search, guide, values, "best", {"n": n}))
+        if (model := self._reward_model("value")) is not None:
+            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in SIZES]
+            self._keep_guided_searches("rollouts_head", as_reward_model(model), runs)
 
     def _blockwise(self) -> None:
         for kind, model in self._scorers():

@@ -99,7 +99,7 @@ class VllmEngine(Engine):
 
 
 class ServerEngine(Engine):
-    """A server with OpenAI's interface that takes prompts as token ids, such as those of vLLM, SGLang or llama.cpp.
+    """A server with OpenAI's interface that knows `top_k` and takes prompts as token ids, such as vLLM's.
 
     Args:
         address: Where its interface begins, such as `http://localhost:8000/v1`.

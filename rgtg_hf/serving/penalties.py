@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Penalties"]
+__all__ = ["Penalties", "StepPenalties"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Penalties:
         import torch
         from rgtg_hf.serving.penalties import Penalties
 
-        penalties, scores = Penalties(repetition=2.0, presence=0.5), torch.tensor([4.0, -1.0, 3.0])
-        penalized = penalties.apply(scores, prompt=[0], response=[1])
+        scores = torch.tensor([4.0, -1.0, 3.0])
+        penalties = Penalties(repetition=2.0, presence=0.5).after([0], [1], scores)
+        penalized = penalties.apply(scores)
         assert penalized.tolist() == [2.0, -2.5, 3.0]
-        assert penalties.undo(penalized, prompt=[0], response=[1]).tolist() == [4.0, -1.0, 3.0]
+        assert penalties.undo(penalized).tolist() == [4.0, -1.0, 3.0]
         ```
     """
 
@@ -49,35 +50,44 @@ class Penalties:
         )
         return None if found == cls() else found
 
-    def apply(self, scores: Tensor, prompt: list[int], response: list[int]) -> Tensor:
-        """The scores with the penalties.
+    def after(self, prompt: list[int], response: list[int], scores: Tensor) -> StepPenalties:
+        """The penalties of the next step.
 
         Args:
-            scores: Of one request, `-inf` where a token is ruled out, shape `[vocabulary]`. Not changed.
-            prompt: Its token ids.
+            prompt: The token ids of the request's prompt.
             response: The token ids that followed so far.
-
-        Returns:
-            Shape `[vocabulary]`.
+            scores: Scores of the step, shape `[vocabulary]`; what counts is their size and device.
         """
-        seen, taken = self._effects(scores, prompt, response)
-        scaled = torch.where(scores > 0, scores / self.repetition, scores * self.repetition)
-        return torch.where(seen, scaled, scores) - taken
-
-    def undo(self, scores: Tensor, prompt: list[int], response: list[int]) -> Tensor:
-        """The scores whose penalties give these scores. The arguments are those of [`apply`]."""
-        seen, taken = self._effects(scores, prompt, response)
-        scores = scores + taken
-        scaled = torch.where(scores > 0, scores * self.repetition, scores / self.repetition)
-        return torch.where(seen, scaled, scores)
-
-    def _effects(self, scores: Tensor, prompt: list[int], response: list[int]) -> tuple[Tensor, Tensor]:
-        """Which tokens were there, and what is taken off each score, both of shape `[vocabulary]`."""
         size, device = len(scores), scores.device
         written = torch.tensor(response, dtype=torch.long, device=device)
         counts = torch.bincount(written[written >= 0], minlength=size)[:size]
-        seen = counts > 0
-        taken = self.frequency * counts + self.presence * seen
-        read = torch.zeros(size, dtype=torch.bool, device=device)
-        read[torch.tensor(prompt, dtype=torch.long, device=device)] = True
-        return seen | read, taken
+        present = counts > 0
+        seen = present.clone()
+        seen[torch.tensor(prompt, dtype=torch.long, device=device)] = True
+        return StepPenalties(self.repetition, seen, self.frequency * counts + self.presence * present)
+
+
+@dataclass(frozen=True)
+class StepPenalties:
+    """Penalties of one step.
+
+    Args:
+        repetition: As in [`Penalties`].
+        seen: Which tokens were there, bool, shape `[vocabulary]`.
+        taken: What is taken off each score, shape `[vocabulary]`.
+    """
+
+    repetition: float
+    seen: Tensor
+    taken: Tensor
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """The scores with the penalties. Shape `[vocabulary]`, `-inf` where a token is ruled out; not changed."""
+        scaled = torch.where(scores > 0, scores / self.repetition, scores * self.repetition)
+        return torch.where(self.seen, scaled, scores) - self.taken
+
+    def undo(self, scores: Tensor) -> Tensor:
+        """The scores whose penalties give these scores."""
+        scores = scores + self.taken
+        scaled = torch.where(scores > 0, scores * self.repetition, scores / self.repetition)
+        return torch.where(self.seen, scaled, scores)

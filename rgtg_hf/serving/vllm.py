@@ -105,12 +105,16 @@ class RewardGuidance(LogitsProcessor, LogitsProcessorV2):
         elif self._rows:
             rows = list(self._rows)
             # This runner applies penalties after the processors; the other one before.
-            penalized = [(row, one, one.penalties) for row, one in self._rows.items() if one.penalties is not None]
-            for row, one, penalties in penalized:
-                logits[row] = penalties.apply(logits[row], one.prompt, one.response)
+            penalized = {
+                row: one.penalties.after(one.prompt, one.response, logits[row])
+                for row, one in self._rows.items()
+                if one.penalties is not None
+            }
+            for row, penalties in penalized.items():
+                logits[row] = penalties.apply(logits[row])
             self._guide(logits, rows, rows, [one.prompt + one.response for one in self._rows.values()])
-            for row, one, penalties in penalized:
-                logits[row] = penalties.undo(logits[row], one.prompt, one.response)
+            for row, penalties in penalized.items():
+                logits[row] = penalties.undo(logits[row])
         return logits
 
     def _guide(self, logits: Tensor, rows: list[int], keys: Sequence[int], prefixes: list[list[int]]) -> None:

@@ -117,6 +117,23 @@ class SavingTrainer(Trainer):
             all_metrics.update(named)
         return output
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
+        return super().get_eval_dataloader(self._located(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Makes a loader as the Trainer does; the responses of the data set are located now."""
+        return super().get_test_dataloader(self._located(test_dataset))
+
+    def _located(self, dataset: Any) -> Any:
+        """A data set for evaluation as the collator takes it. Prepared ones and names of them stay as they are."""
+        raise NotImplementedError
+
+    def _total_weight(self, weights: Sequence[Tensor], device: torch.device) -> Tensor:
+        """The weight of all prefixes of a step, over all processes."""
+        total = torch.stack([own.sum() for own in weights]).sum()
+        return self.accelerator.gather(total.to(device)).sum()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as the Trainer does; in training with the means since the last log."""
         if self.model.training and self._values["train"]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 from trl import RewardConfig, RewardTrainer
@@ -263,14 +262,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             means |= {"min_reward": min(whole), "mean_reward": sum(whole) / len(whole), "max_reward": max(whole)}
         return means | {"num_tokens": self._tokens_read}
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
-        return super().get_eval_dataloader(self._located(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Makes a loader as the Trainer does; the responses of the data set are located now."""
-        return super().get_test_dataloader(self._located(test_dataset))
-
     def _checked(self, dataset: Any) -> Any:
         dataset = check_datasets("evaluation", dataset, self._vocabulary_size)
         return _each(dataset, tokenize_for_encoder, self.processing_class) if self._is_encoder else dataset
@@ -295,8 +286,7 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
         if batches and "prompt_length" in batches[0]:
             for batch in batches:
                 batch["prefix_weights"] = self._prefix_weights(batch, self.args.prefixes)
-            total = sum(batch["prefix_weights"].sum() for batch in batches)
-            total = self.accelerator.gather(total.to(device)).sum()
+            total = self._total_weight([batch["prefix_weights"] for batch in batches], device)
         return batches, total
 
     def _prefix_weights(self, batch: dict[str, Tensor], prefixes: Any) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.causal_classifier import check_reward_model
@@ -134,8 +133,8 @@ class PrefixValueTrainer(SavingTrainer):
             model=model,
             args=args,
             data_collator=ValueCollator(processing_class.pad_token_id, args.max_weight),
-            train_dataset=self._located(train_dataset, "training", processing_class, args),
-            eval_dataset=self._located(eval_dataset, "evaluation", processing_class, args),
+            train_dataset=self._locate(train_dataset, "training", processing_class, args),
+            eval_dataset=self._locate(eval_dataset, "evaluation", processing_class, args),
             processing_class=processing_class,
             base_model=base_model,
             **kwargs,
@@ -151,8 +150,7 @@ class PrefixValueTrainer(SavingTrainer):
         """Takes the batches of a step. The second value is the weight of their prefixes, over all processes."""
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counted = torch.stack([batch["weights"].sum() for batch in batches]).sum()
-            total = self.accelerator.gather(counted.to(device)).sum()
+            total = self._total_weight([batch["weights"] for batch in batches], device)
         return batches, total
 
     def compute_loss(
@@ -191,35 +189,33 @@ class PrefixValueTrainer(SavingTrainer):
             self.model.config.trusted_value_beta = trusted  # type: ignore[union-attr]
         return metrics
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Makes a loader as the Trainer does; the responses of a data set that is given here are located now."""
-        return super().get_eval_dataloader(self._located(eval_dataset, "evaluation", self.processing_class, self.args))
+    def _located(self, dataset: Any) -> Any:
+        return self._locate(dataset, "evaluation", self.processing_class, self.args)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Makes a loader as the Trainer does; the responses of the data set are located now."""
-        return super().get_test_dataloader(self._located(test_dataset, "test", self.processing_class, self.args))
-
-    def _located(self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig) -> Any:
+    def _locate(self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig) -> Any:
         """The token ids of a data set, or of each of a dictionary of them."""
         if isinstance(dataset, dict):
-            return {key: self._located(value, f"{name} ({key})", tokenizer, args) for key, value in dataset.items()}
+            return {key: self._locate(value, f"{name} ({key})", tokenizer, args) for key, value in dataset.items()}
         if not isinstance(dataset, Dataset) or {"input_ids", "prompt_length", "log_ratios"} <= {*dataset.column_names}:
             return dataset
         with args.main_process_first(desc="locating responses"):
-            ends = (float(self._bins[0]), float(self._bins[-1]))
-            rows, dropped = located_rollouts(dataset, name, tokenizer, args.max_length, ends)
+            rows, dropped = located_rollouts(dataset, name, tokenizer, args.max_length, self._ends)
         if dropped:
             logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
         return rows
 
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The returns of the first and the last bin."""
+        return float(self._bins[0]), float(self._bins[-1])
+
     def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
         sums = {name: values.pop(name) for name in list(values) if name.startswith(_CALIBRATION)}
-        ends = (float(self._bins[0]), float(self._bins[-1]))
-        return calibration({name.removeprefix(_CALIBRATION): own for name, own in sums.items()}, ends)
+        return calibration({name.removeprefix(_CALIBRATION): own for name, own in sums.items()}, self._ends)
 
     def _guidance(self) -> dict[str, Any]:
         # A strength that moves a step by as much, whatever the unit of the rewards.
-        low, high = float(self._bins[0]), float(self._bins[-1])
+        low, high = self._ends
         return super()._guidance() | {"beta": float(f"{_STRENGTH / (high - low):.2g}"), "value_beta": 0.0}
 
 

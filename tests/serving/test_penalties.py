@@ -22,9 +22,10 @@ def test_they_are_what_their_definitions_say_and_undone_exactly(penalties):
         expected[token] = one / penalties.repetition if one > 0 else one * penalties.repetition
     for token in set(RESPONSE):
         expected[token] -= penalties.frequency * RESPONSE.count(token) + penalties.presence
-    found = penalties.apply(scores, PROMPT, RESPONSE)
+    of_step = penalties.after(PROMPT, RESPONSE, scores)
+    found = of_step.apply(scores)
     assert_close(found, expected)
-    assert_close(penalties.undo(found, PROMPT, RESPONSE), scores)
+    assert_close(of_step.undo(found), scores)
 
 
 def test_a_request_without_any_has_none():
