@@ -33,9 +33,9 @@ transformers {version}; do not edit. A test fails when transformers gets a famil
 
 - **Reward model**: `PrefixRewardTrainer(model="a policy of the family")` makes one; its rewards are those of every
   prefix read alone, and it is saved and loaded. *Made here*: transformers has no sequence classifier for the family.
-- **Read**: what a step costs the reward model. *Together*: all candidates in one pass over one cache. *A row each*:
-  the cache is copied for every candidate, since it cannot be shared. *Without a cache*: whole sequences, which a
-  warning says.
+- **Read**: what a step costs the reward model. *Together*: all candidates in one pass over one cache. *A state
+  each*: the same, with a recurrent state for every candidate. *A cache each*: the cache is copied for every candidate,
+  since it cannot be shared. *Without a cache*: whole sequences. A warning says when it is one of the last two.
 - **Head**: a steering head's tokens are those of brute force, in a padded batch.
 - **Merged**: the policy with the head in its output embedding, saved and loaded, has the steered policy's
   probabilities.
@@ -52,7 +52,10 @@ they are; give it the prompt without them as `reward_prompts=`.
 Encoders (BERT and the like) read whole texts: see [An encoder or a function](how-to/encoder.md). Encoder-decoder
 policies are steered by a reward model that reads the source text as the prompt; they have no heads.
 """
-READ = {"SiblingScorer": "together", "ExpandScorer": "a row each", "ReferenceScorer": "without a cache"}
+READ = {
+    **{"SiblingScorer": "together", "HybridScorer": "a state each", "ExpandScorer": "a cache each"},
+    "ReferenceScorer": "without a cache",
+}
 
 
 def how_it_is_read(family: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ FILES = ("tests/decoding/test_modes.py", "tests/decoding/test_reward_kinds.py")
 COLUMNS = {
     "test_every_mode_equals_the_whole_sequence_reference[{mode}-siblings]": "`siblings`",
     "test_every_mode_equals_the_whole_sequence_reference[{mode}-recorded siblings]": "with `use_cuda_graph`",
-    "test_every_mode_equals_the_whole_sequence_reference[{mode}-expand]": "a row per candidate (`expand`)",
+    "test_every_mode_equals_the_whole_sequence_reference[{mode}-expand]": "a cache per candidate (`expand`)",
     "test_the_mixin_gives_the_processors_tokens[{mode}]": "`RewardGuidedGenerationMixin`",
     "test_the_callable_gives_the_processors_tokens[{mode}]": "`custom_generate=`",
 }

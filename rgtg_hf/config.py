@@ -42,7 +42,7 @@ __all__ = [
 
 GUIDANCE_CONFIG_NAME = "guidance_config.json"
 SEARCHES = ("tokens", "best", "resample", "halve", "none")
-SCORER_NAMES = ("auto", "siblings", "expand", "next_token", "reference")
+SCORER_NAMES = ("auto", "siblings", "hybrid", "expand", "next_token", "reference")
 
 SEARCH_RETURNS = ("auto", "best", "draw")
 CHOICES = {"scorer": SCORER_NAMES, "search": SEARCHES, "search_return": SEARCH_RETURNS}
@@ -163,7 +163,7 @@ class RewardGuidanceConfig:
             with weights raised to a power below 1, and what is left of the weights stays with them. Defaults to 0,
             plain draws.
         scorer: `"auto"` (the default) for the fastest scorer that a probe finds right, or one of `"siblings"`,
-            `"expand"`, `"next_token"`, `"reference"`. It makes no difference to a steering head.
+            `"hybrid"`, `"expand"`, `"next_token"`, `"reference"`. It makes no difference to a steering head.
 
     Raises:
         ValueError: If a value is out of range.
@@ -197,7 +197,7 @@ class RewardGuidanceConfig:
     max_rows: int | None = _setting(0, _check_count_or_zero("no limit"), "most rows that run at once; 0: no limit")
     search_return: str | None = _setting("auto", _check_choice, "rows that are returned")
     soften: float | None = _setting(0.0, _check_share, "share of the rows that has to count in a draw")
-    scorer: str | None = _setting("auto", _check_choice, "the scorer")
+    scorer: str | None = _setting("auto", _check_choice, "way")
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -145,10 +145,10 @@ CLASSIFIED = {
 # Those that the installed version of transformers has.
 AVAILABLE = sorted(FAMILIES.keys() & CONFIG_MAPPING.keys())
 EVERY = sorted((FAMILIES.keys() | CLASSIFIED.keys()) & set(CONFIG_MAPPING.keys()))
-# Read without a cache: that of a purely recurrent model is changed by what it reads, and others have none.
-REFERENCE = {"falcon_mamba", "mamba", "minimax", "openai-gpt", "recurrent_gemma"}
+# Read without a cache: these have none, or one of their own kind.
+REFERENCE = {"minimax", "openai-gpt", "recurrent_gemma"}
 # The version of transformers from which on a family's cache can be copied.
-CACHED_SINCE = {"mamba2": "5.24", "nemotron_h": "5.16"}
+CACHED_SINCE = {"nemotron_h": "5.16"}
 # Tried from this version on, because transformers' own model fails in 5.5.
 TRIED_SINCE = {"doge": "5.23", "glm_moe_dsa": "5.23", "olmo_hybrid": "5.23"}
 # Families that cannot be made reward models here, or are not tried.

@@ -56,6 +56,24 @@ FAULTS = [
         "            self.buffer.keep_rows(found.sources.argsort())\n",
     ),
     Fault(
+        "the state of another candidate kept, hybrids",
+        "scoring/hybrid_cache.py",
+        "                LinearAttentionLayer.reorder_cache(layer, chosen)",
+        "                LinearAttentionLayer.reorder_cache(layer, chosen // 2 * 2)",
+    ),
+    Fault(
+        "beams that moved keep the keys of their own row, hybrids",
+        "scoring/hybrid_cache.py",
+        "                if moved:\n",
+        "                if len(chosen) != len(self._layout.is_token):\n",
+    ),
+    Fault(
+        "a candidate sees its siblings, hybrids",
+        "scoring/shared_attention.py",
+        "torch.eye(self.slot_count, dtype=torch.bool, device=tokens.device)",
+        "torch.ones(self.slot_count, self.slot_count, dtype=torch.bool, device=tokens.device).tril()",
+    ),
+    Fault(
         "a padded position scored: the first one is read as a token",
         "decoding/padding.py",
         "    return mask - (input_ids == pad_token_id).long().cumprod(-1)\n",

@@ -133,7 +133,7 @@ FAMILIES = {
             "mamba_d_conv": 3,
             "use_mamba_kernels": False,
         },
-        "expand",
+        "hybrid",
     ),
 }
 

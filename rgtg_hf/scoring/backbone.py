@@ -13,9 +13,10 @@ from rgtg_hf.rewards.causal_classifier import learned_positions
 from rgtg_hf.rewards.model_state import ModelState, input_device
 from rgtg_hf.rewards.parts import find_backbone
 
-__all__ = ["Backbone"]
+__all__ = ["Backbone", "is_recurrent"]
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+_STATE_LAYERS = {"linear_attention", "mamba"}
 
 
 class Backbone:
@@ -41,7 +42,8 @@ class Backbone:
         self.device, self.dtype = input_device(reward_model), next(reward_model.parameters()).dtype
         self.state = ModelState(self._decoder)
         self.longest = learned_positions(reward_model)
-        self.is_recurrent = bool(set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
+        self.is_recurrent = is_recurrent(reward_model)
+        self._has_states_alone = set(getattr(self.config, "layer_types", None) or ("",)) <= _STATE_LAYERS
 
     @property
     def is_in_one_place(self) -> bool:
@@ -68,6 +70,8 @@ class Backbone:
             Hidden states, shape `[rows, new, hidden]`.
         """
         arguments: dict[str, object] = {self._cache_argument: cache}
+        if self._has_states_alone and isinstance(attention_mask, Tensor) and attention_mask.shape[1] > ids.shape[1]:
+            attention_mask = None  # its padding is that of a first reading; what follows is all tokens
         if self._takes_positions:
             arguments["position_ids"] = positions
         return self._decoder(
@@ -76,3 +80,9 @@ class Backbone:
             use_cache=True,
             **arguments,
         ).last_hidden_state
+
+
+def is_recurrent(reward_model: PreTrainedModel) -> bool:
+    """Whether some layers of a reward model keep something else than the keys and values of all tokens."""
+    config = find_backbone(reward_model).config.get_text_config()  # type: ignore[operator, union-attr]
+    return bool(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)

@@ -18,7 +18,9 @@ from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+from rgtg_hf.scoring.backbone import is_recurrent
 from rgtg_hf.scoring.expand import ExpandScorer
+from rgtg_hf.scoring.hybrid import HybridScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer
 from rgtg_hf.scoring.reference import ReferenceScorer
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
     "siblings": SiblingScorer,
+    "hybrid": HybridScorer,
     "expand": ExpandScorer,
     "next_token": NextTokenScorer,
     "reference": ReferenceScorer,
@@ -47,6 +50,7 @@ _COSTS = {
     "expand": "copies the reward model's cache once per candidate at each step",
     "reference": "reads the whole sequence again for every candidate at each step",
 }
+_FASTEST = {False: ("siblings", "expand"), True: ("hybrid", "expand")}  # by whether a model has recurrent layers
 _LONGEST_WINDOW_PROBED = 64
 
 # The errors that architectures raise when they are given masks or caches that they do not know.
@@ -84,9 +88,9 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto", use_cuda_gr
 
     Args:
         reward_model: A causal `*ForSequenceClassification` model with one label, or a `NextTokenRewardModel`.
-        name: `"auto"`, or one of `"siblings"` (all candidates in one pass), `"expand"` (a row per candidate),
-            `"next_token"` (all candidates from one token), `"reference"` (whole sequences) to use that one without a
-            probe.
+        name: `"auto"`, or one of `"siblings"` (all candidates in one pass), `"hybrid"` (a state per candidate, over
+            shared keys and values), `"expand"` (a cache per candidate), `"next_token"` (all candidates from one
+            token), `"reference"` (whole sequences) to use that one without a probe.
         use_cuda_graph: Whether the steps of a scorer that can be recorded run as a CUDA graph.
 
     Returns:
@@ -97,13 +101,13 @@ def choose_scorer(reward_model: PreTrainedModel, name: str = "auto", use_cuda_gr
     """
     scores_first = isinstance(reward_model, NextTokenRewardModel)
     if name == "auto":
-        names = ("next_token", _PADDED, "reference") if scores_first else ("siblings", "expand", "reference")
-        name = _fastest(reward_model, names, probe)
+        fastest = ("next_token", _PADDED) if scores_first else _FASTEST[is_recurrent(reward_model)]
+        name = _fastest(reward_model, (*fastest, "reference"), probe)
     elif name not in SCORERS:
         raise ValueError(f"Unknown scorer {name!r}: choose one of {['auto', *SCORERS]}.")
     elif scores_first and name == "next_token":
         name = _fastest(reward_model, ("next_token", _PADDED), probe)
-    elif scores_first and name in ("siblings", "expand"):
+    elif scores_first and name in ("siblings", "hybrid", "expand"):
         raise ValueError(
             f"The scorer {name!r} reads candidates, but a {type(reward_model).__name__} scores them before they are "
             "read: choose one of ['auto', 'next_token', 'reference']."
@@ -258,7 +262,7 @@ def _probe_steps(reward_model: PreTrainedModel) -> list[tuple[PrefixBatch, Tenso
     ids = torch.randint(size, (2, length + 4), generator=generator).to(input_device(reward_model))
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
-    candidates = ids[:, :3] + torch.arange(3, device=ids.device) * 7
+    candidates = ids[:, length : length + 1] + torch.arange(3, device=ids.device) * 7  # the next token is among them
 
     def step(columns: int, order: list[int], wanted_rows: list[int]) -> tuple[PrefixBatch, Tensor, Tensor]:
         wanted = torch.zeros_like(candidates, dtype=torch.bool)

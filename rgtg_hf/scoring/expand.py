@@ -1,4 +1,4 @@
-"""A row per candidate: for causal architectures whose candidates cannot be read as siblings."""
+"""A cache per candidate: for causal architectures whose candidates cannot be read as siblings."""
 
 from __future__ import annotations
 

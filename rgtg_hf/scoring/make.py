@@ -50,8 +50,9 @@ def make_scorer(
         reward_model: A `*ForSequenceClassification` model with `num_labels=1`; or a function
             `(prompts, responses) -> rewards` of two lists of strings; or a list of such. A scorer is right in
             evaluation mode: score inside of [`evaluating`][rgtg_hf.rewards.model_state.evaluating].
-        scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"siblings"` and
-            `"expand"` for causal models with the policy's vocabulary, `"next_token"` for a `NextTokenRewardModel`.
+        scorer: `"auto"` for the fastest scorer that is right. `"reference"` for whole sequences. `"siblings"`,
+            `"hybrid"` and `"expand"` for causal models with the policy's vocabulary, `"next_token"` for a
+            `NextTokenRewardModel`.
         tokenizer: The policy's tokenizer. Needed wherever rewards go through text.
         reward_tokenizer: The reward model's tokenizer. `None` means that it reads the policy's token ids, as does a
             tokenizer with the policy's vocabulary. With a list of reward models a list, or one for all of them.

@@ -90,12 +90,15 @@ class PrefixCache:
         self.columns = columns
         return hidden
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor, cache: Cache | None = None
+    ) -> Tensor:
         """Runs the backbone on top of the cache.
 
         Args:
             ids: New tokens (-1 at padding), shape `[rows, new]`.
-            attention_mask: 1 for tokens, 0 for padding, over all columns, shape `[rows, length]`.
+            attention_mask: 1 for tokens, 0 for padding, over all columns, shape `[rows, length]`; `None` if no
+                layer needs it.
             positions: Position of each new token, shape `[rows, new]`.
             cache: Another cache to use in place of its own.
 

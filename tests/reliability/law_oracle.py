@@ -118,8 +118,10 @@ class Checked(LogitsProcessor):
         assert torch.equal(scores, before), "scores were changed in place"
         for row, ids in enumerate(input_ids.tolist()):
             response = ids[self.width :]
-            if len(scores[row].unique()) <= 2:
-                continue  # prompt lookup tries its drafts on scores of its own making, all alike
+            if len(scores[row].unique()) <= 3:
+                # Prompt lookup tries its drafts on scores of its own making: all alike, but for tokens that are
+                # forbidden or have a repetition penalty.
+                continue
             if self._goes_on(response):
                 prompt = self.prompts[row // (len(input_ids) // len(self.prompts))]
                 increments = partial(self.increments, prompt, response)

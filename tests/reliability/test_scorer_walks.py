@@ -24,7 +24,22 @@ from tests.reliability.strategies import (
 from tests.tiny_models import FAMILIES
 
 SIBLINGS = [name for name, family in FAMILIES.items() if family[3] == "siblings"]
-MOVES = ("grow", "grow by more", "skip", "drop", "drop", "reorder", "reorder", "fewer rows", "new prompts", "reset")
+MOVES = (
+    *(
+        "grow",
+        "choose",
+        "choose",
+        "choose beams",
+        "choose beams",
+        "grow by more",
+        "skip",
+        "drop",
+        "drop",
+        "reorder",
+        "reorder",
+    ),
+    *("fewer rows", "new prompts", "reset"),
+)
 
 
 @dataclass
@@ -70,8 +85,8 @@ class Walk:
 
 @st.composite
 def walks(draw):
-    scorer = draw(st.sampled_from(["siblings", "siblings", "expand", "auto", "next_token"]))
-    some = {"siblings": st.sampled_from(SIBLINGS), "next_token": st.just("llama")}
+    scorer = draw(st.sampled_from(["siblings", "siblings", "hybrid", "hybrid", "expand", "auto", "next_token"]))
+    some = {"siblings": st.sampled_from(SIBLINGS), "next_token": st.just("llama"), "hybrid": st.just("jamba")}
     family = draw(some.get(scorer, families))
     return Walk(
         scorer,
@@ -85,9 +100,13 @@ def walks(draw):
     )
 
 
-def after(move, rows, prompt_length):
-    """The rows after a move, all of the same number of response tokens, and that number."""
+def after(move, rows, candidates):
+    """The rows after a move, all of the same number of response tokens. `candidates` are those that were scored."""
     numbers, done = move.numbers, len(rows[0][1])
+    if move.kind.startswith("choose") and candidates:
+        sources = [numbers[row % 6] % len(rows) if "beams" in move.kind else row for row in range(len(rows))]
+        tokens = [candidates[source][numbers[-1 - row % 6] % len(candidates[0])] for row, source in enumerate(sources)]
+        return [(rows[s][0], [*rows[s][1], token]) for s, token in zip(sources, tokens, strict=True)]
     if move.kind == "grow by more":
         return [(prompt, [*response, *(n + row for n in numbers[:3])]) for row, (prompt, response) in enumerate(rows)]
     if move.kind == "drop" and done:
@@ -137,12 +156,13 @@ def walk_is_right(walk):
         scorer = SCORERS[walk.scorer](model, use_cuda_graph=True)
     else:
         scorer = choose_scorer(model) if walk.scorer == "auto" else SCORERS[walk.scorer](model)
-    rows = [(prompt, []) for prompt in walk.prompts]
+    rows, candidates = [(prompt, []) for prompt in walk.prompts], None
     for move in walk.moves:
-        rows = after(move, rows, len(rows[0][0]))
+        rows = after(move, rows, None if candidates is None else candidates.tolist())
         if move.kind == "reset":
             scorer.reset()
         if move.kind == "skip":
+            candidates = None
             continue
         prefixes, wanted = as_batch(rows, walk.filler), wanted_of(move, len(rows))
         k = move.candidates

@@ -45,6 +45,7 @@ def assert_all_equal(found, expected):
 
 REWARD_MODELS = {
     "siblings": tiny_reward_model,
+    "hybrid": lambda: tiny_reward_model("jamba"),
     "expand": lambda: tiny_reward_model("bloom"),
     "next token": tiny_next_token_model,
 }

@@ -9,16 +9,17 @@ from tests.tiny_models import VOCAB_SIZE, left_padded
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20, 21, 22, 23]]
 
 
-def generation(seed=0, steps=12, prompts=PROMPTS, vocab_size=VOCAB_SIZE):
+def generation(seed=0, steps=12, prompts=PROMPTS, vocab_size=VOCAB_SIZE, choose=False):
     """A small generation of random tokens: rows grow, beams move, drafts are dropped, a step is skipped."""
-    for prefixes, candidates, _ in partly_wanted(seed, steps, prompts, vocab_size, share=1.0):
+    for prefixes, candidates, _ in partly_wanted(seed, steps, prompts, vocab_size, share=1.0, choose=choose):
         yield prefixes, candidates
 
 
-def partly_wanted(seed=0, steps=12, prompts=PROMPTS, vocab_size=VOCAB_SIZE, share=0.5):
+def partly_wanted(seed=0, steps=12, prompts=PROMPTS, vocab_size=VOCAB_SIZE, share=0.5, choose=False):
     """The same, with random candidates wanted, and whole rows left out for several steps.
 
-    Some steps have no wanted candidate at all; the last one wants everything, so that all rows must catch up.
+    Some steps have no wanted candidate at all; the last one wants everything, so that all rows must catch up. With
+    `choose`, a row goes on with one of its candidates, wanted or not.
     """
     generator = torch.Generator().manual_seed(seed)
     ids, mask = left_padded(prompts)
@@ -38,7 +39,10 @@ def partly_wanted(seed=0, steps=12, prompts=PROMPTS, vocab_size=VOCAB_SIZE, shar
             wanted &= torch.rand(len(ids), 1, generator=generator) < share
         yield PrefixBatch(ids, mask, prompt_length), candidates, wanted
         new = 2 if step == 7 else 1
-        ids = torch.cat([ids, torch.randint(vocab_size, (len(ids), new), generator=generator)], dim=1)
+        tokens = torch.randint(vocab_size, (len(ids), new), generator=generator)
+        if choose:
+            tokens[:, :1] = candidates.gather(1, tokens[:, :1] % candidates.shape[1])
+        ids = torch.cat([ids, tokens], dim=1)
         mask = torch.cat([mask, torch.ones_like(ids[:, -new:])], dim=1)
 
 

@@ -33,7 +33,7 @@ def test_a_slower_scorer_is_used_with_one_warning(family, warnings):
     reward_model = tiny_reward_model(family)
     for _ in range(3):
         choose_scorer(reward_model)
-    if FAMILIES[family][3] == "siblings":
+    if FAMILIES[family][3] in ("siblings", "hybrid"):
         assert warnings() == []
     else:
         (message,) = warnings()
@@ -169,7 +169,7 @@ def test_an_unknown_scorer_is_refused():
         choose_reader(tiny_reward_model(), "expand")
 
 
-@pytest.mark.parametrize("name", ["siblings", "expand"])
+@pytest.mark.parametrize("name", ["siblings", "hybrid", "expand"])
 def test_scorers_that_read_candidates_are_refused_for_models_that_score_them_first(name):
     with pytest.raises(ValueError, match="next_token"):
         choose_scorer(tiny_next_token_model(), name)

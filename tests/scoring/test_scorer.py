@@ -24,6 +24,7 @@ CASES = {
     **{f"siblings-{name}": ("siblings", name) for name, family in FAMILIES.items() if family[3] == "siblings"},
     # The cache of these two is the same for all families but recurrent ones, and the ways to mask are three.
     **{f"{scorer}-{name}": (scorer, name) for scorer in ("expand", "next_token") for name in CACHED},
+    "hybrid-jamba": ("hybrid", "jamba"),
     "reference": ("reference", "llama"),
     "steering head": ("head", None),
     "retokenized": ("text", "llama"),
