@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _OF_SEARCH = ("search", "num_rows", "block_size", "max_rows", "search_return", "soften")
+# A search by blocks does not obey these, which say how far tokens are steered.
+_OF_TOKENS = ("beta", "value_beta", "min_entropy", "max_increment", "max_step_kl")
 
 
 def add_model_options(parser: LineParser) -> None:
@@ -44,19 +46,25 @@ def add_model_options(parser: LineParser) -> None:
     add_loading_options(add)
 
 
-def add_guidance_options(parser: LineParser, *names: str) -> None:
+def add_guidance_options(parser: LineParser, *names: str, search_by_default: bool = False) -> None:
     """Adds settings of guidance. An option that is not given is unset: see [`resolve_options`]."""
     of_guidance = parser.group(
         "guidance",
         f"Unset, these and those of search are as in the {GUIDANCE_CONFIG_NAME} of the reward model.",
     )
-    of_search = parser.group(
-        "search", "Rows are selected after every block of tokens. With `tokens`, every token is guided instead."
+    text = "Rows are selected after every block of tokens. With `tokens`, every token is guided instead"
+    text += (
+        "\n(the default where --greedy, --beta or the like is given, and with a steering head)."
+        if search_by_default
+        else "."
     )
+    of_search = parser.group("search", text)
     for one in fields(RewardGuidanceConfig):
         if one.name in names:
             default, choices = one.metadata["default"], CHOICES.get(one.name)
             kind: Any = None if choices else one.metadata["parse"]
+            if one.name == "search" and search_by_default:
+                default = "best"
             more = {"type": kind, "choices": choices, "default": argparse.SUPPRESS, "shown": default}
             add = of_search if one.name in _OF_SEARCH else of_guidance
             add(f"--{one.name}", help=one.metadata["summary"], **more)
@@ -72,12 +80,16 @@ def add_sampling_options(parser: LineParser, max_new_tokens: int) -> Callable[..
     return add
 
 
-def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGuidanceConfig:
+def resolve_options(
+    options: argparse.Namespace, reward_model: str, search_by_default: bool = False
+) -> RewardGuidanceConfig:
     """Gives the settings of guidance that were not given their values, in `options` too.
 
     Args:
         options: The options. Settings among them win over the reward model's `guidance_config.json`.
         reward_model: The reward model's folder or hub name.
+        search_by_default: Whether `search` is `"best"` where neither it is set nor how far tokens are steered.
+            `options` tells by the same name whether that is so.
 
     Returns:
         All settings.
@@ -93,6 +105,10 @@ def resolve_options(options: argparse.Namespace, reward_model: str) -> RewardGui
     from_file = {name: getattr(found.config, name) for name, origin in found.sources.items() if " of " in origin}
     if from_file:
         print(f"from {GUIDANCE_CONFIG_NAME} of {reward_model}: {from_file}", file=sys.stderr)
+    unset = all(found.sources[name] == "default" for name in ("search", *_OF_TOKENS))
+    options.search_by_default = search_by_default and unset
+    if options.search_by_default:
+        found.config.search = "best"
     for name in OF_CALLS:
         setattr(options, name, getattr(found.config, name))
     return found.config

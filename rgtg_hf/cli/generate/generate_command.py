@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from rgtg_hf.cli.model_pair import (
     add_guidance_options,
     add_model_options,
     add_sampling_options,
+    is_steering_head,
     load_models,
     resolve_options,
 )
@@ -42,22 +45,37 @@ def run(arguments: Sequence[str]) -> None:
     _check_sampling(options)
     check_model_name("--model", options.model)
     check_model_name("--reward_model", options.reward_model)
-    options.guidance = resolve_options(options, options.reward_model)
+    rows = _rows(options)
+    plain = options.greedy or any("beta" in row for row in rows) or _is_head(options.reward_model)
+    options.guidance = resolve_options(options, options.reward_model, search_by_default=not plain)
     if options.greedy and options.search != "tokens":
         raise UserError(f"--greedy: rows of a search are sampled, so it does not go with --search {options.search}")
     if options.output:
-        _to_file(options)
+        _to_file(options, rows)
     elif join_processes(options.device).count > 1:
         raise UserError("several processes can only share the work of a file: give --prompts and --output")
     else:
-        _to_terminal(options)
+        _to_terminal(options, [row["prompt"] for row in rows])
 
 
-def _to_terminal(options: argparse.Namespace) -> None:
-    prompts = read_prompts(options.prompt, options.prompts)
+def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The prompts, each with its own settings if it has any. Those are for responses in a file."""
+    if options.output and options.prompts and options.prompts.endswith(".jsonl"):
+        return [{"prompt": prompt} for prompt in options.prompt] + read_prompt_rows(options.prompts)
+    return [{"prompt": prompt} for prompt in read_prompts(options.prompt, options.prompts)]
+
+
+def _is_head(name: str) -> bool:
+    with suppress(OSError, ValueError):  # an adapter may have no configuration; other faults are reported later
+        return is_steering_head(name)
+    return False
+
+
+def _to_terminal(options: argparse.Namespace, prompts: Sequence[Any]) -> None:
     from transformers import TextStreamer, set_seed
 
     models = load_models(options)
+    _tell_search(options)
     policy, tokenizer, _ = models
     for number, prompt in enumerate(prompts, start=1):
         template = {"chat_template": not options.no_chat_template}
@@ -72,22 +90,21 @@ def _to_terminal(options: argparse.Namespace) -> None:
         for prompt, ids in zip(batch, responses, strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True).strip()
             print(f"> {last_message(prompt)}\n{text}\n", flush=True)
-    _suggest(options, "inspect", "--beta", f"{options.beta:g}", last_message(prompts[0]))
+    settings = ["--beta", f"{options.beta:g}"] if options.search == "tokens" else ["--search", options.search]
+    _suggest(options, "inspect", *settings, last_message(prompts[0]))
 
 
-def _to_file(options: argparse.Namespace) -> None:
+def _to_file(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     from rgtg_hf.cli.generate.response_file import plan_batches, run_header, settings_of_rows, write_responses
     from rgtg_hf.cli.partial import PartialOutput
 
-    if options.prompts and options.prompts.endswith(".jsonl"):
-        rows = [{"prompt": prompt} for prompt in options.prompt] + read_prompt_rows(options.prompts)
-    else:
-        rows = [{"prompt": prompt} for prompt in read_prompts(options.prompt, options.prompts)]
     planned = settings_of_rows(rows, options)
     processes = join_processes(options.device)
     options.device = processes.device
     with PartialOutput(Path(options.output), run_header(options, planned), processes) as output:
         models = load_models(options)
+        if processes.index == 0:
+            _tell_search(options)
         policy, tokenizer, _ = models
         template = {"chat_template": not options.no_chat_template}
         batches = plan_batches(
@@ -108,6 +125,12 @@ def _to_file(options: argparse.Namespace) -> None:
         )
     if options.prompts and processes.index == 0:
         _suggest(options, "evaluate", "--prompts", options.prompts, "--output", "outputs/evaluation")
+
+
+def _tell_search(options: argparse.Namespace) -> None:
+    if options.search_by_default:
+        how = f"--search {options.search} --num_rows {options.num_rows} --block_size {options.block_size}"
+        print(f"rgtg-hf: {how}, since no --beta is given; with one, every token is guided", file=sys.stderr)
 
 
 def _suggest(options: argparse.Namespace, command: str, *words: str) -> None:
@@ -168,6 +191,7 @@ def _parser() -> LineParser:
         "Generate text from a policy that is guided by a prefix reward model.",
         "--model NAME --reward_model NAME [options] [prompt ...]",
         [
+            'rgtg-hf generate --model owner/policy --reward_model my_rm "Tell me a story."',
             'rgtg-hf generate --model owner/policy --reward_model my_rm --beta 2 "Tell me a story."',
             "rgtg-hf generate --model owner/policy --reward_model my_rm --prompts prompts.jsonl --output out.jsonl",
         ],
@@ -178,7 +202,7 @@ def _parser() -> LineParser:
     add("--output", metavar="FILE", help="write .jsonl rows here, in order; an interrupted run continues")
     add("--batch_size", type=int, default=8, help="prompts decoded together")
     add_model_options(parser)
-    add_guidance_options(parser, *OF_CALLS)
+    add_guidance_options(parser, *OF_CALLS, search_by_default=True)
     add = add_sampling_options(parser, max_new_tokens=128)
     add("--temperature", type=float, default=1.0, help="temperature of sampling; it also divides beta")
     add("--top_p", type=float, default=1.0, help="sample from the likeliest candidates with this probability")

@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
 from rgtg_hf.cli.main import main
 from rgtg_hf.cli.prompt_files import encode_prompts
 
@@ -43,6 +43,43 @@ def test_several_prompts_are_printed_in_order_whatever_the_batch_size(capsys, mo
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] == printed[2]
     assert [line for line in printed[0].splitlines() if line.startswith("> ")] == [f"> {p}" for p in prompts]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saved", "search"),
+    [
+        ([], {}, "best"),
+        ([], {"top_k": 6, "num_rows": 2}, "best"),
+        (["--num_rows", "2"], {}, "best"),
+        (["--beta", "1"], {}, "tokens"),
+        (["--max_step_kl", "0.5"], {}, "tokens"),
+        (["--greedy"], {}, "tokens"),
+        (["--search", "resample"], {}, "resample"),
+        (["--search", "tokens"], {}, "tokens"),
+        ([], {"beta": 2.0}, "tokens"),
+        ([], {"search": "halve"}, "halve"),
+        (["--beta", "1"], {"search": "halve"}, "halve"),
+    ],
+)
+def test_without_a_strength_it_searches(arguments, saved, search, models, capsys, monkeypatch):
+    found = {}
+    monkeypatch.setattr(
+        "rgtg_hf.decoding.generation.generate_guided",
+        lambda *_, guidance_config, input_ids, **__: found.update(search=guidance_config.search) or input_ids,
+    )
+    monkeypatch.setattr("rgtg_hf.config._saved_guidance", lambda _: RewardGuidanceConfig(**saved))
+    assert main(["generate", *models, *arguments, "Hello"]) == 0
+    assert found["search"] == search
+    told = [line for line in capsys.readouterr().err.splitlines() if "since no --beta is given" in line]
+    assert len(told) == (search == "best")
+
+
+def test_what_is_found_by_default_is_what_the_search_finds(models, capsys):
+    printed = []
+    for arguments in ([], ["--search", "best"], ["--beta", "1"]):
+        assert main(["generate", *models, *SHORT, *arguments, "Hello"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
 
 
 def test_seed_decides_the_samples(capsys, models):
