@@ -1,4 +1,4 @@
-"""Writes the numbers of the paper's comparison into docs/paper-table.md and README.md, and draws its pictures.
+"""Writes the numbers of the comparisons of methods into the documentation and README.md, and draws their pictures.
 
     python -m benchmarks.paper.docs
 
@@ -36,7 +36,8 @@ def main() -> None:
     tables["core"] = core_table(results)
     tables["real-equal"], tables["real-accuracy"] = real_tables(_read("real_preferences")["results"])
     tables["top-k"] = top_k_table(_read("paper_top_k")["results"])
-    for page in (ROOT / "docs" / "paper-table.md", ROOT / "README.md"):
+    tables["which-method"] = which_table(_read("which_method")["results"]["sentiment"], results["sentiment"])
+    for page in (ROOT / "docs" / "paper-table.md", ROOT / "docs" / "which-method.md", ROOT / "README.md"):
         page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
@@ -176,6 +177,32 @@ def top_k_table(results: dict[str, Any]) -> str:
                 between = _with_interval(at, "pargs - args")
                 lines.append([task, str(row["top_k"]), _with_error(row["policy"]), kl, *cells, between])
     return _table(lines)
+
+
+def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
+    """Every method of the comparison of searches, and DPO from the paper's table, where it was trained once."""
+    lines = [["method", "setting", "gold", "above the policy, 95 %", "KL", "tokens/s", "rows per prompt"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in result["rows"]:
+        bound, rows = row["kl is a bound"], row["rows in the caches"]
+        kl = "not known" if row["kl"] != row["kl"] else f"{'≤ ' * bound}{row['kl']:.2f}"
+        speed = "" if row["kl"] != row["kl"] else f"{row['tokens_per_s']:.0f}"
+        gain = "" if row["method"] == "policy" else _interval(row["gain: 95 %"])
+        seeds = "" if len(row["seeds"]) > 1 else " (one seed)"
+        lines.append(
+            [row["name"] + seeds, row["setting"], _with_error(row["gold"]), gain, kl, speed, " + ".join(rows)]
+        )
+    for row in paper["rows"]:
+        if row["method"] == "DPO":
+            gold, gain = _with_error([row["gold"], row["gold_se"]]), _interval([row["gain_low"], row["gain_high"]])
+            lines.append(
+                ["DPO (one seed)", f"strength {row['strength']:g}", gold, gain, f"{row['kl']:.2f}", "", "1 + 0"]
+            )
+    return _table(lines)
+
+
+def _interval(ends: list[float]) -> str:
+    return f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
 def texts(result: dict[str, Any]) -> str:
