@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.model_pair import add_loading_options
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
@@ -17,6 +17,7 @@ from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, digest, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
+from rgtg_hf.config import RewardModelSource, resolve_guidance
 
 __all__ = ["run"]
 
@@ -94,14 +95,15 @@ def run(arguments: Sequence[str]) -> None:
 def _check(options: argparse.Namespace) -> None:
     from rgtg_hf.evaluation.methods import METHODS
 
-    for beta in [*options.betas, *(options.args_betas or [])]:
-        check_guidance(beta, options.top_k)
     check_at_least_one(options, "max_new_tokens", "batch_size", "block_size")
     if min(options.ns) < 1:
         raise UserError(f"--ns has {min(options.ns)}; every n must be at least 1")
     for option in ("model", *_MODELS):
         if getattr(options, option):
             check_model_name(f"--{option}", getattr(options, option))
+    options.betas = options.betas or _own_strengths(options.reward_model)
+    for beta in [*options.betas, *(options.args_betas or [])]:
+        check_guidance(beta, options.top_k)
     if options.methods is None:
         given = {name for name in _MODELS if getattr(options, name)}
         options.methods = [name for name, method in METHODS.items() if method.needs is None or method.needs in given]
@@ -114,6 +116,14 @@ def _check(options: argparse.Namespace) -> None:
     # All methods are compared with the policy.
     options.methods = list(dict.fromkeys(["policy", *options.methods]))
     options.args_betas = options.args_betas or options.betas
+
+
+def _own_strengths(reward_model: str | None) -> list[float]:
+    """Half, once and twice the beta that is saved beside a reward model; else 0.5, 1 and 2."""
+    source = RewardModelSource(reward_model) if reward_model else None
+    with blame_input(f"--reward_model: {reward_model}"):
+        beta: Any = resolve_guidance({}, source=source).config.beta
+    return [beta / 2, beta, 2 * beta]
 
 
 def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
@@ -240,7 +250,7 @@ def _parser() -> LineParser:
         "blockwise, halving, particles, head, offline",
     )
     add("--methods", nargs="+", metavar="METHOD", shown="those whose models are given", help="methods to compare")
-    add("--betas", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="strengths of steering and particles")
+    add("--betas", type=float, nargs="+", shown="the model's x 0.5 1 2", help="strengths of steering, particles")
     add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
     add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")

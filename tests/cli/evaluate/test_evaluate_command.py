@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
+from rgtg_hf import RewardGuidanceConfig
 from rgtg_hf.cli.main import main
 from tests.cli.conftest import byte_tokenizer, save
 
@@ -187,3 +189,18 @@ def test_a_reward_model_can_be_the_gold(evaluate, tmp_path, full_reward_folder):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(set(report["gold"]["policy 0"])) > 1
     assert report["settings"]["gold"] == full_reward_folder.rsplit("/", 1)[-1]
+
+
+@pytest.mark.parametrize(("saved", "betas"), [(None, [0.5, 1.0, 2.0]), (8.0, [4.0, 8.0, 16.0])])
+def test_strengths_are_around_the_one_that_is_saved_beside_the_reward_model(
+    arguments, reward_folder, saved, betas, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    model = Path(shutil.copytree(reward_folder, tmp_path / "model"))
+    if saved is not None:
+        RewardGuidanceConfig(beta=saved).save_pretrained(model)
+    given = arguments(tmp_path / "found", "--reward_model", str(model), "--methods", "pargs")
+    del given[(place := given.index("--betas")) : place + 3]
+    assert main(given) == 0
+    found = [row["strength"] for row in texts(tmp_path / "found") if row["method"] == "pargs"]
+    assert sorted(set(found)) == betas
