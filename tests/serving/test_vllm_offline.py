@@ -4,9 +4,10 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LogitsProcessor
 
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
+from tests.cli.conftest import byte_tokenizer
 from tests.serving.conftest import engine, guided_engine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
@@ -84,6 +85,73 @@ def test_penalties_are_on_the_policy_s_scores_before_candidates_are_chosen(guide
         expected = alone(ids, settings, 24, repetition_penalty=penalty)
         assert list(output.outputs[0].token_ids) == expected
     assert alone(given[1], settings, 24, repetition_penalty=1.5) != alone(given[1], settings, 24)
+
+
+def test_several_responses_to_a_request_are_guided_each(guided):
+    from vllm import SamplingParams
+
+    llm, alone = guided
+    settings = {"beta": 2.0, "top_k": 5}
+    given = prompts(4, seed=11)
+    asked = SamplingParams(n=3, temperature=1e-3, max_tokens=LENGTH, extra_args={"rgtg": settings})
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in given], asked, use_tqdm=False)
+    for ids, output in zip(given, outputs, strict=True):
+        assert [list(one.token_ids) for one in output.outputs] == [alone(ids, settings)] * 3
+    assert_nothing_is_held(llm)
+
+
+def test_logprobs_are_those_of_the_policy_unless_processed_ones_are_asked_for(guided, models):
+    llm, alone = guided
+    ids, settings = prompts(1, seed=12)[0], {"beta": 3.0, "top_k": 5}
+    (output,) = llm.generate([{"prompt_token_ids": ids}], parameters(settings, 4, logprobs=8), use_tqdm=False)
+    written = list(output.outputs[0].token_ids)
+    assert written == alone(ids, settings, 4)
+    expected = alone.policy(torch.tensor([ids + written[:-1]])).logits[0, len(ids) - 1 :].log_softmax(-1)
+    for row, found in zip(expected, output.outputs[0].logprobs, strict=True):
+        assert len(found) >= 8
+        for token, one in found.items():
+            assert one.logprob == pytest.approx(float(row[token]), abs=1e-3)
+
+
+def test_structured_outputs_leave_the_candidates_among_which_guidance_chooses(guided):
+    from vllm.sampling_params import StructuredOutputsParams
+
+    llm, alone = guided
+    ids = prompts(1, seed=13)[0]
+    allowed = byte_tokenizer()("abcdefghij")["input_ids"]
+    grammar = StructuredOutputsParams(regex="[a-j]{6}")
+
+    class OnlyThese(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            left = torch.full_like(scores, -torch.inf)
+            left[:, allowed] = scores[:, allowed]
+            return left
+
+    found = []
+    for settings in ({"beta": 30.0, "top_k": 6}, None):
+        asked = parameters(settings, 6, structured_outputs=grammar)
+        (output,) = llm.generate([{"prompt_token_ids": ids}], asked, use_tqdm=False)
+        found.append(list(output.outputs[0].token_ids))
+        guide = [RewardGuidedLogitsProcessor(alone.reward_model, **settings)] if settings else []
+        expected = alone.policy.generate(
+            torch.tensor([ids]), logits_processor=[OnlyThese(), *guide], max_new_tokens=6, do_sample=False
+        )
+        assert found[-1][:6] == expected[0, len(ids) :].tolist()
+        assert set(found[-1]) <= {*allowed, EOS}
+    assert found[0] != found[1]
+
+
+def test_prompts_that_share_a_beginning_are_read_once_and_come_out_the_same(guided):
+    llm, alone = guided
+    settings = {"beta": 2.0, "top_k": 5}
+    beginning = (prompts(1, seed=14)[0] * 130)[:130]  # vLLM's blocks hold 128 tokens on CPU
+    given = [beginning + own for own in [*prompts(5, seed=15, longest=9), [5], [5]]]
+    expected = [alone(ids, settings) for ids in given]
+    for _ in range(2):
+        asked = [{"prompt_token_ids": ids} for ids in given]
+        outputs = llm.generate(asked, parameters(settings), use_tqdm=False)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == expected
+    assert all(output.num_cached_tokens >= 128 for output in outputs)
 
 
 def test_guided_and_unguided_requests_side_by_side_get_what_they_get_alone(guided):
