@@ -190,7 +190,15 @@ def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
         gain = "" if row["method"] == "policy" else _interval(row["gain: 95 %"])
         seeds = "" if len(row["seeds"]) > 1 else " (one seed)"
         lines.append(
-            [row["name"] + seeds, row["setting"], _with_error(row["gold"]), gain, kl, speed, " + ".join(rows)]
+            [
+                row["name"] + seeds,
+                row["setting"],
+                _with_error(row["gold"]),
+                gain,
+                kl,
+                speed,
+                " + ".join(rows) if rows[0] != "0" else "none kept",
+            ]
         )
     for row in paper["rows"]:
         if row["method"] == "DPO":
