@@ -31,6 +31,7 @@ _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # The folder in an adapter's with the configuration of the model beneath it. It has a folder of its own, because
 # transformers takes a local folder with a config.json for a whole model.
 BASE_CONFIG = "base_config"
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")
 # The arguments of `from_pretrained` that say where a configuration is read from.
 _WHERE = ("trust_remote_code", "revision", "token", "subfolder", "cache_dir", "local_files_only")
 
@@ -175,8 +176,15 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
         OSError: If there is no such tokenizer.
         ValueError: If its files are damaged, or need code of their own that was not allowed.
     """
-    with reading(name):
-        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
+    try:
+        with reading(name):
+            return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
+    except (OSError, ValueError):
+        if Path(name).is_dir() and not any(any(Path(name).glob(kind)) for kind in _TOKENIZER_FILES):
+            raise OSError(
+                f"{name} holds no tokenizer: save the one that it reads by tokenizer.save_pretrained({name!r})."
+            ) from None
+        raise
 
 
 @contextmanager

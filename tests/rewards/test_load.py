@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 
 from rgtg_hf import NextTokenRewardModel, prefix_rewards
-from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 from tests.tiny_models import tiny_next_token_model, tiny_policy, tiny_reward_model
 
 # PEFT asks transformers a question by a name that transformers is about to retire.
@@ -54,3 +54,12 @@ def test_next_token_reward_models_are_found_by_name(tmp_path):
     loaded = load_reward_model(str(tmp_path))
     assert isinstance(loaded, NextTokenRewardModel)
     assert_close(prefix_rewards(loaded, IDS), prefix_rewards(model, IDS))
+
+
+def test_a_folder_without_a_tokenizer_is_told_so(tmp_path):
+    tiny_reward_model().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"holds no tokenizer: save the one that it reads by tokenizer.save_pretrained"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="Expecting property name"):
+        load_tokenizer(str(tmp_path))
