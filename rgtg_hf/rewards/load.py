@@ -176,15 +176,11 @@ def load_tokenizer(name: str, **kwargs: Any) -> Any:
         OSError: If there is no such tokenizer.
         ValueError: If its files are damaged, or need code of their own that was not allowed.
     """
-    try:
-        with reading(name):
-            return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
-    except (OSError, ValueError):
-        if Path(name).is_dir() and not any(any(Path(name).glob(kind)) for kind in _TOKENIZER_FILES):
-            raise OSError(
-                f"{name} holds no tokenizer: save the one that it reads by tokenizer.save_pretrained({name!r})."
-            ) from None
-        raise
+    # Some versions of transformers make an empty tokenizer of a folder that has none.
+    if Path(name).is_dir() and not any(any(Path(name).glob(kind)) for kind in _TOKENIZER_FILES):
+        raise OSError(f"{name} holds no tokenizer: save the one that it reads by tokenizer.save_pretrained({name!r}).")
+    with reading(name):
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
 
 
 @contextmanager
