@@ -15,7 +15,7 @@ from rgtg_hf.scoring.shared_attention import CandidateLayout
 __all__ = ["HybridCache", "check_layers"]
 
 _KNOWN = (DynamicLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer)
-_EMPTY = "DummyLayer"  # of layers that read no other token; new in transformers 5.13
+_EMPTY = "DummyLayer"  # of layers that read no other token; transformers 5.5 has no such class
 
 
 def check_layers(config: PretrainedConfig) -> None:
