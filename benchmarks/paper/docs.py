@@ -57,7 +57,7 @@ def equal_table(result: dict[str, Any]) -> str:
         cells += [_with_error(row[method]) if method in row else "" for method in SWEPT]
         cells += [_with_interval(row, f"pargs - {method}") for method in list(SWEPT)[1:]]
         lines.append(cells)
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def findings(result: dict[str, Any]) -> str:
@@ -112,7 +112,7 @@ def bounded_table(result: dict[str, Any]) -> str:
         lines.append(
             [row["method"], f"{row['n']:g}", f"{row['kl at most']:.2f}", _with_error(row["gold"]), difference]
         )
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def core_table(results: dict[str, Any], kl: float = 3.0) -> str:
@@ -128,7 +128,7 @@ def core_table(results: dict[str, Any], kl: float = 3.0) -> str:
             cells = [f"{task} ({result['gold']})", _with_error([policy["gold"], policy["gold_se"]])]
             cells += [_with_error(row["pargs"]), _with_error(row["args"]), _with_interval(row, "pargs - args")]
             lines.append(cells)
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def theory_table(record: dict[str, Any]) -> str:
@@ -142,7 +142,7 @@ def theory_table(record: dict[str, Any]) -> str:
         cells += [f"{at[kind]['kl_to_optimum']:.3f} ± {at[kind]['kl_to_optimum_se']:.3f}" for kind in kinds]
         cells += [f"{at[kind]['reward']:.2f}" for kind in NAMES]
         lines.append(cells)
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def real_tables(result: dict[str, Any]) -> tuple[str, str]:
@@ -163,7 +163,7 @@ def real_tables(result: dict[str, Any]) -> tuple[str, str]:
     for name, of_seeds in curves.items():
         means = [fmean(values) for values in zip(*(curve["accuracy"] for curve in of_seeds), strict=True)]
         accuracy.append([name, str(of_seeds[0]["pairs"]), *(f"{value:.2f}" for value in means[1::2])])
-    return _table(equal), _table(accuracy)
+    return markdown_table(equal), markdown_table(accuracy)
 
 
 def top_k_table(results: dict[str, Any]) -> str:
@@ -176,7 +176,7 @@ def top_k_table(results: dict[str, Any]) -> str:
                 cells = [_with_error(at[name]) if name in at else "" for name in ("pargs", "args")]
                 between = _with_interval(at, "pargs - args")
                 lines.append([task, str(row["top_k"]), _with_error(row["policy"]), kl, *cells, between])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
@@ -206,7 +206,7 @@ def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
             lines.append(
                 ["DPO (one seed)", f"strength {row['strength']:g}", gold, gain, f"{row['kl']:.2f}", "", "1 + 0"]
             )
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def _interval(ends: list[float]) -> str:
@@ -237,7 +237,8 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
     return f"{row[name][0]:+.2g} [{low:+.2g}, {high:+.2g}]"
 
 
-def _table(lines: list[list[str]]) -> str:
+def markdown_table(lines: list[list[str]]) -> str:
+    """A table from its rows of cells, the head and the line beneath it first."""
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "is_steering_head",
     "load_models",
     "load_policy",
+    "may_be_read_as_head",
     "resolve_options",
 ]
 
@@ -52,13 +53,12 @@ def add_guidance_options(parser: LineParser, *names: str, search_by_default: boo
         "guidance",
         f"Unset, these and those of search are as in the {GUIDANCE_CONFIG_NAME} of the reward model.",
     )
-    text = "Rows are selected after every block of tokens. With `tokens`, every token is guided instead"
-    text += (
-        "\n(the default where --greedy, --beta or the like is given, and with a steering head)."
-        if search_by_default
-        else "."
+    when = "\n(the default where --greedy, --beta or the like is given, and with a steering head)"
+    of_search = parser.group(
+        "search",
+        "Rows are selected after every block of tokens. With `tokens`, every token is guided instead"
+        f"{when if search_by_default else ''}.",
     )
-    of_search = parser.group("search", text)
     for one in fields(RewardGuidanceConfig):
         if one.name in names:
             default, choices = one.metadata["default"], CHOICES.get(one.name)
@@ -162,9 +162,7 @@ def load_models(options: argparse.Namespace, option: str = "--reward_model") -> 
     from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
 
     trust = {"trust_remote_code": options.trust_remote_code}
-    is_head = False
-    with suppress(OSError, ValueError):  # an adapter may have no configuration; other faults are reported below
-        is_head = is_steering_head(options.reward_model)
+    is_head = may_be_read_as_head(options.reward_model)
     if not is_head:  # a head has no tokenizer of its own; differing tokenizers are reported before models are loaded
         with blame_input(f"--model: {options.model} cannot be loaded"):
             tokenizer = load_tokenizer(options.model, **trust)
@@ -178,6 +176,16 @@ def load_models(options: argparse.Namespace, option: str = "--reward_model") -> 
         with blame_input(f"{option}: {options.reward_model} does not fit the policy"):
             reward_model.attach(policy)
     return policy, tokenizer, reward_model
+
+
+def may_be_read_as_head(name: str) -> bool:
+    """Whether a folder or a hub name holds a steering head, as far as its configuration can be read.
+
+    An adapter may have none. Other faults are reported where the model is loaded.
+    """
+    with suppress(OSError, ValueError):
+        return is_steering_head(name)
+    return False
 
 
 def is_steering_head(name: str) -> bool:

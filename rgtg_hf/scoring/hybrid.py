@@ -72,7 +72,8 @@ class HybridScorer(ExpandScorer):
         any_asked, all_wanted, all_found, all_stay = torch.stack(flags).tolist()  # the one look at the device
         if not any_asked:
             return torch.zeros(candidate_ids.shape, device=device)
-        before = self._follow(columns, chosen, not all_stay) if all_found else None
+        last, self._last = self._last, None  # until the candidates are read, nothing is sure
+        before = self._follow(last, columns, chosen, not all_stay) if last is not None and all_found else None
         if before is None:
             before = self.head(cache.read(columns))[:, 0].float()
 
@@ -116,16 +117,14 @@ class HybridScorer(ExpandScorer):
         chosen = (found.int() + own.int()).argmax(-1)
         return chosen.masked_fill(~found.any(-1), -1), own.any(-1)
 
-    def _follow(self, columns: Tensor, chosen: Tensor, moved: bool) -> Tensor | None:
+    def _follow(self, last: _Step, columns: Tensor, chosen: Tensor, moved: bool) -> Tensor | None:
         """Takes over what was read of the candidates that rows go on with.
 
         Returns:
             The rewards of the rows, shape `[rows]`; `None` if other weights have read them.
         """
-        last, self._last = self._last, None
-        assert last is not None
         changed = self.cache.backbone.state.has_changed()
-        self.cache.reset()  # until it has succeeded, nothing is sure
+        self.cache.reset()
         if changed:
             return None
         self.cache.cache = last.cache.follow(chosen, moved or len(columns) != len(last.columns))

@@ -102,17 +102,17 @@ def sharing_attention(decoder: PreTrainedModel, layout: CandidateLayout) -> Iter
     """
     with _lock:
         count, kind = _passes.get(decoder, (0, attention_kind(decoder)))
-        _passes[decoder] = (count + 1, kind)
         if not count:
             decoder.set_attn_implementation(_NAME)
+        _passes[decoder] = (count + 1, kind)
     token = _layout.set(layout)
     try:
         yield
     finally:
         _layout.reset(token)
         with _lock:
-            count = _passes[decoder][0] - 1
-            _passes[decoder] = (count, kind)
-            if not count:
-                del _passes[decoder]
+            count, _ = _passes.pop(decoder)
+            if count > 1:
+                _passes[decoder] = (count - 1, kind)
+            else:
                 decoder.set_attn_implementation(kind)  # type: ignore[arg-type]

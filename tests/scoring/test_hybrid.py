@@ -94,6 +94,22 @@ def test_a_failed_pass_leaves_nothing_wrong(monkeypatch):
     assert_equal_scores(scorer, ReferenceScorer(reward_model), steps[1:])
 
 
+def test_what_was_read_before_a_failed_pass_is_not_followed(monkeypatch):
+    reward_model = tiny_reward_model("jamba")
+    scorer, candidates = HybridScorer(reward_model), torch.tensor([[10, 11]])
+
+    def after(*tokens):
+        ids = torch.tensor([[5, 6, 7, *tokens]])
+        return PrefixBatch(ids, torch.ones_like(ids), 3), candidates
+
+    scorer.score(*after())
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "_read", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scorer.score(*after(9))  # none of the candidates, so the cache goes on to it
+    assert_equal_scores(scorer, ReferenceScorer(reward_model), [after(10), after(10, 11)])
+
+
 def test_models_without_recurrent_layers_or_with_windows_are_refused():
     with pytest.raises(ValueError, match=r"hybrids of full attention and recurrent layers .* \['DynamicLayer'\]"):
         HybridScorer(tiny_reward_model())

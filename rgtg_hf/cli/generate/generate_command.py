@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,8 @@ from rgtg_hf.cli.model_pair import (
     add_guidance_options,
     add_model_options,
     add_sampling_options,
-    is_steering_head,
     load_models,
+    may_be_read_as_head,
     resolve_options,
 )
 from rgtg_hf.cli.next_command import suggest
@@ -46,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     check_model_name("--model", options.model)
     check_model_name("--reward_model", options.reward_model)
     rows = _rows(options)
-    plain = options.greedy or any("beta" in row for row in rows) or _is_head(options.reward_model)
+    plain = options.greedy or any("beta" in row for row in rows) or may_be_read_as_head(options.reward_model)
     options.guidance = resolve_options(options, options.reward_model, search_by_default=not plain)
     if options.greedy and options.search != "tokens":
         raise UserError(f"--greedy: rows of a search are sampled, so it does not go with --search {options.search}")
@@ -63,12 +62,6 @@ def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.output and options.prompts and options.prompts.endswith(".jsonl"):
         return [{"prompt": prompt} for prompt in options.prompt] + read_prompt_rows(options.prompts)
     return [{"prompt": prompt} for prompt in read_prompts(options.prompt, options.prompts)]
-
-
-def _is_head(name: str) -> bool:
-    with suppress(OSError, ValueError):  # an adapter may have no configuration; other faults are reported later
-        return is_steering_head(name)
-    return False
 
 
 def _to_terminal(options: argparse.Namespace, prompts: Sequence[Any]) -> None:
