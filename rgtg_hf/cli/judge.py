@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rgtg_hf.arguments import shown
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.evaluation.gold_models import BUILT_IN, Gold, load_gold
 
-__all__ = ["load_judge"]
+__all__ = ["describe_rewards", "load_judge"]
 
 _PROMPT, _RESPONSE = "How was it?", "It was fine."
 
@@ -50,6 +51,11 @@ def load_judge(name: str, *, option: str = "--gold", device: Any = None, trust_r
             "required, as it gets lists of prompts and responses"
         )
     return gold
+
+
+def describe_rewards(rewards: Sequence[float]) -> str:
+    """The range and the mean of rewards, in words."""
+    return f"rewards {min(rewards):.3g} to {max(rewards):.3g}, mean {fmean(rewards):.3g}"
 
 
 def _check_name(name: str, option: str) -> None:

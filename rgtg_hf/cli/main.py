@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "sample": ("sample_command", None, "write preference pairs and prompts to try the other commands with"),
     "rollouts": ("rollouts_command", None, "write responses of the policy itself, each with its reward"),
+    "rate": ("rate_command", None, "rate responses that are there already"),
     "train": ("train.train_command", "train", "train a prefix reward model on preference pairs"),
     "train-values": ("train.values_command", "train", "train a prefix value model on rated responses"),
     "generate": ("generate.generate_command", None, "generate text that is guided by a reward model"),

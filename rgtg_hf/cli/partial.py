@@ -177,8 +177,8 @@ def work_through(
     Args:
         output: Where the rows are written.
         batches: All batches, finished ones included. Each of their rows has an `index`.
-        make_rows: Makes the rows of a batch from its number and the batch. Each row has the `index` and a number of
-            `tokens`.
+        make_rows: Makes the rows of a batch from its number and the batch. Each row has the `index`, and may have a
+            number of `tokens`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -195,6 +195,6 @@ def work_through(
                 continue
             rows = make_rows(number, batch)
             output.add(rows)
-            tokens += sum(row["tokens"] for row in rows)
-            speed = f"{tokens / (time.perf_counter() - start):.0f} tokens/s"
+            tokens += sum(row.get("tokens", 0) for row in rows)
+            speed = f"{tokens / (time.perf_counter() - start):.0f} tokens/s" if tokens else ""
             progress.update(task, completed=len(share & output.done.keys()), speed=speed)

@@ -10,7 +10,7 @@ from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_rows, text_lines
 from rgtg_hf.evaluation.prompts import Prompt, encode_batch
 
-__all__ = ["check_length", "encode_prompts", "read_prompt_rows", "read_prompts"]
+__all__ = ["check_length", "encode_prompts", "is_prompt", "read_prompt_rows", "read_prompts"]
 
 
 def read_prompts(arguments: Sequence[str], file: str | None) -> list[Prompt]:
@@ -57,7 +57,7 @@ def read_prompt_rows(file: str) -> list[dict[str, Any]]:
     """
     rows = []
     for number, row in json_rows("--prompts", Path(file).expanduser()):
-        if not _is_prompt(row.get("prompt")):
+        if not is_prompt(row.get("prompt")):
             raise UserError(
                 f"--prompts: line {number} of {file} has no usable `prompt`; it must be text, or a list of messages "
                 "with `role` and `content`"
@@ -113,7 +113,8 @@ def check_length(
     return length
 
 
-def _is_prompt(value: object) -> bool:
+def is_prompt(value: object) -> bool:
+    """Whether a value is text, or a list of messages with `role` and `content`."""
     if isinstance(value, str):
         return bool(value.strip())
     return (

@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
@@ -175,14 +174,15 @@ def _load_engine(options: argparse.Namespace, tokenizer: Any, max_length: int) -
 
 
 def _finish(options: argparse.Namespace) -> None:
-    """Says what was found, and writes the pairs if they were asked for."""
+    """Says what was found and what to do next, and writes the pairs if they were asked for."""
+    from rgtg_hf.cli.judge import describe_rewards
     from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
 
     rows = [json.loads(line) for line in Path(options.output).read_text(encoding="utf-8").splitlines()]
-    rewards = [row["reward"] for row in rows]
-    found = f"{min(rewards):.3g} to {max(rewards):.3g}, mean {fmean(rewards):.3g}"
-    print(f"{options.output}: {len(rows)} rollouts, rewards {found}")
+    print(f"{options.output}: {len(rows)} rollouts, {describe_rewards([row['reward'] for row in rows])}")
     if options.pairs is None:
+        start = ("--model_name_or_path", options.model, "--dataset_name", options.output)
+        suggest("rgtg-hf", "train-values", *start, "--num_train_epochs", "2", "--output_dir", "my_value_model")
         return
     pairs = pairs_of_rollouts(rows, options.seed)
     with blame_input(f"--pairs: {options.pairs} cannot be written", (OSError,)):

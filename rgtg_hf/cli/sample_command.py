@@ -15,7 +15,7 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes the demo's preference pairs, and its evaluation prompts, which no pair came from.
+    """Writes the demo's preference pairs, its evaluation prompts, which no pair came from, and its training prompts.
 
     Args:
         arguments: The options of the command line.
@@ -25,13 +25,13 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = _parser().parse_args(list(arguments))
     from rgtg_hf.cli.demo.demo_policy import HUB_NAME
-    from rgtg_hf.cli.demo.demo_rows import evaluation_prompts, preference_pairs
+    from rgtg_hf.cli.demo.demo_rows import evaluation_prompts, preference_pairs, training_prompts
 
     pairs = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in preference_pairs()]
-    prompts = [{"prompt": prompt} for prompt in evaluation_prompts()]
     files = [(options.pairs, pairs, "preference pairs")]
-    if options.prompts:
-        files.append((options.prompts, prompts, "prompts"))
+    for file, prompts in ((options.prompts, evaluation_prompts), (options.training_prompts, training_prompts)):
+        if file:
+            files.append((file, [{"prompt": prompt} for prompt in prompts()], "prompts"))
     for file, _, _ in files:
         if Path(file).exists():
             raise UserError(f"{file} exists; choose another name, or remove it")
@@ -47,10 +47,11 @@ def _parser() -> LineParser:
     parser = LineParser(
         "sample",
         "Write preference pairs and prompts to try the other commands with.",
-        "PAIRS [PROMPTS]",
-        ["rgtg-hf sample pairs.jsonl prompts.jsonl"],
+        "PAIRS [PROMPTS [TRAINING]]",
+        ["rgtg-hf sample pairs.jsonl prompts.jsonl training_prompts.jsonl"],
     )
     add = parser.group("files")
     add("pairs", metavar="PAIRS", help="801 pairs of cheerful and less cheerful responses, as .jsonl rows")
     add("prompts", metavar="PROMPTS", nargs="?", help="44 prompts that no pair came from")
+    add("training_prompts", metavar="TRAINING", nargs="?", help="256 other prompts, for rollouts")
     return parser

@@ -60,6 +60,7 @@ def search_responses(
     seed: int,
     block_size: int = 8,
     beta: float = 1.0,
+    value_beta: float | str = 0.0,
     guide: LogitsProcessor | None = None,
     max_rows: int = 0,
 ) -> SampledResponses:
@@ -78,6 +79,7 @@ def search_responses(
         seed: Seed of sampling.
         block_size: Tokens per block.
         beta: Strength of particles. The other selections rank the rows.
+        value_beta: Which soft value of a value model is its reward.
         guide: A processor that guides the rows within their blocks, with the same number of candidates.
         max_rows: Rows that run at once; 0 for all.
 
@@ -91,7 +93,13 @@ def search_responses(
     config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_new_tokens)
     config.update(pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)
     guidance = RewardGuidanceConfig(
-        search=search, num_rows=n, block_size=block_size, top_k=top_k, beta=beta, max_rows=max_rows
+        search=search,
+        num_rows=n,
+        block_size=block_size,
+        top_k=top_k,
+        beta=beta,
+        max_rows=max_rows,
+        value_beta=value_beta,
     )
     guides = LogitsProcessorList([] if guide is None else [guide])
     set_seed(seed)

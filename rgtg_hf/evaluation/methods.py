@@ -78,6 +78,8 @@ class Contestants:
         max_new_tokens: Largest number of tokens per response.
         block_size: Tokens per block of a search.
         num_rows: Rows of particles, whose strength is beta. The strength of the other searches is their rows.
+        value_beta: Which soft value of a value model is its reward; see
+            [`RewardGuidanceConfig`][rgtg_hf.config.RewardGuidanceConfig].
     """
 
     policy: Any
@@ -90,6 +92,7 @@ class Contestants:
     max_new_tokens: int = 64
     block_size: int = 8
     num_rows: int = 8
+    value_beta: float | str = 0.0
 
     def respond(self, method: str, strength: float, inputs: Mapping[str, Tensor], seed: int) -> SampledResponses:
         """Generates one response per prompt.
@@ -110,7 +113,7 @@ class Contestants:
         if kind.search is not None:
             ranks = kind.strengths == "ns"
             chosen = {"n": int(strength)} if ranks else {"n": self.num_rows, "beta": strength}
-            settings |= {"search": kind.search, "block_size": self.block_size, **chosen}
+            settings |= {"search": kind.search, "block_size": self.block_size, "value_beta": self.value_beta, **chosen}
             return search_responses(policy, tokenizer, inputs, model, **settings)
         if method == "head":
             with steering(policy, [(model, strength)], top_k=self.top_k) as head:
@@ -123,6 +126,7 @@ class Contestants:
                 model,
                 strength,
                 self.top_k,
+                value_beta=self.value_beta,
                 attention_mask=inputs["attention_mask"],
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=end_token_ids(policy),

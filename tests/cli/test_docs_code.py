@@ -82,7 +82,19 @@ def stand_ins(tmp_path_factory):
         "trl-lib/ultrafeedback_binarized/test.jsonl",
     ):
         (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [
+        "shorter",
+        "simpler",
+        "calmer",
+        "personal",
+        "about_the_sea",
+    ]  # of functions that rate words: it writes none
+    rewards = [
+        f"def {name}(prompts, responses):\n    return [float(len(set(one))) for one in responses]" for name in names
+    ]
+    (root / "recipes.py").write_text("\n\n\n".join(rewards))
     (root / "prompts.jsonl").write_text('{"prompt": "Hello"}\n{"prompt": "A longer one", "beta": 0.5}\n')
+    shutil.copy(root / "prompts.jsonl", root / "training_prompts.jsonl")
     return root
 
 
@@ -163,6 +175,22 @@ def test_code_of_a_page_runs(page, place, monkeypatch):
 def test_an_example_runs(example, place):
     runpy.run_path(str(example))
     assert ("owner/my-reward-model" in place) == (example.name == "publish.py")
+
+
+def test_the_recipes_reward_what_they_are_named_for():
+    recipes = runpy.run_path(str(ROOT / "docs" / "examples" / "recipes.py"))
+    better_and_worse = {
+        "shorter": ("It rains. We wait.", "It rains while we are waiting for the bus that never comes to this place."),
+        "simpler": ("We need more time.", "Additional resources are required immediately."),
+        "calmer": ("We lost, and went home.", "A horrible, stupid defeat. I hate them."),
+        "personal": ("You can take your time.", "One can take some time."),
+        "about_the_sea": ("A ship on the ocean.", "A train on the plain."),
+    }
+    for name, texts in better_and_worse.items():
+        better, worse, empty = recipes[name](["Prompt"] * 3, [*texts, ""])
+        assert better > worse, name
+        assert isinstance(empty, float), name
+        assert name in (ROOT / "docs" / "how-to" / "recipes.md").read_text("utf-8")
 
 
 def test_code_is_found_on_the_pages_that_matter():

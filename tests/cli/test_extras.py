@@ -58,6 +58,7 @@ def options(policy_folder, reward_folder, tmp_path):
             *("--model", policy_folder, "--prompts", prompts, "--reward", reward_folder, "--num_responses", "2"),
             *("--output", tmp_path / "rollouts.jsonl", *short),
         ],
+        "rate": [rated, "--reward", reward_folder, "--output", tmp_path / "rated_again.jsonl"],
         "train-values": [
             *("--model_name_or_path", policy_folder, "--dataset_name", rated, "--output_dir", tmp_path / "values"),
             *training,

@@ -14,17 +14,19 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_files_can_be_read_by_train_and_by_evaluate(capsys):
-    assert main(["sample", "pairs.jsonl", "prompts.jsonl"]) == 0
+    assert main(["sample", "pairs.jsonl", "prompts.jsonl", "training.jsonl"]) == 0
     pairs = load_preferences("pairs.jsonl", None, "train")
     check_columns(pairs, "pairs.jsonl")
-    prompts = read_prompts([], "prompts.jsonl")
-    assert (
-        capsys.readouterr().out
-        == f"pairs.jsonl: {len(pairs)} preference pairs\nprompts.jsonl: {len(prompts)} prompts\n"
+    prompts, training = read_prompts([], "prompts.jsonl"), read_prompts([], "training.jsonl")
+    assert capsys.readouterr().out == (
+        f"pairs.jsonl: {len(pairs)} preference pairs\nprompts.jsonl: {len(prompts)} prompts\n"
+        f"training.jsonl: {len(training)} prompts\n"
     )
     assert pairs.column_names == ["prompt", "chosen", "rejected"]
     assert len(pairs) > 500
     assert not set(prompts) & {row["prompt"][-1]["content"] for row in pairs}
+    assert len(training) > 200
+    assert not set(prompts) & set(training)
 
 
 def test_a_file_that_exists_is_not_replaced_and_nothing_is_written(tmp_path, capsys):

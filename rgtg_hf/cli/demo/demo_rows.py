@@ -8,12 +8,24 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["evaluation_prompts", "gold_reward_name", "pairs_fingerprint", "preference_pairs", "tokenize_pair"]
+__all__ = [
+    "evaluation_prompts",
+    "gold_reward_name",
+    "pairs_fingerprint",
+    "preference_pairs",
+    "tokenize_pair",
+    "training_prompts",
+]
 
 
 def evaluation_prompts() -> list[str]:
     """The prompts that have no preference pairs."""
     return [row["prompt"] for row in _rows("prompts.jsonl") if row["split"] == "eval"]
+
+
+def training_prompts() -> list[str]:
+    """The prompts that the preference pairs came from, and a few without any."""
+    return [row["prompt"] for row in _rows("prompts.jsonl") if row["split"] == "train"]
 
 
 def preference_pairs() -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, digest, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
-from rgtg_hf.config import RewardModelSource, resolve_guidance
+from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ _MODELS = ("reward_model", "full_reward_model", "head", "fine_tuned")
 # The settings that the results depend on. An output folder belongs to one choice of them.
 _CONFIGURATION = [
     *("model", *_MODELS, "methods", "betas", "args_betas", "ns", "offline_strengths", "gold", "top_k", "block_size"),
-    *("max_new_tokens", "seed", "batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+    *("value_beta", "max_new_tokens", "seed", "batch_size", "no_chat_template", "dtype", "trust_remote_code"),
 ]
 
 
@@ -101,7 +101,10 @@ def _check(options: argparse.Namespace) -> None:
     for option in ("model", *_MODELS):
         if getattr(options, option):
             check_model_name(f"--{option}", getattr(options, option))
-    options.betas = options.betas or _own_strengths(options.reward_model)
+    guidance = _guidance(options)
+    beta: Any = guidance.beta
+    options.value_beta = guidance.value_beta
+    options.betas = options.betas or [beta / 2, beta, 2 * beta]
     for beta in [*options.betas, *(options.args_betas or [])]:
         check_guidance(beta, options.top_k)
     if options.methods is None:
@@ -118,12 +121,12 @@ def _check(options: argparse.Namespace) -> None:
     options.args_betas = options.args_betas or options.betas
 
 
-def _own_strengths(reward_model: str | None) -> list[float]:
-    """Half, once and twice the beta that is saved beside a reward model; else 0.5, 1 and 2."""
-    source = RewardModelSource(reward_model) if reward_model else None
-    with blame_input(f"--reward_model: {reward_model}"):
-        beta: Any = resolve_guidance({}, source=source).config.beta
-    return [beta / 2, beta, 2 * beta]
+def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig:
+    """The settings that are saved beside the reward model, and those that were given."""
+    name = options.reward_model
+    given = {"value_beta": options.value_beta} if hasattr(options, "value_beta") else {}
+    with blame_input(f"--reward_model: {name}"):
+        return resolve_guidance(given, source=RewardModelSource(name) if name else None).config
 
 
 def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
@@ -251,6 +254,9 @@ def _parser() -> LineParser:
     )
     add("--methods", nargs="+", metavar="METHOD", shown="those whose models are given", help="methods to compare")
     add("--betas", type=float, nargs="+", shown="the model's x 0.5 1 2", help="strengths of steering, particles")
+    number_or_beta = RewardGuidanceConfig.__dataclass_fields__["value_beta"].metadata["parse"]
+    unset = {"default": argparse.SUPPRESS, "shown": "the model's"}
+    add("--value_beta", type=number_or_beta, help="soft value of a value model, or beta", **unset)
     add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
     add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")

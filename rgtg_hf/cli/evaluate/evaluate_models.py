@@ -33,6 +33,7 @@ def load_contestants(options: argparse.Namespace) -> Contestants:
         max_new_tokens=options.max_new_tokens,
         block_size=options.block_size,
         num_rows=max(options.ns),
+        value_beta=options.value_beta,
         **models,
     )
 
@@ -50,10 +51,11 @@ def _load(kind: str, options: argparse.Namespace, tokenizer: Any, policy: Any) -
             return _fine_tuned(name, options, trust).to(options.device).eval()
         from rgtg_hf.rewards.causal_classifier import check_reward_model
         from rgtg_hf.rewards.load import load_reward_model, load_tokenizer
+        from rgtg_hf.rewards.value_model import as_reward_model
 
         check_same_tokenizer(tokenizer, load_tokenizer(name, **trust))
         model = load_reward_model(name, dtype=options.dtype, **trust).to(options.device).eval()
-        check_reward_model(model)
+        check_reward_model(as_reward_model(model))
         return model
 
 

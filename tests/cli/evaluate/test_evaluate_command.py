@@ -204,3 +204,20 @@ def test_strengths_are_around_the_one_that_is_saved_beside_the_reward_model(
     assert main(given) == 0
     found = [row["strength"] for row in texts(tmp_path / "found") if row["method"] == "pargs"]
     assert sorted(set(found)) == betas
+
+
+def test_a_value_model_is_compared_by_the_soft_value_that_is_saved_or_given(evaluate, tmp_path, capsys):
+    bins = {"num_labels": 5, "value_range": [-20.0, 20.0]}
+    values = Path(save(tmp_path / "values", LlamaForSequenceClassification, byte_tokenizer(), 7, **bins))
+    options = ["--reward_model", str(values), "--methods", "pargs", "best_of_n", "blockwise", "particles", "--ns", "2"]
+    assert evaluate(tmp_path / "means", *options) == 0
+    assert evaluate(tmp_path / "given", *options, "--value_beta", "-1") == 0
+    RewardGuidanceConfig(value_beta=-1.0).save_pretrained(values)
+    assert evaluate(tmp_path / "saved", *options) == 0
+    assert evaluate(tmp_path / "saved", *options, "--value_beta", "0") == 2
+    assert "differs in: value_beta" in capsys.readouterr().err
+    means, given, saved = (texts(tmp_path / name) for name in ("means", "given", "saved"))
+    assert given == saved
+    ids = {(row["method"], row["strength"], row["place"]): row["ids"] for row in means}
+    changed = {row["method"] for row in given if row["ids"] != ids[row["method"], row["strength"], row["place"]]}
+    assert changed == {"pargs", "best_of_n", "blockwise", "particles"}

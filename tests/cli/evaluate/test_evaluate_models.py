@@ -9,8 +9,9 @@ from rgtg_hf.cli.evaluate.evaluate_models import load_contestants
 @pytest.fixture
 def options(policy_folder, reward_folder, head_folder):
     models = {"model": policy_folder, "reward_model": reward_folder, "head": head_folder}
-    settings = {"top_k": 5, "max_new_tokens": 4, "block_size": 2, "ns": [2, 3], "dtype": "auto", "device": "cpu"}
-    return Namespace(**models, **settings, full_reward_model=None, fine_tuned=None, trust_remote_code=False)
+    settings = {"top_k": 5, "max_new_tokens": 4, "block_size": 2, "ns": [2, 3], "value_beta": 0.0}
+    loading = {"dtype": "auto", "device": "cpu", "trust_remote_code": False}
+    return Namespace(**models, **settings, **loading, full_reward_model=None, fine_tuned=None)
 
 
 def test_only_the_models_that_methods_need_are_loaded(options):
