@@ -37,7 +37,7 @@ test-vllm: build/vllm-env/.installed  ## guided generation on vLLM for CPU, in a
 
 build/vllm-env/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv build/vllm-env
-	build/vllm-env/bin/pip install --quiet '$(VLLM)' -e . 'pytest>=8,<10'
+	build/vllm-env/bin/pip install --quiet '$(VLLM)' -e . 'peft>=0.18,<1' 'pytest>=8,<10'
 	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
 	build/vllm-env/bin/python -c 'import torchvision' 2> /dev/null \
 	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec

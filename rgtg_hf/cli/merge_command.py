@@ -1,10 +1,11 @@
-"""`rgtg-hf merge`: merges linear steering heads into the output embedding of a policy."""
+"""`rgtg-hf merge`: merges linear steering heads into a policy, or into a LoRA adapter of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.model_pair import is_steering_head
@@ -17,7 +18,7 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes a policy with heads merged into it, as an ordinary checkpoint that needs no plugin.
+    """Writes a policy with heads merged into it, as an ordinary checkpoint or adapter that needs no plugin.
 
     Args:
         arguments: The options of the command line.
@@ -36,12 +37,12 @@ def run(arguments: Sequence[str]) -> None:
         check_model_name("--heads", head)
     folder = Path(options.output_dir)
     check_output_dir(folder)
+    merge = _way_of_merging(options.lora)
 
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     from rgtg_hf.rewards.load import load_model, load_tokenizer
-    from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
 
     logging.set_verbosity_error()
@@ -55,24 +56,44 @@ def run(arguments: Sequence[str]) -> None:
         tokenizer = load_tokenizer(options.model)
     with blame_input("the heads cannot be merged"):
         heads = [load_model(NextTokenRewardModel, head) for head in options.heads]
-        merged = merge_heads(policy, list(zip(heads, betas, strict=True)))
+        merged: Any = merge(policy, list(zip(heads, betas, strict=True)))
     claim_output_dir(folder)
     merged.save_pretrained(folder)
+    if options.lora:
+        rank, named = str(merged.config.r), f"{folder.name}={folder}"
+        print(f"Written: {folder}, a LoRA adapter of rank {rank}")
+        suggest("vllm", "serve", options.model, "--enable-lora", "--max-lora-rank", rank, "--lora-modules", named)
+        return
     tokenizer.save_pretrained(folder)
     print(f"Written: {folder}, an ordinary checkpoint")
     suggest("vllm", "serve", str(folder))
 
 
+def _way_of_merging(lora: bool) -> Callable[..., Any]:
+    """The function that merges. It is loaded before the models, since the package it needs may be missing."""
+    if lora:
+        from rgtg_hf.rewards.lora import heads_as_lora
+
+        return heads_as_lora
+    from rgtg_hf.rewards.merge import merge_heads
+
+    return merge_heads
+
+
 def _parser() -> LineParser:
     parser = LineParser(
         "merge",
-        "Merge linear steering heads into a policy. The result is an ordinary checkpoint.",
+        "Merge linear steering heads into a policy. The result is an ordinary checkpoint, or a LoRA adapter.",
         "--model NAME --heads NAME [NAME ...] --output_dir DIR [options]",
-        ["rgtg-hf merge --model owner/policy --heads my_head --betas 2 --output_dir steered_policy"],
+        [
+            "rgtg-hf merge --model owner/policy --heads my_head --betas 2 --output_dir steered_policy",
+            "rgtg-hf merge --model owner/policy --heads my_head --betas 2 --lora --output_dir my_adapter",
+        ],
     )
     add = parser.group("policy and heads")
     add("--model", required=True, help="the policy that the heads were trained on")
     add("--heads", nargs="+", required=True, help="linear heads, the default kind")
     add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
-    add("--output_dir", metavar="DIR", required=True, help="folder of the merged policy")
+    add("--lora", action="store_true", help="write a LoRA adapter, which a server uses for the requests that ask")
+    add("--output_dir", metavar="DIR", required=True, help="folder of the merged policy, or of the adapter")
     return parser

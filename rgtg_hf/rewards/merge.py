@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,46 @@ from rgtg_hf.arguments import check_number
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
 
-__all__ = ["merge_heads"]
+__all__ = ["LowRankChange", "SteeredLogits", "low_rank_change", "merge_heads", "steered_logits"]
+
+
+class LowRankChange(NamedTuple):
+    """A change of the output embedding, `up @ down`, in float32.
+
+    Attributes:
+        up: Shape `[vocabulary, rank]`.
+        down: Shape `[rank, hidden_size]`.
+    """
+
+    up: Tensor
+    down: Tensor
+
+
+class SteeredLogits(NamedTuple):
+    """What a policy with heads has to compute.
+
+    Attributes:
+        ids: Some tokens, shape `[1, length]`.
+        logits: The steered logits after them, float32, shape `[1, length, vocabulary]`.
+        scale: s, the factor between the policy's output embedding and its logits.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    scale: float
+
+    def check(self, policy: PreTrainedModel, found: Tensor) -> None:
+        """Refuses a policy whose logits for `ids` are others than these.
+
+        Raises:
+            ValueError: If they differ by more than rounding.
+        """
+        tolerance = 1e-3 if policy.dtype == torch.float32 else 5e-2
+        if not torch.allclose(found.float(), self.logits, atol=tolerance * float(self.logits.abs().max())):
+            raise ValueError(
+                f"A {type(policy).__name__} does more to its last hidden state than one linear map (it caps logits, "
+                "say), so a head cannot be merged into its output embedding. Use `steering`, which serves it."
+            )
 
 
 @torch.no_grad()
@@ -55,10 +95,35 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         merge_heads(policy, [(head, 1.5)]).save_pretrained("steered-policy")
         ```
     """
+    change = low_rank_change(policy, heads)
+    _check_ties(policy)
+    steered = steered_logits(policy, change)
+    merged = copy.deepcopy(policy)
+    for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    output = merged.get_output_embeddings()
+    weight: Tensor = output.weight  # type: ignore[union-attr, assignment]
+    output.weight = nn.Parameter((weight.float() + change.up @ change.down / steered.scale).to(weight.dtype))  # type: ignore[union-attr]
+    steered.check(policy, merged(steered.ids).logits)
+    return merged
+
+
+@torch.no_grad()
+def low_rank_change(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardModel, float]]) -> LowRankChange:
+    """What linear heads add to the logits of a policy, as a change of its output embedding, where s is 1.
+
+    Args:
+        policy: The policy.
+        heads: Steering heads without nonlinearity, and the beta of each.
+
+    Raises:
+        TypeError: If the policy is not a causal LM, or `heads` is not a list of pairs of a head and a number.
+        ValueError: If there is no head, a head is not linear or belongs to another policy, or a beta or the weights
+            that it makes are not finite.
+    """
     embeddings: Tensor = output_embedding(policy).weight  # type: ignore[assignment]
     check_heads(heads)
-    _check_ties(policy)
-    change = torch.zeros_like(embeddings, dtype=torch.float32)
+    ups, downs = [], []
     for head, beta in heads:
         check_number("beta", beta)
         if head.config.nonlinear:
@@ -67,31 +132,26 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
                 "`NextTokenRewardModel.from_policy(policy)`, without `nonlinear=True`."
             )
         head.attach(policy)
-        change += beta * (embeddings.float() @ head.score.key.weight.float().T) @ head.score.linear_map().float()
-        if not bool(torch.isfinite(change).all()):
+        ups.append(beta * (embeddings.float() @ head.score.key.weight.float().T))
+        downs.append(head.score.linear_map().float())
+        if not bool(torch.isfinite(ups[-1] @ downs[-1]).all()):
             raise ValueError(
                 f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
             )
+    return LowRankChange(torch.cat(ups, dim=1), torch.cat(downs))
 
-    merged = copy.deepcopy(policy)
-    for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
-        config.tie_word_embeddings = False
-    output = merged.get_output_embeddings()
-    ids = torch.arange(3, 9, device=policy.device)[None] % len(change)
+
+@torch.no_grad()
+def steered_logits(policy: PreTrainedModel, change: LowRankChange) -> SteeredLogits:
+    """Computes the steered logits after a few tokens, by which a policy with heads is checked."""
+    output = output_embedding(policy)
+    ids = torch.arange(3, 9, device=policy.device)[None] % len(change.up)
     before = policy(ids, output_hidden_states=True)
     hidden = before.hidden_states[-1]
-    # The factor of the logits, by least squares. Where it is no constant, the check below fails.
-    plain = output(hidden).double()  # type: ignore[operator, misc]
+    # The factor of the logits, by least squares. Where it is not constant, the check of the logits fails.
+    plain = output(hidden).double()
     scale = float((plain * before.logits).sum() / plain.square().sum())
-    output.weight = nn.Parameter((embeddings.float() + change / scale).to(embeddings.dtype))  # type: ignore[union-attr]
-    expected = before.logits.float() + hidden.float() @ change.T
-    tolerance = 1e-3 if policy.dtype == torch.float32 else 5e-2
-    if not torch.allclose(merged(ids).logits.float(), expected, atol=tolerance * float(expected.abs().max())):
-        raise ValueError(
-            f"A {type(policy).__name__} does more to its last hidden state than one linear map (it caps logits, say), "
-            "so a head cannot be merged into its output embedding. Use `steering`, which serves it."
-        )
-    return merged
+    return SteeredLogits(ids, before.logits.float() + hidden.float() @ change.down.T @ change.up.T, scale)
 
 
 def _check_ties(policy: PreTrainedModel) -> None:

@@ -27,6 +27,22 @@ def test_the_merged_checkpoint_is_the_steered_policy(tmp_path, policy_folder, sa
     assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of PEFT's
+def test_the_adapter_steers_the_policy(tmp_path, policy_folder, save_head, capsys):
+    from peft import PeftModel
+
+    (first, one), (second, other) = save_head(3), save_head(4)
+    arguments = ["--heads", first, second, "--betas", "1.5", "-0.5", "--lora", "--output_dir", str(tmp_path / "kind")]
+    assert main(["merge", "--model", policy_folder, *arguments]) == 0
+    assert "a LoRA adapter of rank 8" in capsys.readouterr().out
+    ids = AutoTokenizer.from_pretrained(policy_folder)("Hello", return_tensors="pt")["input_ids"]
+    policy = AutoModelForCausalLM.from_pretrained(policy_folder)
+    expected = policy(ids).logits[:, -1] + 1.5 * one.next_token_rewards(ids) - 0.5 * other.next_token_rewards(ids)
+    adapted = PeftModel.from_pretrained(policy, tmp_path / "kind")
+    assert_close(adapted(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+    assert str(tmp_path) not in "".join(file.read_text() for file in (tmp_path / "kind").glob("*.json"))
+
+
 def test_a_nonlinear_head_is_refused_in_one_line(capsys, tmp_path, policy_folder, save_head):
     head, _ = save_head(nonlinear=True)
     capsys.readouterr()

@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rgtg_hf import NextTokenRewardModel, merge_heads
+from rgtg_hf.rewards.lora import heads_as_lora
 from tests.cli.conftest import byte_tokenizer
 
 LLAMA = {
@@ -67,6 +68,8 @@ def models(tmp_path_factory):
     linear = _filled(NextTokenRewardModel.from_policy(policy, rank=8, context_scale=1.0))
     save("linear-head", linear)
     save("merged", merge_heads(policy, [(linear, 0.5)]))
+    for name, beta in (("toward", 0.5), ("away", -0.7)):
+        heads_as_lora(policy, [(linear, beta)]).save_pretrained(folder / name)
     other = LlamaForSequenceClassification(LlamaConfig(**settings | {"vocab_size": 300}, num_labels=1))
     other.save_pretrained(folder / "other-vocabulary")
     return folder

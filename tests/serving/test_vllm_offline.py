@@ -249,6 +249,44 @@ def test_a_merged_checkpoint_runs_as_it_is(models):
             assert found == expected
 
 
+def test_each_request_is_steered_by_the_head_that_it_names_beside_others_and_beside_rewards(models):
+    from peft import PeftModel
+    from vllm.lora.request import LoRARequest
+
+    names = [None, "toward", "away"]
+    ways = [(name, settings) for name in names for settings in (None, {"beta": 2.0})]
+    requests = [(prompt, *way) for prompt in prompts(3) for way in ways]
+    reward_model = AutoModelForSequenceClassification.from_pretrained(models / "siblings")
+    policy = AutoModelForCausalLM.from_pretrained(models / "policy")
+    # A slot more than there are adapters: on CPU, vLLM 0.32 adds the last slot to requests without an adapter.
+    with guided_engine(models, "siblings", enable_lora=True, max_loras=3, max_lora_rank=8) as llm:
+        outputs = llm.generate(
+            [{"prompt_token_ids": prompt} for prompt, _, _ in requests],
+            [parameters(settings) for _, _, settings in requests],
+            lora_request=[
+                None if name is None else LoRARequest(name, names.index(name), str(models / name))
+                for _, name, _ in requests
+            ],
+            use_tqdm=False,
+        )
+    found = [list(output.outputs[0].token_ids) for output in outputs]
+    adapted = PeftModel.from_pretrained(policy, models / "toward", adapter_name="toward")
+    adapted.load_adapter(models / "away", adapter_name="away")
+
+    def alone(prompt, name, settings):
+        guides = [] if settings is None else [RewardGuidedLogitsProcessor(reward_model, **settings)]
+        given = {"logits_processor": guides, "max_new_tokens": LENGTH, "do_sample": False}
+        ids = torch.tensor([prompt])
+        if name is None:
+            with adapted.disable_adapter():
+                return adapted.generate(ids, **given)[0, len(prompt) :].tolist()
+        adapted.set_adapter(name)
+        return adapted.generate(ids, **given)[0, len(prompt) :].tolist()
+
+    assert found == [alone(*one) for one in requests]
+    assert len({tuple(ids) for ids in found}) > len(found) / 2
+
+
 def test_a_head_with_a_nonlinearity_steers_in_the_policys_logits(models):
     policy = AutoModelForCausalLM.from_pretrained(models / "policy")
     head = NextTokenRewardModel.from_pretrained(models / "head").attach(policy)

@@ -25,6 +25,8 @@ NAMES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "policy",
     "outputs/demo/reward_model": "siblings",
     "my-head": "head",
+    "kind": "toward",
+    "kinder": "away",
 }
 
 
@@ -44,12 +46,14 @@ def test_the_offline_example_runs(place):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("command", SERVERS, ids=["reward model", "head"])
+@pytest.mark.parametrize("command", SERVERS, ids=["reward model", "adapters", "head"])
 def test_the_servers_start_and_the_client_streams_from_them(place, command, capsys):
     with serve(shlex.split(command.replace("\\\n", " "))[2:], place) as address:
         code = CLIENT.replace("http://localhost:8000", address)
         if "reward_model" not in command:
             code = re.sub(r"    extra_body=.*\n", "", code)
+        if "lora" in command:
+            code = code.replace('model="HuggingFaceTB/SmolLM2-135M-Instruct"', 'model="kinder"')
         exec(compile(code, "page", "exec"), {"__name__": "page"})
     assert capsys.readouterr().out
 
