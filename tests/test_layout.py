@@ -63,10 +63,11 @@ def test_the_test_of_a_module_is_found_by_its_path(path):
     assert (TESTS / path.relative_to(PACKAGE).parent / f"test_{name}.py").is_file()
 
 
-def test_vllm_is_imported_only_where_it_is_served():
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_engine_is_imported_only_where_it_is_served(engine):
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name != "serving":
-            assert "import vllm" not in path.read_text("utf-8").replace("from vllm", "import vllm"), path.name
+            assert f"import {engine}" not in path.read_text("utf-8").replace("from ", "import "), path.name
 
 
 def test_every_room_has_its_place_in_the_order():

@@ -69,18 +69,30 @@ class ServerSettings:
             required: The setting that must be among them, `"reward_model"` or `"head"`.
         """
         given = additional_config.get(_KEY) if isinstance(additional_config, dict) else None
+        example = (
+            f'additional_config={{"{_KEY}": {{"{required}": NAME}}}}, or on the command line '
+            f'--additional-config \'{{"{_KEY}": {{"{required}": "NAME"}}}}\''
+        )
+        return cls.of(given, required, f"additional_config[{_KEY!r}]", example)
+
+    @classmethod
+    def of(cls, given: Any, required: str, name: str, example: str) -> ServerSettings:
+        """Reads the settings from an object of them.
+
+        Args:
+            given: The object.
+            required: The setting that must be among them, `"reward_model"` or `"head"`.
+            name: The object's name, for errors.
+            example: How to give it, for errors.
+        """
         if not isinstance(given, dict) or given.get(required) is None:
             raise ValueError(
-                f"The engine was started without a {required.replace('_', ' ')} to steer by: pass "
-                f'additional_config={{"{_KEY}": {{"{required}": NAME}}}}, or on the command line '
-                f'--additional-config \'{{"{_KEY}": {{"{required}": "NAME"}}}}\'.'
+                f"The engine was started without a {required.replace('_', ' ')} to steer by: pass {example}."
             )
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
             near = near_names(unknown, known)
-            raise ValueError(
-                f"additional_config[{_KEY!r}] has unknown settings {unknown}. {near}The settings are {known}."
-            )
+            raise ValueError(f"{name} has unknown settings {unknown}. {near}The settings are {known}.")
         return cls(**given)
 
 

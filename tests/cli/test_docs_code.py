@@ -40,8 +40,8 @@ def blocks_of(page):
 
 
 # A playground runs until it is stopped: tests/cli/test_inspect_page.py runs the blocks of that page.
-# vLLM has an environment of its own: tests/serving/test_vllm_page.py runs the blocks of that page.
-ELSEWHERE = {ROOT / "docs" / "inspect.md", ROOT / "docs" / "how-to" / "vllm.md"}
+# vLLM and SGLang are not in this environment: test_vllm_page.py and test_sglang.py of tests/serving run their pages.
+ELSEWHERE = {ROOT / "docs" / page for page in ("inspect.md", "how-to/vllm.md", "how-to/sglang.md")}
 WITH_CODE = [
     page for page in PAGES if page not in ELSEWHERE and any(language not in NO_CODE for language, _ in blocks_of(page))
 ]

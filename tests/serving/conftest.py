@@ -132,7 +132,7 @@ def serve(arguments, folder, **environment):
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(address, process, log)
+        wait_for(address, process, log)
         yield address
         assert process.poll() is None, log.read_text()[-3000:]
     finally:
@@ -141,7 +141,8 @@ def serve(arguments, folder, **environment):
     assert code == 0, log.read_text()[-3000:]
 
 
-def _wait_for(address, process, log):
+def wait_for(address, process, log):
+    """Waits until a server is healthy, or fails with the end of its log."""
     import httpx
 
     for _ in range(300):
