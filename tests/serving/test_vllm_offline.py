@@ -91,9 +91,10 @@ def test_several_responses_to_a_request_are_guided_each(guided):
     from vllm import SamplingParams
 
     llm, alone = guided
-    settings = {"beta": 2.0, "top_k": 5}
+    # vLLM refuses n > 1 without sampling, and samples at a temperature of 0.01 at the least: far apart, it is greedy.
+    settings = {"beta": 20.0, "top_k": 5}
     given = prompts(4, seed=11)
-    asked = SamplingParams(n=3, temperature=1e-3, max_tokens=LENGTH, extra_args={"rgtg": settings})
+    asked = SamplingParams(n=3, temperature=0.01, max_tokens=LENGTH, extra_args={"rgtg": settings})
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in given], asked, use_tqdm=False)
     for ids, output in zip(given, outputs, strict=True):
         assert [list(one.token_ids) for one in output.outputs] == [alone(ids, settings)] * 3
