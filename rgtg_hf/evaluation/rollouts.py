@@ -45,8 +45,9 @@ def rollouts(
             of messages it gets the last message. [`load_gold`][rgtg_hf.evaluation.gold_models.load_gold] makes one
             from a name.
         num_responses: Responses to each prompt.
-        top_k: Responses are sampled at temperature 1 from the policy's likeliest tokens, this many at each step. Take
-            the number that guidance will have, 10 by default: a value holds for the candidates it was learned from.
+        top_k: Responses are sampled at temperature 1 from this many of the policy's most likely tokens at each step.
+            Take the number that guidance will have, 10 by default: a value holds for the candidates it was learned
+            from.
         max_new_tokens: Largest number of tokens of a response.
         seed: Seed of the batch. The global random state is set. An engine has a random state of its own.
         chat_template: Render the prompts with the tokenizer's chat template, if it has one; a text becomes the user's

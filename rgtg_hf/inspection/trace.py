@@ -48,7 +48,7 @@ class Step:
         special: Whether it is a special token, such as the end of the response.
         reward: Its reward increment, r(x, y_<=t) - r(x, y_<t).
         kl: KL(guided ‖ policy) at this step, over the candidates, in nats.
-        candidates: The policy's likeliest first.
+        candidates: The policy's most likely first.
         returns: With a value model, how likely each return is after this token.
     """
 

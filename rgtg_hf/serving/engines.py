@@ -45,7 +45,7 @@ class Engine(ABC):
         Args:
             prompts: The token ids of each prompt.
             num_responses: Responses to each prompt.
-            top_k: How many tokens are sampled from at each step, the policy's likeliest.
+            top_k: How many tokens are sampled from at each step, the policy's most likely.
             max_new_tokens: Largest number of tokens of a response.
 
         Returns:

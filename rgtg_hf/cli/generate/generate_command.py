@@ -198,5 +198,5 @@ def _parser() -> LineParser:
     add_guidance_options(parser, *OF_CALLS, search_by_default=True)
     add = add_sampling_options(parser, max_new_tokens=128)
     add("--temperature", type=float, default=1.0, help="temperature of sampling; it also divides beta")
-    add("--top_p", type=float, default=1.0, help="sample from the likeliest candidates with this probability")
+    add("--top_p", type=float, default=1.0, help="sample from the top candidates with this probability")
     return parser

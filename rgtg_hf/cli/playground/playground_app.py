@@ -153,7 +153,7 @@ class Playground:
                 )  # fmt: skip
                 fields["top_k"] = gr.Slider(
                     1, max(50, options.top_k), options.top_k or 50, step=1, label="Candidates",
-                    info="The policy's likeliest tokens at each step", elem_id="top_k",
+                    info="The policy's most likely tokens at each step", elem_id="top_k",
                 )  # fmt: skip
                 fields["tokens"] = gr.Slider(
                     1, most, most, step=1, label="Tokens", info="Largest number per response", elem_id="tokens"
