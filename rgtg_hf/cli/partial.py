@@ -19,7 +19,7 @@ from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.processes import Processes
 from rgtg_hf.files import write_whole
 
-__all__ = ["PartialOutput", "digest", "work_through"]
+__all__ = ["PartialOutput", "digest", "has_finished_rows", "work_through"]
 
 
 class _Row(Protocol):
@@ -74,13 +74,9 @@ class PartialOutput:
             raise KeyboardInterrupt(f"the finished rows are in {self.path}; the same command continues from them")
 
     def _read_others(self) -> None:
-        for path in self._partial_files():
+        for path in _partial_files(self.output):
             if path != self.path:
                 self._read(path)
-
-    def _partial_files(self) -> list[Path]:
-        name = re.compile(re.escape(f"{self.output.name}.partial") + r"(-\d+)?")
-        return [path for path in self.output.parent.iterdir() if name.fullmatch(path.name)]
 
     def _read(self, path: Path) -> int:
         """Reads the rows of a partial file. Returns how many of its bytes are complete lines."""
@@ -91,6 +87,9 @@ class PartialOutput:
         rows = [_parse(line) for line in lines]
         whole = next((number for number, row in enumerate(rows) if number and not _is_row(row)), len(rows))
         if rows[0] != self._header if rows else not _line(self._header).startswith(content):
+            # A run that ended before its first row, in an error perhaps, leaves its header alone.
+            if len(rows) == 1 and isinstance(rows[0], dict) and rows[0].keys() == self._header.keys():
+                return 0
             raise UserError(
                 f"--output: {path} was started with other prompts or settings; give the same ones to continue, "
                 "or remove it to start over"
@@ -141,8 +140,18 @@ class PartialOutput:
                 f"--output: {self.output} cannot be written ({error.strerror}); all rows are in {self.path}, and the "
                 "same command puts them in order"
             ) from error
-        for path in self._partial_files():
+        for path in _partial_files(self.output):
             path.unlink()
+
+
+def has_finished_rows(output: Path) -> bool:
+    """Whether a run that writes to `output` has finished, or has finished rows in a partial file."""
+    return output.exists() or any(path.read_bytes().count(b"\n") > 1 for path in _partial_files(output))
+
+
+def _partial_files(output: Path) -> list[Path]:
+    name = re.compile(re.escape(f"{output.name}.partial") + r"(-\d+)?")
+    return [path for path in output.parent.iterdir() if name.fullmatch(path.name)]
 
 
 def digest(value: Any) -> str:

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from rgtg_hf.cli.errors import UserError
-from rgtg_hf.cli.partial import PartialOutput, work_through
+from rgtg_hf.cli.partial import PartialOutput, has_finished_rows, work_through
 from rgtg_hf.cli.processes import Processes
 
 HEADER = {"settings": {"seed": 0}}
@@ -63,6 +63,17 @@ def test_only_process_0_writes_the_output(tmp_path):
 
 
 def test_other_settings_are_refused(tmp_path):
-    PartialOutput(tmp_path / "out.jsonl", HEADER, Processes()).close()
+    output = PartialOutput(tmp_path / "out.jsonl", HEADER, Processes())
+    output.add([{"index": 0}])
+    output.close()
     with pytest.raises(UserError, match="started with other prompts or settings"):
         PartialOutput(tmp_path / "out.jsonl", {"settings": {"seed": 1}}, Processes())
+
+
+def test_a_run_that_ended_before_its_first_row_leaves_nothing_to_go_on_with(tmp_path):
+    PartialOutput(tmp_path / "out.jsonl", HEADER, Processes()).close()
+    assert not has_finished_rows(tmp_path / "out.jsonl")
+    output = PartialOutput(tmp_path / "out.jsonl", {"settings": {"seed": 1}}, Processes())
+    output.add([{"index": 0}])
+    output.close()
+    assert has_finished_rows(tmp_path / "out.jsonl")

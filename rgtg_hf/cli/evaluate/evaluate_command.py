@@ -14,7 +14,7 @@ from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
 from rgtg_hf.cli.parser import LineParser
-from rgtg_hf.cli.partial import PartialOutput, digest, work_through
+from rgtg_hf.cli.partial import PartialOutput, digest, has_finished_rows, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
 from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
@@ -132,7 +132,8 @@ def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig:
 def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
     check_output_dir(folder, "--output")
     marker = read_marker(folder)
-    if marker is None:
+    # After a run that ended in an error before its first text, the folder belongs to no configuration.
+    if marker is None or (marker.get("command") == "evaluate" and not has_finished_rows(folder / "texts.jsonl")):
         return
     held = marker.get("configuration")
     if held is None:

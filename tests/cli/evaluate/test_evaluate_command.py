@@ -162,6 +162,16 @@ def test_a_folder_belongs_to_one_configuration(evaluate, tmp_path, capsys):
     assert "--output" in capsys.readouterr().err
 
 
+def test_a_folder_is_free_after_a_run_that_ended_before_its_first_text(
+    evaluate, tmp_path, foreign_reward_folder, capsys
+):
+    assert evaluate(tmp_path / "out", "--reward_model", foreign_reward_folder, "--methods", "pargs") == 2
+    assert "different vocabularies" in capsys.readouterr().err
+    assert evaluate(tmp_path / "out", "--methods", "pargs") == 0
+    assert evaluate(tmp_path / "out", "--reward_model", foreign_reward_folder, "--methods", "pargs") == 2
+    assert "differs in: reward_model" in capsys.readouterr().err
+
+
 def test_prompts_that_were_trained_on_are_counted(evaluate, tmp_path, capsys):
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": p, "chosen": "yes", "rejected": "no"} for p in (" hello  There", "Other", "Why?")]
