@@ -66,7 +66,7 @@ def training_pairs(task: str, tokenizer: Any, folder: Path, prompts: int | None 
     else:
         drawn = _responses(folder / "responses.json", prompts)
         rows = demo_data.make_pairs(
-            demo_data.training_prompts()[:prompts], drawn, TASKS[task].gold, smallest_gap=TASKS[task].smallest_gap
+            demo_rows.training_prompts()[:prompts], drawn, TASKS[task].gold, smallest_gap=TASKS[task].smallest_gap
         )
     return [row | demo_rows.tokenize_pair(row, tokenizer) for row in rows]
 
@@ -76,7 +76,7 @@ def _responses(file: Path, prompts: int | None) -> list[list[Any]]:
     if not file.exists():
         policy, tokenizer = load_policy()
         settings = json.loads((demo_data.FOLDER / "settings.json").read_text(encoding="utf-8"))
-        drawn = demo_data.sample_responses(policy, tokenizer, demo_data.training_prompts()[:prompts], settings)
+        drawn = demo_data.sample_responses(policy, tokenizer, demo_rows.training_prompts()[:prompts], settings)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(drawn))
     return json.loads(file.read_text(encoding="utf-8"))

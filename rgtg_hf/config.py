@@ -189,7 +189,7 @@ class RewardGuidanceConfig:
     max_increment: float | None = _setting(math.inf, _check_limit, "most nats that a candidate's score may change by")
     max_step_kl: float | None = _setting(math.inf, _check_limit, "most nats of divergence from the policy per step")
     value_beta: float | str | None = _setting(
-        0.0, _check_value_beta, "soft value of a value model; beta: that of --beta", _number_or_beta
+        0.0, _check_value_beta, "soft value of a value model, or beta", _number_or_beta
     )
     search: str | None = _setting("tokens", _check_choice, "its kind")
     num_rows: int | None = _setting(4, check_count, "rows per prompt")

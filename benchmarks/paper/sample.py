@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.models import load_policy
 from benchmarks.tasks import TASKS, held_out_prompts
-from benchmarks.training.demo_data import training_prompts
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
+from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound

@@ -142,9 +142,8 @@ def _is_healthy(address: str) -> bool:
 
 async def send(address: str, policy: str, requests: Sequence[Request], clients: int) -> Load:
     """Sends the requests by some clients, each of which waits for its answer before it sends the next."""
-    load, queue = Load(), list(enumerate(requests))[::-1]
 
-    async def client(http: httpx.AsyncClient) -> None:
+    async def client(http: httpx.AsyncClient, queue: list[tuple[int, Request]], load: Load) -> None:
         while queue:
             place, request = queue.pop()
             body = {"model": policy, "prompt": request.prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
@@ -154,10 +153,10 @@ async def send(address: str, policy: str, requests: Sequence[Request], clients: 
             await _one(http, place, request, body, load)
 
     async with httpx.AsyncClient(base_url=address, timeout=600) as http:
-        await asyncio.gather(*(client(http) for _ in range(min(clients, 4))))  # the first requests are slow
-        load, queue = Load(), list(enumerate(requests))[::-1]
+        await client(http, list(enumerate(requests[:2])), Load())  # the first requests are slow
+        queue, load = list(enumerate(requests))[::-1], Load()
         began = time.perf_counter()
-        await asyncio.gather(*(client(http) for _ in range(clients)))
+        await asyncio.gather(*(client(http, queue, load) for _ in range(clients)))
         load.seconds = time.perf_counter() - began
     return load
 

@@ -19,15 +19,10 @@ import torch
 from transformers import set_seed
 
 from benchmarks.models import load_policy
+from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.evaluation.gold import vader_sentiment
 
 FOLDER = Path(__file__).parents[2] / "rgtg_hf" / "cli" / "demo" / "demo_data"
-
-
-def training_prompts():
-    """The prompts that responses are sampled for."""
-    lines = (FOLDER / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row["prompt"] for row in map(json.loads, lines) if row["split"] == "train"]
 
 
 def sample_responses(model, tokenizer, prompts, settings):

@@ -18,9 +18,8 @@ from typing import Any
 
 from benchmarks.paper.docs import fill, markdown_table
 from benchmarks.record import ROOT, record
-from benchmarks.tasks import held_out_prompts
+from benchmarks.tasks import held_out_prompts, prompts_of_pairs
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
-from rgtg_hf.cli.demo.demo_rows import preference_pairs
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.cli.main import main as run
 from rgtg_hf.files import write_whole
@@ -56,8 +55,7 @@ def measure(folder: Path, recipe: str) -> None:
     policy, length = ["--model", str(demo_policy_path())], ["--max_new_tokens", str(NEW_TOKENS)]
     prompts, held_out, rated = folder / "prompts.jsonl", folder / "held_out.jsonl", folder / f"{recipe}.jsonl"
     if not held_out.exists():
-        known = list({json.dumps(pair["prompt"]): pair["prompt"] for pair in preference_pairs()}.values())
-        write_whole(prompts, json_lines({"prompt": prompt} for prompt in known[:PROMPTS]))
+        write_whole(prompts, json_lines({"prompt": prompt} for prompt in prompts_of_pairs()[:PROMPTS]))
         write_whole(held_out, json_lines({"prompt": prompt} for prompt in held_out_prompts()))
     if not (written := folder / "rollouts.jsonl").exists():
         _run(

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.models import load_policy, train
 from benchmarks.record import commit
 from benchmarks.tasks import TASKS
-from benchmarks.training.demo_data import training_prompts
+from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole

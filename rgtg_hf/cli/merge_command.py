@@ -13,6 +13,7 @@ from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
 from rgtg_hf.cli.parser import LineParser
+from rgtg_hf.cli.quiet import quiet_transformers
 
 __all__ = ["run"]
 
@@ -40,13 +41,11 @@ def run(arguments: Sequence[str]) -> None:
     merge = _way_of_merging(options.lora)
 
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from rgtg_hf.rewards.load import load_model, load_tokenizer
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     for head in options.heads:
         with blame_input(f"the head {head} cannot be loaded"):
             if not is_steering_head(head):

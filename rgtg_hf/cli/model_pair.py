@@ -26,6 +26,7 @@ __all__ = [
     "add_guidance_options",
     "add_loading_options",
     "add_model_options",
+    "add_model_settings",
     "add_sampling_options",
     "is_steering_head",
     "load_models",
@@ -68,6 +69,14 @@ def add_guidance_options(parser: LineParser, *names: str, search_by_default: boo
             more = {"type": kind, "choices": choices, "default": argparse.SUPPRESS, "shown": default}
             add = of_search if one.name in _OF_SEARCH else of_guidance
             add(f"--{one.name}", help=one.metadata["summary"], **more)
+
+
+def add_model_settings(add: Callable[..., Any], *names: str) -> None:
+    """Adds settings that are, unless they are given, those saved beside a model, by the function of their group."""
+    for one in fields(RewardGuidanceConfig):
+        if one.name in names:
+            kind, summary = one.metadata["parse"], one.metadata["summary"]
+            add(f"--{one.name}", type=kind, default=argparse.SUPPRESS, shown="the model's", help=summary)
 
 
 def add_sampling_options(parser: LineParser, max_new_tokens: int) -> Callable[..., Any]:

@@ -26,6 +26,13 @@ class Processes:
     device: str | None = None
     wait: Callable[[], None] = lambda: None
 
+    @property
+    def own_device(self) -> str:
+        """The device by name: the chosen one, else the GPU if there is one, else the CPU."""
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def join_processes(device: str | None = None) -> Processes:
     """Joins the processes that `accelerate launch` or `torchrun` started. Without either, there is one process.

@@ -10,7 +10,7 @@ from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_rows, text_lines
 from rgtg_hf.evaluation.prompts import Prompt, encode_batch
 
-__all__ = ["check_length", "encode_prompts", "is_prompt", "read_prompt_rows", "read_prompts"]
+__all__ = ["check_length", "check_text", "encode_prompts", "read_prompt_rows", "read_prompts"]
 
 
 def read_prompts(arguments: Sequence[str], file: str | None) -> list[Prompt]:
@@ -57,11 +57,7 @@ def read_prompt_rows(file: str) -> list[dict[str, Any]]:
     """
     rows = []
     for number, row in json_rows("--prompts", Path(file).expanduser()):
-        if not is_prompt(row.get("prompt")):
-            raise UserError(
-                f"--prompts: line {number} of {file} has no usable `prompt`; it must be text, or a list of messages "
-                "with `role` and `content`"
-            )
+        check_text(row, "prompt", f"--prompts: line {number} of {file}")
         rows.append(row)
     if not rows:
         raise UserError(f'--prompts: {file} has no prompts; write rows such as {{"prompt": "Hello!"}}')
@@ -113,8 +109,26 @@ def check_length(
     return length
 
 
-def is_prompt(value: object) -> bool:
-    """Whether a value is text, or a list of messages with `role` and `content`."""
+def check_text(row: dict[str, Any], name: str, place: str, *, may_be_empty: bool = False) -> None:
+    """Checks that a column of a row is text, or a list of messages with `role` and `content`.
+
+    Args:
+        row: The row.
+        name: The column.
+        place: The row's place, for the message.
+        may_be_empty: Whether it may be the empty text.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    value = row.get(name)
+    if not _is_prompt(value) and not (may_be_empty and value == ""):
+        raise UserError(
+            f"{place} has no usable `{name}`; it must be text, or a list of messages with `role` and `content`"
+        )
+
+
+def _is_prompt(value: object) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
     return (

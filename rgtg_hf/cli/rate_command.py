@@ -14,7 +14,8 @@ from rgtg_hf.cli.option_checks import check_at_least_one
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, work_through
 from rgtg_hf.cli.processes import join_processes
-from rgtg_hf.cli.prompt_files import is_prompt
+from rgtg_hf.cli.prompt_files import check_text
+from rgtg_hf.cli.quiet import quiet_transformers
 
 __all__ = ["run"]
 
@@ -41,17 +42,13 @@ def run(arguments: Sequence[str]) -> None:
     rows = _read(options.responses)
     processes = join_processes(options.device)
 
-    import torch
-    from transformers.utils import logging
-
     from rgtg_hf.cli.judge import describe_rewards, load_judge
     from rgtg_hf.evaluation.prompts import last_message
     from rgtg_hf.evaluation.rollouts import rate
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    reward = load_judge(options.reward, option="--reward", device=device, trust_remote_code=options.trust_remote_code)
+    quiet_transformers()
+    judging = {"option": "--reward", "device": processes.own_device, "trust_remote_code": options.trust_remote_code}
+    reward = load_judge(options.reward, **judging)
 
     def make_rows(number: int, batch: list[_Job]) -> list[dict[str, Any]]:
         prompts, responses = ([last_message(job.row[name]) for job in batch] for name in ("prompt", "completion"))
@@ -75,11 +72,7 @@ def _read(file: str) -> list[dict[str, Any]]:
     rows = []
     for number, row in json_rows("responses", Path(file).expanduser()):
         for name in ("prompt", "completion"):
-            if not is_prompt(row.get(name)) and (name == "prompt" or row.get(name) != ""):
-                raise UserError(
-                    f"responses: line {number} of {file} has no usable `{name}`; it must be text, or a list of "
-                    "messages with `role` and `content`"
-                )
+            check_text(row, name, f"responses: line {number} of {file}", may_be_empty=name == "completion")
         rows.append(row)
     if not rows:
         raise UserError(f"responses: {file} has no rows; each needs a `prompt` and a `completion`")

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rgtg_hf.cli.errors import UserError, blame_input
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.cli.model_pair import (
     add_loading_options,
+    add_model_settings,
     load_models,
     load_policy,
     resolve_options,
@@ -24,6 +25,7 @@ from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, work_through
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, read_prompts
+from rgtg_hf.cli.quiet import quiet_transformers
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.files import write_whole
 
@@ -68,14 +70,10 @@ def run(arguments: Sequence[str]) -> None:
     names = _SETTINGS if guidance is None else [*_SETTINGS, *_OF_GUIDE]
     header = {"settings": {name: getattr(options, name) for name in names}, "prompts": prompts}
 
-    import torch
-    from transformers.utils import logging
-
     from rgtg_hf.cli.judge import load_judge
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options.device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    quiet_transformers()
+    options.device = processes.own_device
     judging = {"option": "--reward", "device": options.device, "trust_remote_code": options.trust_remote_code}
     reward = load_judge(options.reward, **judging)
     with PartialOutput(Path(options.output), header, processes) as output:
@@ -231,10 +229,7 @@ def _parser() -> LineParser:
     add("--served_model", metavar="NAME", help="the policy's name at the server, if it serves several")
     add = parser.group("a second round")
     add("--guide", metavar="NAME", help="guide the policy by a reward or value model; rows have weights for it")
-    for one in fields(RewardGuidanceConfig):
-        if one.name in _OF_GUIDE:
-            kind, summary = one.metadata["parse"], one.metadata["summary"]
-            add(f"--{one.name}", type=kind, default=argparse.SUPPRESS, shown="the model's", help=summary)
+    add_model_settings(add, *_OF_GUIDE)
     add = parser.group("sampling")
     add("--top_k", type=int, default=10, help="candidates per step, as many as guidance will have")
     add("--max_new_tokens", type=int, default=128, help="most tokens per response")

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rgtg_hf.rewards.merge import low_rank_change, steered_logits
+from rgtg_hf.rewards.merge import check_finite, low_rank_change, steered_logits
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.policy_identity import describe_policy
 
@@ -83,6 +83,7 @@ def heads_as_lora(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenReward
     output = policy.get_output_embeddings()
     down = change.down.to(policy.dtype)
     up = (change.up / steered.scale).to(policy.dtype)
+    check_finite(heads, down, up, steered.logits)
     adapted = output.register_forward_hook(  # type: ignore[union-attr]
         lambda _, inputs, logits: logits + F.linear(F.linear(inputs[0], down), up)
     )

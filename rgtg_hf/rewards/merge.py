@@ -22,7 +22,7 @@ from rgtg_hf.arguments import check_number
 from rgtg_hf.rewards.next_token import NextTokenRewardModel, check_heads
 from rgtg_hf.rewards.policy_identity import output_embedding
 
-__all__ = ["LowRankChange", "SteeredLogits", "low_rank_change", "merge_heads", "steered_logits"]
+__all__ = ["LowRankChange", "SteeredLogits", "check_finite", "low_rank_change", "merge_heads", "steered_logits"]
 
 
 class LowRankChange(NamedTuple):
@@ -96,6 +96,8 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         ```
     """
     change = low_rank_change(policy, heads)
+    added = change.up @ change.down
+    check_finite(heads, added)
     _check_ties(policy)
     steered = steered_logits(policy, change)
     merged = copy.deepcopy(policy)
@@ -103,7 +105,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
         config.tie_word_embeddings = False
     output = merged.get_output_embeddings()
     weight: Tensor = output.weight  # type: ignore[union-attr, assignment]
-    output.weight = nn.Parameter((weight.float() + change.up @ change.down / steered.scale).to(weight.dtype))  # type: ignore[union-attr]
+    output.weight = nn.Parameter((weight.float() + added / steered.scale).to(weight.dtype))  # type: ignore[union-attr]
     steered.check(policy, merged(steered.ids).logits)
     return merged
 
@@ -118,8 +120,7 @@ def low_rank_change(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewa
 
     Raises:
         TypeError: If the policy is not a causal LM, or `heads` is not a list of pairs of a head and a number.
-        ValueError: If there is no head, a head is not linear or belongs to another policy, or a beta or the weights
-            that it makes are not finite.
+        ValueError: If there is no head, a head is not linear or belongs to another policy, or a beta is not finite.
     """
     embeddings: Tensor = output_embedding(policy).weight  # type: ignore[assignment]
     check_heads(heads)
@@ -134,11 +135,18 @@ def low_rank_change(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewa
         head.attach(policy)
         ups.append(beta * (embeddings.float() @ head.score.key.weight.float().T))
         downs.append(head.score.linear_map().float())
-        if not bool(torch.isfinite(ups[-1] @ downs[-1]).all()):
-            raise ValueError(
-                f"`beta` is {beta}, which makes weights that are not finite: check the head's, or lower it."
-            )
     return LowRankChange(torch.cat(ups, dim=1), torch.cat(downs))
+
+
+def check_finite(heads: Sequence[tuple[NextTokenRewardModel, float]], *made: Tensor) -> None:
+    """Refuses heads that make weights or logits which are not finite.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    if not all(bool(torch.isfinite(one).all()) for one in made):
+        betas = ", ".join(f"{beta}" for _, beta in heads)
+        raise ValueError(f"`beta` is {betas}, which makes weights that are not finite: check the head's, or lower it.")
 
 
 @torch.no_grad()

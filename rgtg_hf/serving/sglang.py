@@ -31,6 +31,7 @@ from rgtg_hf.serving.settings import ServerSettings, requested_guidance, resolve
 __all__ = ["SglangGuidance"]
 
 _ENVIRONMENT = "RGTG_SERVER"
+_ERRORS = (ImportError, OSError, TypeError, ValueError, RuntimeError)
 
 
 class SglangGuidance(CustomLogitProcessor):
@@ -64,6 +65,7 @@ class _GuidedRequests:
         self._batch: GuidedBatch | None = None
         self._default = RewardGuidanceConfig()
         self._requests: dict[str, Any] = {}  # weak references, by the request's name
+        self._failure: Exception | None = None  # of loading, which is not tried again for every request
 
     def guide(self, logits: Tensor, parameters: list[dict[str, Any]]) -> Tensor:
         self._forget_ended()
@@ -75,7 +77,7 @@ class _GuidedRequests:
             try:
                 if self._take_in(request, one, logits):
                     rows.append(row)
-            except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
+            except _ERRORS as error:
                 request.to_finish = FINISH_ABORT(str(error), HTTPStatus.BAD_REQUEST, "BadRequestError")
         if not rows:
             return logits
@@ -94,21 +96,24 @@ class _GuidedRequests:
         if guidance is None:
             return False
         if self._batch is None:
-            self._load(logits)
-        assert self._batch is not None
+            self._batch = self._load(logits)
         self._batch.join(request.rid, resolved_request(guidance, self._default))
         self._requests[request.rid] = request
         return True
 
-    def _load(self, logits: Tensor) -> None:
+    def _load(self, logits: Tensor) -> GuidedBatch:
+        if self._failure is not None:
+            raise self._failure
         arguments = get_server_args()
-        _check_server(arguments)
-        settings = _settings()
-        self._default = server_default(settings)
-        scorer = load_row_scorer(
-            settings, logits.device, logits.shape[1], arguments.max_running_requests, arguments.context_length
-        )
-        self._batch = GuidedBatch(scorer)
+        try:
+            _check_server(arguments)
+            settings = _settings()
+            self._default = server_default(settings)
+            limits = (arguments.max_running_requests, arguments.context_length)
+            return GuidedBatch(load_row_scorer(settings, logits.device, logits.shape[1], *limits))
+        except _ERRORS as error:
+            self._failure = error
+            raise
 
     def _forget_ended(self) -> None:
         for name, request in list(self._requests.items()):

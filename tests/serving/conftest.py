@@ -120,9 +120,7 @@ def guided_engine(models, reward_model, **settings):
 @contextmanager
 def serve(arguments, folder, **environment):
     """A server of its own process, started in a folder with the arguments of `vllm serve`: its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     # The module is what `vllm serve` runs. The command itself asks for a distribution of the name vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *arguments]
@@ -139,6 +137,13 @@ def serve(arguments, folder, **environment):
         process.terminate()
         code = process.wait(60)
     assert code == 0, log.read_text()[-3000:]
+
+
+def free_port():
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_for(address, process, log):

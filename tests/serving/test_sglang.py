@@ -4,10 +4,10 @@ The engine runs on CPU, with its own attention in torch. Its kernels are those o
 prefixes and sampler are the ones that serve there.
 """
 
+import importlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import weakref
@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rgtg_hf import RewardGuidedLogitsProcessor
-from tests.serving.conftest import wait_for
+from tests.serving.conftest import free_port, wait_for
 
 pytestmark = [
     pytest.mark.sglang,
@@ -150,9 +150,7 @@ def test_the_page_starts_a_server_and_its_client_is_answered(models, tmp_path, m
     }.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).symlink_to(models / own)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     more = " ".join(
         f"--{name.replace('_', '-')} {'' if value is True else value}" for name, value in ON_CPU.items() if value
     )
@@ -184,10 +182,13 @@ class Request:
         return self.done
 
 
+def sglang_module():
+    return importlib.import_module("rgtg_hf.serving.sglang")
+
+
 @pytest.fixture
 def requests(models, monkeypatch):
-    from rgtg_hf.serving import sglang
-
+    sglang = sglang_module()
     arguments = SimpleNamespace(**SERVER, speculative_algorithm=None)
     monkeypatch.setattr(sglang, "get_server_args", lambda: arguments)
     monkeypatch.setenv("RGTG_SERVER", json.dumps({"reward_model": str(models / "siblings")}))
@@ -223,12 +224,17 @@ def test_requests_that_have_ended_or_are_gone_are_forgotten(requests):
         ({"max_running_requests": 1_000_000}, "`cache_gib` allows"),
     ],
 )
-def test_what_cannot_work_ends_the_request_with_a_sentence(requests, changed, sentence):
+def test_what_cannot_work_ends_each_request_with_a_sentence(requests, changed, sentence, monkeypatch):
     vars(requests.arguments).update(changed)
-    request = Request("0", [5, 6, 7])
-    guide(requests, [request])
-    assert sentence in request.to_finish.message
-    assert request.to_finish.status_code == 400
+    loaded = []
+    load = sglang_module().load_row_scorer
+    monkeypatch.setattr(sglang_module(), "load_row_scorer", lambda *given: loaded.append(given) or load(*given))
+    for name in "01":
+        request = Request(name, [5, 6, 7])
+        guide(requests, [request])
+        assert sentence in request.to_finish.message
+        assert request.to_finish.status_code == 400
+    assert len(loaded) <= 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_
 from rgtg_hf.cli.output_dir import claim_output_dir
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.prompt_files import encode_prompts
+from rgtg_hf.cli.quiet import quiet_transformers
 
 __all__ = ["run"]
 
@@ -52,7 +53,6 @@ def run(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from rgtg_hf.cli.demo.demo_training import head_notes, reward_model_notes, train_for_demo
     from rgtg_hf.evaluation.report import find_commit
@@ -60,8 +60,7 @@ def run(arguments: Sequence[str]) -> None:
 
     commit = find_commit(Path(__file__).parent)  # now, because another commit may be checked out during the run
     console = Console(highlight=False)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     console.print(f"Policy: {options.model or HUB_NAME}")
     loading = console.status("Loading the policy (its file is converted once, which takes half a minute)")
     with loading, blame_input("the policy cannot be loaded"):

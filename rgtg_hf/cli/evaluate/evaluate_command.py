@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rgtg_hf.cli.errors import UserError, blame_input
-from rgtg_hf.cli.model_pair import add_loading_options
+from rgtg_hf.cli.model_pair import add_loading_options, add_model_settings
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
@@ -17,6 +17,7 @@ from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.partial import PartialOutput, digest, has_finished_rows, work_through
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
+from rgtg_hf.cli.quiet import quiet_transformers
 from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
 
 __all__ = ["run"]
@@ -68,14 +69,10 @@ def run(arguments: Sequence[str]) -> None:
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
 
-    import torch
-    from transformers.utils import logging
-
     from rgtg_hf.cli.judge import load_judge
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options.device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    quiet_transformers()
+    options.device = processes.own_device
     gold = load_judge(options.gold, device=options.device, trust_remote_code=options.trust_remote_code)
     if processes.index == 0:
         _warn_of_overlap(options.training_data, prompts)
@@ -255,9 +252,7 @@ def _parser() -> LineParser:
     )
     add("--methods", nargs="+", metavar="METHOD", shown="those whose models are given", help="methods to compare")
     add("--betas", type=float, nargs="+", shown="the model's x 0.5 1 2", help="strengths of steering, particles")
-    number_or_beta = RewardGuidanceConfig.__dataclass_fields__["value_beta"].metadata["parse"]
-    unset = {"default": argparse.SUPPRESS, "shown": "the model's"}
-    add("--value_beta", type=number_or_beta, help="soft value of a value model, or beta", **unset)
+    add_model_settings(add, "value_beta")
     add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
     add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
