@@ -25,7 +25,7 @@ from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
 from rgtg_hf.evaluation.best_of import best_of_n, search_responses
-from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
+from rgtg_hf.evaluation.experts import ExpertProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.files import write_whole
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
@@ -200,10 +200,10 @@ class Sampler:
         if done or (adapter := self._saved("dpo")) is None:
             return
         base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
-        processor = FineTunedProcessor(PeftModel.from_pretrained(base, adapter), 1.0, self.settings["top_k"])
+        processor = ExpertProcessor(PeftModel.from_pretrained(base, adapter), 1.0, self.settings["top_k"])
         for strength in STRENGTHS[self.task]:
             processor.reset(self._inputs["attention_mask"])
-            processor.strength = strength
+            processor.config.beta = strength
             self._keep("dpo", strength, lambda: self._sample(self._inputs, processor, self.seed))
 
     def _head(self) -> None:

@@ -58,22 +58,23 @@ def check_model_name(option: str, name: str) -> None:
         raise UserError(f"{option}: {name!r} does not exist; give a saved model's folder or a hub name `owner/name`")
 
 
-def check_same_tokenizer(policy_tokenizer: Any, reward_tokenizer: Any) -> None:
-    """Checks that the policy and the reward model have the same vocabulary.
+def check_same_tokenizer(policy_tokenizer: Any, other_tokenizer: Any, other: str = "reward model") -> None:
+    """Checks that the policy and another model have the same vocabulary.
 
     Args:
         policy_tokenizer: The policy's tokenizer.
-        reward_tokenizer: The reward model's tokenizer.
+        other_tokenizer: The other model's tokenizer.
+        other: What the other model is, for the message.
 
     Raises:
         UserError: If their vocabularies differ.
     """
-    policy, reward = policy_tokenizer.get_vocab(), reward_tokenizer.get_vocab()
-    if policy == reward:
+    policy, theirs = policy_tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    if policy == theirs:
         return
-    example = min(token for token in policy.keys() | reward.keys() if policy.get(token) != reward.get(token))
+    example = min(token for token in policy.keys() | theirs.keys() if policy.get(token) != theirs.get(token))
     raise UserError(
-        f"policy and reward model have different vocabularies ({len(policy)} and {len(reward)} tokens; for example "
-        f"{json.dumps(example)} is {policy.get(example, 'absent')} and {reward.get(example, 'absent')}); use a reward "
-        "model that was trained from the policy or from a model with its tokenizer"
+        f"policy and {other} have different vocabularies ({len(policy)} and {len(theirs)} tokens; for example "
+        f"{json.dumps(example)} is {policy.get(example, 'absent')} and {theirs.get(example, 'absent')}); use a "
+        f"{other} that was trained from the policy or from a model with its tokenizer"
     )

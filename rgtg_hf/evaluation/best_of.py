@@ -19,7 +19,7 @@ from rgtg_hf.decoding.search_divergence import search_divergence
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
-__all__ = ["best_of_n", "search_responses"]
+__all__ = ["best_of_n", "log_likelihoods", "search_responses"]
 
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
@@ -118,14 +118,24 @@ def search_responses(
         tokens=sum(map(len, ids)),
         seconds=seconds,
         ids=ids,
-        log_likelihoods=_log_likelihoods(policy, kept_ids(inputs["input_ids"], inputs["attention_mask"]), ids),
+        log_likelihoods=log_likelihoods(policy, kept_ids(inputs["input_ids"], inputs["attention_mask"]), ids),
         reward_model_tokens=found.reward_model_tokens,
     )
 
 
 @torch.inference_mode()
-def _log_likelihoods(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-    """log pi_LM(y | x) of each response, in nats. Padding is on the right, where a causal model does not see it."""
+def log_likelihoods(policy: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+    """log pi_LM(y | x) of each response under the unguided policy.
+
+    Args:
+        policy: A causal language model.
+        prompts: Token ids of each prompt.
+        responses: Token ids of each response.
+
+    Returns:
+        Nats per response, over the whole vocabulary, at temperature 1.
+    """
+    # Padding is on the right, where a causal model does not see it.
     rows = [torch.tensor(prompt + own) for prompt, own in zip(prompts, responses, strict=True)]
     ids = pad_sequence(rows, batch_first=True).to(policy.device)
     logits = policy(ids).logits[:, :-1].double().log_softmax(-1)

@@ -13,7 +13,8 @@ from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.steering import steering
 from rgtg_hf.evaluation.best_of import search_responses
-from rgtg_hf.evaluation.fine_tuned import FineTunedProcessor
+from rgtg_hf.evaluation.cards import cards_responses
+from rgtg_hf.evaluation.experts import ExpertProcessor
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 
@@ -26,9 +27,9 @@ class Method:
 
     Attributes:
         name: Name in tables.
-        needs: The model that it needs besides the policy, an attribute of [`Contestants`]; None for no model.
-        strengths: The setting of its strength: `"betas"`, `"args_betas"`, `"ns"` or `"offline_strengths"`; None for
-            no setting.
+        needs: What it needs besides the policy: names of attributes of [`Contestants`].
+        strengths: The setting of its strength: `"betas"`, `"args_betas"`, `"ns"`, `"strengths"` or `"cards_targets"`;
+            None for no setting.
         greedy: Whether it takes the most likely candidate instead of sampling.
         kl_is_bound: Whether its divergence is only known as an upper bound.
         on_frontier: Whether its strengths form a curve that starts at the sampled policy.
@@ -36,7 +37,7 @@ class Method:
     """
 
     name: str
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
     strengths: str | None = None
     greedy: bool = False
     kl_is_bound: bool = False
@@ -44,22 +45,25 @@ class Method:
     search: str | None = None
 
 
+_PREFIX, _FULL = ("reward_model",), ("full_reward_model",)
 METHODS = {
     "policy": Method("policy, sampled"),
     "greedy": Method("policy, greedy", greedy=True),
-    "pargs": Method("PARGS", "reward_model", "betas", on_frontier=True),
-    "pargs_greedy": Method("PARGS-G", "reward_model", "betas", greedy=True),
-    "args": Method("ARGS", "full_reward_model", "args_betas", on_frontier=True),
-    "args_greedy": Method("ARGS, greedy", "full_reward_model", "args_betas", greedy=True),
-    "best_of_n": Method("best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True, search="none"),
-    "best_of_n_full": Method(
-        "best-of-n, full-sequence RM", "full_reward_model", "ns", kl_is_bound=True, search="none"
-    ),
-    "blockwise": Method("block-wise best-of-n, prefix RM", "reward_model", "ns", kl_is_bound=True, search="best"),
-    "halving": Method("best-of-n by halving, prefix RM", "reward_model", "ns", kl_is_bound=True, search="halve"),
-    "particles": Method("particles, prefix RM", "reward_model", "betas", kl_is_bound=True, search="resample"),
-    "head": Method("steering head", "head", "betas", on_frontier=True),
-    "offline": Method("fine-tuned policy", "fine_tuned", "offline_strengths", on_frontier=True),
+    "prompted": Method("policy with an instruction", ("instruction",), "strengths", on_frontier=True),
+    "pargs": Method("PARGS", _PREFIX, "betas", on_frontier=True),
+    "pargs_greedy": Method("PARGS-G", _PREFIX, "betas", greedy=True),
+    "args": Method("ARGS", _FULL, "args_betas", on_frontier=True),
+    "args_greedy": Method("ARGS, greedy", _FULL, "args_betas", greedy=True),
+    "best_of_n": Method("best-of-n, prefix RM", _PREFIX, "ns", kl_is_bound=True, search="none"),
+    "best_of_n_full": Method("best-of-n, full-sequence RM", _FULL, "ns", kl_is_bound=True, search="none"),
+    "blockwise": Method("block-wise best-of-n, prefix RM", _PREFIX, "ns", kl_is_bound=True, search="best"),
+    "halving": Method("best-of-n by halving, prefix RM", _PREFIX, "ns", kl_is_bound=True, search="halve"),
+    "particles": Method("particles, prefix RM", _PREFIX, "betas", kl_is_bound=True, search="resample"),
+    "cards": Method("CARDS", _FULL, "cards_targets", kl_is_bound=True),
+    "head": Method("steering head", ("head",), "betas", on_frontier=True),
+    "offline": Method("fine-tuned policy", ("fine_tuned",), "strengths", on_frontier=True),
+    "proxy": Method("proxy tuning", ("proxy_tuned", "proxy_base"), "strengths", on_frontier=True),
+    "genarm": Method("GenARM", ("autoregressive_rm",), "strengths", on_frontier=True),
 }
 
 
@@ -74,6 +78,10 @@ class Contestants:
         full_reward_model: A reward model trained on whole responses.
         head: A steering head on the policy.
         fine_tuned: A fine-tuned version of the policy.
+        proxy_tuned: A small fine-tuned language model with the policy's vocabulary.
+        proxy_base: The same before it was fine-tuned.
+        autoregressive_rm: A language model whose log-probabilities are rewards.
+        instruction: What the policy is told in the prompt, in words.
         top_k: Candidates per step, for all methods.
         max_new_tokens: Largest number of tokens per response.
         block_size: Tokens per block of a search.
@@ -88,26 +96,38 @@ class Contestants:
     full_reward_model: Any = None
     head: Any = None
     fine_tuned: Any = None
+    proxy_tuned: Any = None
+    proxy_base: Any = None
+    autoregressive_rm: Any = None
+    instruction: str | None = None
     top_k: int = 10
     max_new_tokens: int = 64
     block_size: int = 8
     num_rows: int = 8
     value_beta: float | str = 0.0
 
-    def respond(self, method: str, strength: float, inputs: Mapping[str, Tensor], seed: int) -> SampledResponses:
+    def respond(
+        self,
+        method: str,
+        strength: float,
+        inputs: Mapping[str, Tensor],
+        seed: int,
+        prompted: Mapping[str, Tensor] | None = None,
+    ) -> SampledResponses:
         """Generates one response per prompt.
 
         Args:
             method: A key of [`METHODS`].
-            strength: The beta, n or strength of the method; unused for the policy.
+            strength: The beta, n, strength or target of the method; unused for the policy.
             inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[prompts, length]`.
             seed: Seed of sampling.
+            prompted: The same prompts with the instruction, for the method `prompted` alone.
 
         Returns:
             The responses.
         """
         kind = METHODS[method]
-        model: Any = getattr(self, kind.needs) if kind.needs else None
+        model: Any = getattr(self, kind.needs[0]) if kind.needs else None
         policy, tokenizer = self.policy, self.tokenizer
         settings: Any = {"top_k": self.top_k, "max_new_tokens": self.max_new_tokens, "seed": seed}
         if kind.search is not None:
@@ -115,12 +135,21 @@ class Contestants:
             chosen = {"n": int(strength)} if ranks else {"n": self.num_rows, "beta": strength}
             settings |= {"search": kind.search, "block_size": self.block_size, "value_beta": self.value_beta, **chosen}
             return search_responses(policy, tokenizer, inputs, model, **settings)
+        if method == "cards":
+            return cards_responses(policy, tokenizer, inputs, model, target=strength, **settings)
         if method == "head":
             with steering(policy, [(model, strength)], top_k=self.top_k) as head:
                 return sample_responses(policy, tokenizer, inputs, processor=head, **settings)
         processor: LogitsProcessor | None = None
-        if method == "offline":
-            processor = FineTunedProcessor(model, strength, self.top_k, inputs["attention_mask"])
+        experts: dict[str, tuple[Any, dict[str, Any]]] = {
+            "prompted": (policy, {"prompts": prompted}),
+            "offline": (self.fine_tuned, {}),
+            "proxy": (self.proxy_tuned, {"base": self.proxy_base}),
+            "genarm": (self.autoregressive_rm, {"base": None}),
+        }
+        if method in experts:
+            expert, more = experts[method]
+            processor = ExpertProcessor(expert, strength, self.top_k, inputs["attention_mask"], **more)
         elif model is not None:
             processor = RewardGuidedLogitsProcessor(
                 model,
@@ -143,10 +172,10 @@ class Contestants:
             inputs: The prompts.
             sampled: The result of [`respond`][rgtg_hf.evaluation.methods.Contestants.respond] for these prompts.
         """
-        if METHODS[method].needs not in ("reward_model", "full_reward_model"):
+        if METHODS[method].needs not in (_PREFIX, _FULL):
             return None
         sequences = [
             prompt + own
             for prompt, own in zip(kept_ids(inputs["input_ids"], inputs["attention_mask"]), sampled.ids, strict=True)
         ]
-        return sequence_rewards(getattr(self, METHODS[method].needs), sequences)  # type: ignore[arg-type]
+        return sequence_rewards(getattr(self, METHODS[method].needs[0]), sequences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Prompt", "as_messages", "encode_batch", "last_message"]
+__all__ = ["Prompt", "as_messages", "encode_batch", "last_message", "with_instruction"]
 
 Prompt = str | list[dict[str, str]]
 
@@ -18,6 +18,13 @@ def as_messages(prompt: Prompt) -> list[dict[str, str]]:
 def last_message(prompt: Prompt) -> str:
     """A prompt as a text: of a conversation, the last message."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def with_instruction(prompt: Prompt, instruction: str) -> Prompt:
+    """A prompt whose text, or last message, begins with an instruction such as "Answer cheerfully."."""
+    if isinstance(prompt, str):
+        return f"{instruction}\n\n{prompt}"
+    return [*prompt[:-1], prompt[-1] | {"content": f"{instruction}\n\n{prompt[-1]['content']}"}]
 
 
 def encode_batch(tokenizer: Any, prompts: Sequence[Prompt], *, chat_template: bool = True) -> Any:

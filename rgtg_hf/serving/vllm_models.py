@@ -51,6 +51,8 @@ class HeadSteering:
             its last hidden state.
     """
 
+    _head: Any
+
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         settings = ServerSettings.from_additional_config(vllm_config.additional_config, "head")
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
@@ -91,7 +93,7 @@ class HeadSteering:
         return loaded
 
     def _steered(self, hidden: Tensor) -> Tensor:
-        directions = self._head.directions(hidden)  # type: ignore[attr-defined]
+        directions = self._head.directions(hidden)
         return (hidden + self.head_beta * directions).to(hidden.dtype)
 
 

@@ -8,6 +8,8 @@ from tests.tiny_models import PAD, left_padded, tiny_policy, tiny_reward_model, 
 
 IDS, MASK = left_padded([[1, 5, 6], [1, 7], [1, 8, 9, 10]])
 INPUTS = {"input_ids": IDS, "attention_mask": MASK}
+TOLD_IDS, TOLD_MASK = left_padded([[1, 20, 21, 5, 6], [1, 20, 21, 7], [1, 20, 21, 8, 9, 10]])
+TOLD = {"input_ids": TOLD_IDS, "attention_mask": TOLD_MASK}
 
 
 class Words:
@@ -27,6 +29,10 @@ def contestants():
         full_reward_model=tiny_reward_model(seed=5),
         head=tiny_steering_head(policy),
         fine_tuned=tiny_policy(seed=8),
+        proxy_tuned=tiny_policy(seed=9),
+        proxy_base=tiny_policy(seed=10),
+        autoregressive_rm=tiny_policy(seed=11),
+        instruction="Answer cheerfully.",
         top_k=5,
         max_new_tokens=5,
         block_size=2,
@@ -35,7 +41,7 @@ def contestants():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_answers_every_prompt_and_its_seed_decides(contestants, method):
-    first, again = (contestants.respond(method, 2, INPUTS, seed=0) for _ in range(2))
+    first, again = (contestants.respond(method, 2, INPUTS, seed=0, prompted=TOLD) for _ in range(2))
     assert len(first.texts) == len(first.ids) == len(first.divergences) == 3
     assert first.ids == again.ids
     assert all(1 <= len(ids) <= 5 for ids in first.ids)
@@ -43,11 +49,10 @@ def test_every_method_answers_every_prompt_and_its_seed_decides(contestants, met
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.on_frontier])
 def test_a_method_on_the_frontier_starts_at_the_sampled_policy(contestants, method):
-    assert (
-        contestants.respond(method, 0.0, INPUTS, seed=0).ids == contestants.respond("policy", 0.0, INPUTS, seed=0).ids
-    )
-    assert sum(contestants.respond(method, 0.0, INPUTS, seed=0).divergences) == pytest.approx(0, abs=1e-6)
-    assert sum(contestants.respond(method, 2.0, INPUTS, seed=0).divergences) > 0
+    start, far = (contestants.respond(method, strength, INPUTS, seed=0, prompted=TOLD) for strength in (0.0, 2.0))
+    assert start.ids == contestants.respond("policy", 0.0, INPUTS, seed=0).ids
+    assert sum(start.divergences) == pytest.approx(0, abs=1e-6)
+    assert sum(far.divergences) > 0
 
 
 @pytest.mark.parametrize("method", ["best_of_n", "best_of_n_full"])

@@ -22,11 +22,12 @@ from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guid
 
 __all__ = ["run"]
 
-_MODELS = ("reward_model", "full_reward_model", "head", "fine_tuned")
+_MODELS = ("reward_model", "full_reward_model", "head", "fine_tuned", "proxy_tuned", "proxy_base", "autoregressive_rm")
 # The settings that the results depend on. An output folder belongs to one choice of them.
 _CONFIGURATION = [
-    *("model", *_MODELS, "methods", "betas", "args_betas", "ns", "offline_strengths", "gold", "top_k", "block_size"),
-    *("value_beta", "max_new_tokens", "seed", "batch_size", "no_chat_template", "dtype", "trust_remote_code"),
+    *("model", *_MODELS, "instruction", "methods", "betas", "args_betas", "ns", "strengths", "cards_targets"),
+    *("gold", "top_k", "block_size", "value_beta", "max_new_tokens", "seed", "batch_size", "no_chat_template"),
+    *("dtype", "trust_remote_code"),
 ]
 
 
@@ -105,17 +106,21 @@ def _check(options: argparse.Namespace) -> None:
     for beta in [*options.betas, *(options.args_betas or [])]:
         check_guidance(beta, options.top_k)
     if options.methods is None:
-        given = {name for name in _MODELS if getattr(options, name)}
-        options.methods = [name for name, method in METHODS.items() if method.needs is None or method.needs in given]
+        options.methods = [name for name, method in METHODS.items() if not _missing(method, options)]
     for name in options.methods:
         if name not in METHODS:
             raise UserError(f"--methods: there is no method {name!r}; choose from: {', '.join(METHODS)}")
-        needs = METHODS[name].needs
-        if needs and not getattr(options, needs):
-            raise UserError(f"--methods: {name} needs a model; name it with --{needs}, or leave the method out")
+        if missing := _missing(METHODS[name], options):
+            raise UserError(f"--methods: {name} needs --{' and --'.join(missing)}; give it, or leave the method out")
     # All methods are compared with the policy.
     options.methods = list(dict.fromkeys(["policy", *options.methods]))
     options.args_betas = options.args_betas or options.betas
+
+
+def _missing(method: Any, options: argparse.Namespace) -> list[str]:
+    """What a method needs and was not given."""
+    needs = [*method.needs, *(["cards_targets"] if method.strengths == "cards_targets" else [])]
+    return [name for name in needs if not getattr(options, name)]
 
 
 def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig:
@@ -172,6 +177,7 @@ def _write_texts(
     folder: Path, options: argparse.Namespace, prompts: Sequence[Any], configuration: Any, processes: Processes
 ) -> None:
     from rgtg_hf.cli.evaluate.evaluate_models import load_contestants
+    from rgtg_hf.evaluation.prompts import with_instruction
 
     with PartialOutput(folder / "texts.jsonl", {"configuration": configuration}, processes) as output:
         contestants = load_contestants(options)
@@ -183,7 +189,11 @@ def _write_texts(
         def make_rows(number: int, batch: list[_Job]) -> list[dict[str, Any]]:
             inputs = dict(encode([job.prompt for job in batch]).to(policy.device))
             first = batch[0]
-            sampled = contestants.respond(first.method, first.strength, inputs, first.seed)
+            more = {}
+            if first.method == "prompted":
+                told = [with_instruction(job.prompt, options.instruction) for job in batch]
+                more["prompted"] = dict(encode(told).to(policy.device))
+            sampled = contestants.respond(first.method, first.strength, inputs, first.seed, **more)
             steering = contestants.steering_rewards(first.method, inputs, sampled)
             return [
                 {
@@ -241,21 +251,26 @@ def _parser() -> LineParser:
     add = parser.group("models")
     add("--model", required=True, help="the policy: a folder or a hub name")
     add("--reward_model", help="prefix reward model, for pargs, best_of_n and searches")
-    add("--full_reward_model", help="reward model of whole responses, for args and best_of_n_full")
+    add("--full_reward_model", help="reward model of whole responses: args, best_of_n_full, cards")
     add("--head", help="steering head of the policy, for head")
     add("--fine_tuned", help="the policy after DPO or the like, for offline")
+    add("--proxy_tuned", help="a small model after tuning, for proxy")
+    add("--proxy_base", help="the small model before tuning, for proxy")
+    add("--autoregressive_rm", help="autoregressive reward model, for genarm")
     add_loading_options(add)
     add = parser.group(
         "methods",
-        "policy, greedy, pargs, pargs_greedy, args, args_greedy, best_of_n, best_of_n_full,\n"
-        "blockwise, halving, particles, head, offline",
+        "policy, greedy, prompted, pargs, pargs_greedy, args, args_greedy, best_of_n,\n"
+        "best_of_n_full, blockwise, halving, particles, cards, head, offline, proxy, genarm",
     )
-    add("--methods", nargs="+", metavar="METHOD", shown="those whose models are given", help="methods to compare")
+    add("--methods", nargs="+", metavar="METHOD", shown="all that can be compared", help="methods to compare")
+    add("--instruction", metavar="TEXT", help='for prompted, such as "Answer cheerfully."')
     add("--betas", type=float, nargs="+", shown="the model's x 0.5 1 2", help="strengths of steering, particles")
     add_model_settings(add, "value_beta")
     add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
-    add("--offline_strengths", type=float, nargs="+", default=[1.0], help="1 is the fine-tuned policy itself")
+    add("--strengths", type=float, nargs="+", default=[1.0], help="of prompted, offline, proxy, genarm")
+    add("--cards_targets", type=float, nargs="+", help="rewards for cards to reach")
     add("--top_k", type=int, default=10, help="candidates per step: the most likely tokens")
     add("--block_size", type=int, default=8, help="tokens per block of a search")
     add = parser.group("sampling")

@@ -62,14 +62,19 @@ def assert_is_in_the_report(printed, rows):
         assert line.endswith(f"{row['tokens_per_s']:.0f}")
 
 
-def test_all_methods_are_written_judged_and_reported(evaluate, tmp_path, full_reward_folder, tuned_folder, capsys):
+def test_all_methods_are_written_judged_and_reported(
+    evaluate, tmp_path, policy_folder, full_reward_folder, tuned_folder, capsys
+):
     models = ["--full_reward_model", full_reward_folder, "--fine_tuned", tuned_folder, "--ns", "2", "3"]
+    models += ["--proxy_tuned", tuned_folder, "--proxy_base", policy_folder, "--cards_targets", "0.5"]
+    models += ["--autoregressive_rm", tuned_folder, "--instruction", "Answer cheerfully."]
     assert evaluate(tmp_path / "out", *models) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     methods = {(row["method"], row["strength"]) for row in report["rows"]}
     steered, by_number = ("pargs", "pargs_greedy", "args", "args_greedy", "particles"), ("blockwise", "halving")
     assert methods == {
-        *(("policy", 0), ("greedy", 0), ("offline", 1)),
+        *(("policy", 0), ("greedy", 0), ("cards", 0.5)),
+        *((name, 1) for name in ("prompted", "offline", "proxy", "genarm")),
         *((name, beta) for name in steered for beta in (1, 3)),
         *((name, n) for name in ("best_of_n", "best_of_n_full", *by_number) for n in (2, 3)),
     }
@@ -134,8 +139,11 @@ def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkey
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--methods", "pargs", "magic"], "there is no method 'magic'; choose from: policy, greedy, pargs"),
-        (["--methods", "args"], "args needs a model; name it with --full_reward_model"),
+        (["--methods", "pargs", "magic"], "there is no method 'magic'; choose from: policy, greedy, prompted"),
+        (["--methods", "args"], "args needs --full_reward_model; give it, or leave the method out"),
+        (["--methods", "proxy"], "proxy needs --proxy_tuned and --proxy_base; give it"),
+        (["--methods", "cards"], "cards needs --full_reward_model and --cards_targets; give it"),
+        (["--methods", "prompted"], "prompted needs --instruction; give it"),
         (["--gold", "judge:consonants"], "the module judge has no function 'consonants'"),
         (["--gold", "nowhere:f"], "there is no module 'nowhere'"),
         (["--gold", "./nothing-here"], "--gold"),
