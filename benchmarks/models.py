@@ -52,6 +52,9 @@ HEAD: dict[str, Any] = {
 }
 # The paper uses LoRA of rank 16. Learning rate, beta and bfloat16 are what TRL suggests for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
+# GenARM's own: the loss of DPO on log-probabilities alone, which is DPO with a reference that finds all texts equally
+# likely.
+ARM: dict[str, Any] = DPO | {"beta": 0.05, "precompute_ref_log_probs": True}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TRAINING = {"common": COMMON, "reward models": REWARD, "value models": VALUE, "head": HEAD, "dpo": DPO, "lora": LORA}
 
@@ -80,7 +83,8 @@ def train(
 
     Args:
         kind: `prefix` trains a reward model on every prefix of a response, `full` on whole responses (TRL's trainer),
-            `head` trains a steering head, `value` a value model, `dpo` fine-tunes the policy.
+            `head` trains a steering head, `value` a value model, `dpo` fine-tunes the policy, `arm` trains GenARM's
+            autoregressive reward model.
         folder: The folder of the checkpoint.
         tokenizer: The policy's tokenizer.
         rows: Pairs of `training_pairs`; for `value`, rated responses.
@@ -93,8 +97,8 @@ def train(
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     common = {**COMMON, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
-    if kind == "dpo":
-        trainer = _dpo_trainer(common | DPO | other, tokenizer, rows)
+    if kind in ("dpo", "arm"):
+        trainer = _dpo_trainer(common | (DPO if kind == "dpo" else ARM) | other, tokenizer, rows)
     else:
         trainer = _reward_trainer(kind, folder, common, other, tokenizer, rows, num_layers, head or {})
     start = time.perf_counter()
@@ -162,12 +166,13 @@ def _dpo_trainer(settings: dict[str, Any], tokenizer: Any, rows: list[dict[str, 
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32"),
         args=DPOConfig(**settings),
-        train_dataset=ids_dataset(rows, "prompt", "chosen", "rejected"),
+        train_dataset=datasets.Dataset.from_list([{"prompt": "Hi", "chosen": " there", "rejected": " you"}]),
         processing_class=tokenizer,
         peft_config=LoraConfig(**LORA),
     )
     # TRL adds the end token to every response, also to those that were cut off while they were sampled. DPO gets the
     # ids of the reward models instead, which have an end only where one was sampled.
+    reference = {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
     trainer.train_dataset = datasets.Dataset.from_list(
         [
             {
@@ -175,6 +180,7 @@ def _dpo_trainer(settings: dict[str, Any], tokenizer: Any, rows: list[dict[str, 
                 "chosen_ids": row["chosen_ids"][row["prompt_length"] :],
                 "rejected_ids": row["rejected_ids"][row["prompt_length"] :],
             }
+            | (reference if settings.get("precompute_ref_log_probs") else {})
             for row in rows
         ]
     )

@@ -14,13 +14,16 @@ from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["KINDS", "ROLLOUTS", "train_on_rollouts"]
+__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "train_on_rollouts"]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
 _PROMPTS_PER_BATCH = 16
 # Names of the models, which other benchmarks know, and what is trained for each. A pair has two responses and each is
 # in two pairs, so one epoch of pairs reads as many tokens as two of rated responses.
 KINDS = {"value": "value", "rollouts": "prefix", "rollouts_head": "head"}
+# Those of other methods, on the same pairs. Those that are the whole policy are on every second one, where each
+# response is in one pair, because they take three times as long.
+BASELINES = {"rollouts_full": "full", "rollouts_dpo": "dpo", "rollouts_arm": "arm"}
 
 
 def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_layers: int) -> None:
@@ -30,7 +33,7 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         folder: Where models and rollouts are kept.
         task: A key of `TASKS`, whose gold reward rates the rollouts.
         seed: Of the rollouts, the new weights and the order of rows.
-        kinds: Keys of `KINDS`.
+        kinds: Keys of `KINDS` or `BASELINES`.
         num_layers: Layers of the policy that reward models start from.
     """
     _, tokenizer = load_policy()
@@ -40,7 +43,9 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
             continue
         rows = rated_rollouts(folder, task, seed)
         trained = rows if kind == "value" else pairs_of_rollouts(rows, seed)
-        seconds = train(KINDS[kind], target, tokenizer, trained, seed=seed, num_layers=num_layers)
+        if (KINDS | BASELINES)[kind] in ("dpo", "arm"):
+            trained = trained[::2]
+        seconds = train((KINDS | BASELINES)[kind], target, tokenizer, trained, seed=seed, num_layers=num_layers)
         tokens = sum(len(row["completion_ids"]) for row in rows)
         notes = {"rows": len(trained), "tokens of responses": tokens, "seconds": round(seconds, 1), "commit": commit()}
         write_whole(target.with_suffix(".json"), json.dumps(notes | {"num_layers": num_layers}))

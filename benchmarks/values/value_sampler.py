@@ -37,6 +37,8 @@ class ValueSampler(SearchSampler):
     )
 
     scorers: ClassVar[tuple[str, ...]] = ("value", "rollouts")
+    value_betas: ClassVar[tuple[float, ...]] = VALUE_BETAS
+    sizes: ClassVar[tuple[int, ...]] = SIZES
 
     def _value(self) -> None:
         """Tokenwise, V_b for several b, at strengths that reach the target divergences."""
@@ -44,7 +46,7 @@ class ValueSampler(SearchSampler):
             return
         bins = bins_of(model.config)
         width = float(bins[-1] - bins[0])
-        for b in VALUE_BETAS:
+        for b in self.value_betas:
             name, values = f"value_b{b:g}", as_reward_model(model, b / width)
             for beta in self._betas(name, values):
                 self._keep(name, beta, partial(self._guided, self._processor(values), beta))
@@ -68,12 +70,12 @@ class ValueSampler(SearchSampler):
     def _guided_blockwise(self) -> None:
         """Block-wise best-of-n by the value, of rows that the steering head guides."""
         if (model := self._reward_model("value")) is not None:
-            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in SIZES]
+            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in self.sizes]
             self._keep_guided_searches("rollouts_head", as_reward_model(model), runs)
 
     def _blockwise(self) -> None:
         for kind, model in self._scorers():
-            for n in SIZES:
+            for n in self.sizes:
                 self._keep(f"{kind}_blockwise", n, partial(self._search, model, "best", n))
 
     def _halving(self) -> None:

@@ -1,0 +1,112 @@
+"""Samples every method of a comparison, all trained on the same rollouts, for evaluation prompts from a file."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, ClassVar
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from benchmarks.values.value_sampler import ValueSampler
+from rgtg_hf.cli.demo.demo_policy import demo_policy_path
+from rgtg_hf.cli.demo.demo_rows import training_prompts
+from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.cards import cards_responses
+from rgtg_hf.evaluation.experts import ExpertProcessor
+from rgtg_hf.evaluation.prompts import with_instruction
+from rgtg_hf.evaluation.sampling import SampledResponses
+from rgtg_hf.rewards.sequence_rewards import sequence_rewards
+
+__all__ = ["BaselineSampler"]
+
+# What a user would write first, chosen before any response to it was seen.
+INSTRUCTIONS = {
+    "sentiment": "Answer in a cheerful and positive tone.",
+    "plain": "Answer in short sentences and simple words.",
+}
+PROMPTED = (1.0, 2.0, 4.0)  # above 1: classifier-free guidance
+DPO = GENARM = (0.5, 1.0, 2.0)
+BLOCKWISE = (4,)
+TARGETS = (0.0, 1.0)  # of CARDS: standard deviations of the policy's rewards above their mean
+
+
+class BaselineSampler(ValueSampler):
+    """Writes the missing pieces of one task and seed. The evaluation prompts are in `prompts.jsonl` of the folder."""
+
+    order: ClassVar[tuple[str, ...]] = (
+        *("policy", "prompted", "value", "pargs_rollouts", "head_rollouts", "args", "dpo", "genarm"),
+        *("best_of_n", "blockwise", "guided_blockwise", "cards"),
+    )
+    scorers: ClassVar[tuple[str, ...]] = ("value",)
+    value_betas: ClassVar[tuple[float, ...]] = (0.0,)
+    sizes: ClassVar[tuple[int, ...]] = BLOCKWISE
+
+    @cached_property
+    def _prompts(self) -> list[str]:
+        lines = (self.folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["prompt"] for line in lines][: self.settings["prompts"]]
+
+    def _args(self) -> None:
+        self._sweep("args", "rollouts_full")
+
+    def _prompted(self) -> None:
+        missing = [strength for strength in PROMPTED if not self._file("prompted", strength).exists()]
+        if missing:
+            told = self._told(self._prompts)
+            processor = self._expert(self._models[0], prompts=told)
+            for strength in missing:
+                self._keep_expert("prompted", strength, processor)
+
+    def _told(self, prompts: list[str]) -> dict[str, Any]:
+        inputs = self._encode([str(with_instruction(prompt, INSTRUCTIONS[self.task])) for prompt in prompts])
+        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+    def _dpo(self) -> None:
+        self._sweep_adapter("dpo", "rollouts_dpo", DPO)
+
+    def _genarm(self) -> None:
+        self._sweep_adapter("genarm", "rollouts_arm", GENARM, base=None)
+
+    def _sweep_adapter(self, name: str, kind: str, strengths: Any, **settings: Any) -> None:
+        missing = [strength for strength in strengths if not self._file(name, strength).exists()]
+        if missing and (adapter := self._saved(kind)) is not None:
+            processor = self._expert(self._tuned(adapter), **settings)
+            for strength in missing:
+                self._keep_expert(name, strength, processor)
+
+    def _tuned(self, adapter: Path) -> Any:
+        base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+        return PeftModel.from_pretrained(base, adapter)
+
+    def _expert(self, expert: Any, **settings: Any) -> ExpertProcessor:
+        return ExpertProcessor(expert, 1.0, self.settings["top_k"], self._inputs["attention_mask"], **settings)
+
+    def _keep_expert(self, name: str, strength: float, processor: ExpertProcessor) -> None:
+        processor.config.beta = strength
+        processor.reset(self._inputs["attention_mask"])
+        self._keep(name, strength, partial(self._sample, self._inputs, processor, self.seed))
+
+    def _cards(self) -> None:
+        missing = [above for above in TARGETS if not self._file("cards", above).exists()]
+        if missing and (model := self._reward_model("rollouts_full")) is not None:
+            rewards = self._pilot_rewards(model)
+            for above in missing:
+                target = fmean(rewards) + above * stdev(rewards)
+                self._keep("cards", above, partial(self._of_cards, model, target))
+
+    def _pilot_rewards(self, model: Any) -> list[float]:
+        """The rewards of the policy's responses to training prompts."""
+        inputs = self._encode(training_prompts()[: self.settings["pilot_prompts"]])
+        sampled = self._sample(inputs, None, self.seed)
+        prompts = kept_ids(inputs["input_ids"], inputs["attention_mask"])
+        return sequence_rewards(model, [one + own for one, own in zip(prompts, sampled.ids, strict=True)])
+
+    def _of_cards(self, model: Any, target: float) -> SampledResponses:
+        policy, tokenizer = self._models
+        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
+        chosen = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
+        return cards_responses(policy, tokenizer, inputs, model, target=target, seed=self.seed, **chosen)
