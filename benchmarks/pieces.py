@@ -14,10 +14,12 @@ from benchmarks.tasks import TASKS
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
 from rgtg_hf.evaluation.statistics import bootstrap_interval
+from rgtg_hf.evaluation.text_metrics import distinct_n, perplexity, repetition
 from rgtg_hf.files import write_whole
 
 __all__ = ["Shown", "gold_at", "keep_figures", "rows_of"]
 
+_MEASURES = ("perplexity", "distinct_2", "repetition", "length")
 _KEPT = ("method", "seed", "strength", "commit", "tokens", "seconds")
 
 Piece = dict[str, Any]
@@ -43,10 +45,16 @@ class Shown(NamedTuple):
     by_order: bool = False
 
 
-def keep_figures(folder: Path, tasks: Iterable[str], file: Path) -> list[Piece]:
+def keep_figures(folder: Path, tasks: Iterable[str], file: Path, *, texts: bool = False) -> list[Piece]:
     """Adds the figures of the pieces in a folder to those kept before, and returns all, one for each piece.
 
     The texts of a piece are not kept. `gold` has a value for each prompt.
+
+    Args:
+        folder: The folder of the pieces.
+        tasks: Keys of `TASKS`.
+        file: Where figures are kept.
+        texts: Whether to measure the texts too: a second gold reward for each prompt, length, perplexity, variety.
     """
     kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     figures = {_key(piece): piece for piece in kept}
@@ -55,11 +63,24 @@ def keep_figures(folder: Path, tasks: Iterable[str], file: Path) -> list[Piece]:
             if path.name.startswith((f"{task}-", "any-")):  # the policy's own responses are for any task
                 found = json.loads(path.read_text(encoding="utf-8"))
                 piece = {"task": task} | {name: found[name] for name in _KEPT} | {"kl": fmean(found["divergences"])}
-                piece["gold"] = [round(value, 4) for value in TASKS[task].gold(found["texts"])]
-                figures.setdefault(_key(piece), piece)
+                if _key(piece) not in figures:
+                    piece["gold"] = [round(value, 4) for value in TASKS[task].gold(found["texts"])]
+                    figures[_key(piece)] = piece | (_measures(task, found) if texts else {})
     pieces = [figures[key] for key in sorted(figures)]
     write_whole(file, json_lines(pieces))
     return pieces
+
+
+def _measures(task: str, found: Piece) -> Piece:
+    second = [round(value, 4) for value in TASKS[task].second(found["texts"])]
+    lengths = list(map(len, found["ids"]))
+    measured = {
+        "perplexity": perplexity(found["log_likelihoods"], lengths),
+        "distinct_2": distinct_n(found["texts"], 2),
+        "repetition": repetition(found["texts"]),
+        "length": fmean(lengths),
+    }
+    return {"second": second} | {name: round(value, 4) for name, value in measured.items()}
 
 
 def _key(piece: Piece) -> tuple[str, str, int, float]:
@@ -91,8 +112,15 @@ def rows_of(figures: Iterable[Piece], task: str, shown: Mapping[str, Shown]) -> 
             gold = mean_curve(piece["gold"] for piece in found)
             gain = [one - other for one, other in zip(gold, plain, strict=True)]
             n = round(fmean(piece["strength"] for piece in found), 2)
+            measured = [name for name in _MEASURES if name in found[0]]
+            if "second" in found[0]:
+                second = {"second": estimate(mean_curve(piece["second"] for piece in found))}
+            else:
+                second = {}
             rows.append(
-                {
+                second
+                | {name: fmean(piece[name] for piece in found) for name in measured}
+                | {
                     "method": method,
                     "name": look.name,
                     "setting": "" if method == "policy" else look.strength.format(n=n),
@@ -111,7 +139,9 @@ def rows_of(figures: Iterable[Piece], task: str, shown: Mapping[str, Shown]) -> 
     return rows
 
 
-def gold_at(figures: Iterable[Piece], task: str, method: str, kl: float) -> dict[int, list[float]]:
+def gold_at(
+    figures: Iterable[Piece], task: str, method: str, kl: float, judge: str = "gold"
+) -> dict[int, list[float]]:
     """The gold reward of each prompt at a divergence, between the two strengths of a method that lie around it.
 
     Args:
@@ -119,6 +149,7 @@ def gold_at(figures: Iterable[Piece], task: str, method: str, kl: float) -> dict
         task: The task.
         method: A method with several strengths. The policy, at no divergence, is one more.
         kl: Nats per response.
+        judge: `gold`, or `second` for the second gold reward.
 
     Returns:
         By seed; without the seeds whose strengths do not reach that divergence.
@@ -127,9 +158,9 @@ def gold_at(figures: Iterable[Piece], task: str, method: str, kl: float) -> dict
     plain: dict[int, list[list[float]]] = defaultdict(list)
     for piece in figures:
         if piece["task"] == task and piece["method"] == method:
-            curves[piece["seed"]].append(FrontierPoint(piece["kl"], piece["gold"]))
+            curves[piece["seed"]].append(FrontierPoint(piece["kl"], piece[judge]))
         elif piece["task"] == task and piece["method"] == "policy":
-            plain[piece["seed"]].append(piece["gold"])
+            plain[piece["seed"]].append(piece[judge])
     found = {
         seed: at_divergence([FrontierPoint(0.0, mean_curve(plain[seed])), *curve], kl)
         for seed, curve in curves.items()

@@ -24,17 +24,37 @@ class Task:
     Attributes:
         gold: The gold reward of texts.
         gold_name: Its name.
+        second: Another judge of the same goal, made by others in another way. Where it falls while the gold reward
+            rises, steering has found the gold reward's weaknesses.
+        second_name: Its name.
         smallest_gap: Two responses to a prompt make a pair if their gold rewards differ by at least this.
     """
 
     gold: Callable[[Sequence[str]], list[float]]
     gold_name: str
+    second: Callable[[Sequence[str]], list[float]]
+    second_name: str
     smallest_gap: float
 
 
+def polarity(texts: Sequence[str]) -> list[float]:
+    """The sentiment of texts by TextBlob: the mean polarity of the adjectives of another lexicon, from -1 to 1."""
+    from textblob import TextBlob
+
+    return [float(TextBlob(text).sentiment.polarity) for text in texts]
+
+
+def school_years(texts: Sequence[str]) -> list[float]:
+    """The Coleman-Liau index, negated, from -20 to 0: letters in place of syllables tell how long words are."""
+    import textstat
+
+    # Within limits, because a single long word would outweigh all other texts in a mean.
+    return [-min(max(textstat.coleman_liau_index(text), 0.0), 20.0) if text.strip() else 0.0 for text in texts]
+
+
 TASKS = {
-    "sentiment": Task(vader_sentiment, "VADER sentiment", 0.3),
-    "plain": Task(flesch_reading_ease, "Flesch reading ease", 10.0),
+    "sentiment": Task(vader_sentiment, "VADER sentiment", polarity, "TextBlob polarity", 0.3),
+    "plain": Task(flesch_reading_ease, "Flesch reading ease", school_years, "Coleman-Liau index, negated", 10.0),
 }
 
 

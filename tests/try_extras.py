@@ -25,7 +25,7 @@ from tests.cli.conftest import byte_tokenizer, save
 from tests.tiny_models import tiny_steering_head
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("none", "train", "demo", "quantized", "evaluate", "playground")
+EXTRAS = ("none", "train", "demo", "quantized", "evaluate", "harness", "playground")
 
 LIBRARY = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,6 +46,12 @@ model = load_reward_model("reward", quantization_config=BitsAndBytesConfig(load_
 assert model.is_loaded_in_8bit
 """
 
+HARNESS = """
+from rgtg_hf.evaluation.harness import GuidedHarnessLM
+
+assert GuidedHarnessLM("policy", "reward", beta=2.0, device="cpu").batch_size == 1
+"""
+
 MODELS = "--model policy --reward_model reward"
 # Of each extra: the commands that it is for, as a shell would split them.
 RUNS = {
@@ -62,6 +68,7 @@ RUNS = {
         "--num_prompts 2 --max_new_tokens 4"
     ],
     "quantized": [],
+    "harness": [],
     "evaluate": [
         f"evaluate {MODELS} --prompts prompts.jsonl --gold {gold} --max_new_tokens 4 --ns 2 --betas 1 --output {gold}"
         for gold in ("vader", "flesch")
@@ -119,7 +126,7 @@ def try_extra(extra, wheel, interpreter, folder):
         if not right:
             print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", flush=True)
 
-    run([str(environment / "bin/python"), "-c", QUANTIZED if extra == "quantized" else LIBRARY])
+    run([str(environment / "bin/python"), "-c", {"quantized": QUANTIZED, "harness": HARNESS}.get(extra, LIBRARY)])
     for command in RUNS.get(extra, RUNS["none"]):
         run([program, *command.split()])
     if extra == "playground":

@@ -11,9 +11,51 @@ that file, so that seeds can run on different days and machines.
 
 from __future__ import annotations
 
-from benchmarks.baselines.baseline_sampler import BaselineSampler
+from typing import Any
+
+from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
+from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.paper.table import make_parser, sample_texts
-from benchmarks.values.rollout_models import BASELINES, KINDS, train_on_rollouts
+from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
+from benchmarks.record import RESULTS, record
+from benchmarks.tasks import TASKS
+from benchmarks.values.rollout_models import BASELINES, KINDS, ROLLOUTS, train_on_rollouts
+
+FIGURES = RESULTS / "baselines.jsonl"
+DIVERGENCES = (1.0, 2.0, 4.0, 8.0)
+_TOKENWISE = {"strength": "{n:g}", "by_order": True}
+SHOWN = {
+    "policy": Shown("policy, sampled", "1", "0"),
+    "prompted": Shown("an instruction", reward_rows="0", strength="{n:g}"),
+    "pargs_rollouts": Shown("PARGS", **_TOKENWISE),
+    "value_b0": Shown("value (Controlled Decoding)", **_TOKENWISE),
+    "head_rollouts": Shown("steering head", reward_rows="0", **_TOKENWISE),
+    "args": Shown("ARGS", **_TOKENWISE),
+    "genarm": Shown("GenARM", strength="{n:g}"),
+    "dpo": Shown("DPO", reward_rows="0", strength="{n:g}"),
+    "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
+    "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "value_guided_blockwise": Shown("block-wise, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "cards": Shown("CARDS", "1", "1", True, "target {n:+g} sd"),
+}
+CURVES = ("prompted", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
+
+
+def at_equal_divergence(figures: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Both gold rewards of the methods with a strength at given divergences, and how far each is behind the value."""
+    found = []
+    for kl in DIVERGENCES:
+        for judge in ("gold", "second"):
+            by_method = {method: gold_at(figures, task, method, kl, judge) for method in CURVES}
+            row: dict[str, Any] = {"kl": kl, "judge": judge}
+            for method, of_seed in by_method.items():
+                if of_seed:
+                    row[method] = estimate(mean_curve(of_seed.values()))
+                    row[f"{method}: seeds"] = sorted(of_seed)
+                if method != "value_b0":
+                    row |= difference(by_method["value_b0"], of_seed, f"value_b0 - {method}")
+            found.append(row)
+    return found
 
 
 def main() -> None:
@@ -29,6 +71,20 @@ def main() -> None:
                 train_on_rollouts(options.folder, task, seed, options.kinds, options.num_layers[task])
     if "sample" in options.stages:
         sample_texts(options, BaselineSampler)
+    if "report" in options.stages:
+        figures = keep_figures(options.folder, options.tasks, FIGURES, texts=True)
+        results = {
+            task: {
+                "gold": TASKS[task].gold_name,
+                "second": TASKS[task].second_name,
+                "instruction": INSTRUCTIONS[task],
+                "rows": rows_of(figures, task, SHOWN),
+                "at equal divergence": at_equal_divergence(figures, task),
+            }
+            for task in options.tasks
+        }
+        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        print(record("baselines", used | {"rollouts": ROLLOUTS}, results, options.output))
 
 
 if __name__ == "__main__":
