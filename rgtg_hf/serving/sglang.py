@@ -142,7 +142,7 @@ def _settings() -> ServerSettings:
 
 
 def _check_server(arguments: Any) -> None:
-    """Refuses what guidance cannot work beside, and asks for the numbers by which its memory is reckoned."""
+    """Refuses what guidance cannot work beside, and asks for the numbers from which its memory is computed."""
     if not arguments.disable_overlap_schedule:
         raise ValueError(
             "The server is a step ahead of the tokens that guidance reads: start it with --disable-overlap-schedule."
@@ -152,5 +152,5 @@ def _check_server(arguments: Any) -> None:
     for name in ("max_running_requests", "context_length"):
         if not getattr(arguments, name):
             raise ValueError(
-                f"The memory of guidance cannot be reckoned: start the server with --{name.replace('_', '-')}."
+                f"The memory that guidance needs cannot be computed: start the server with --{name.replace('_', '-')}."
             )

@@ -163,7 +163,7 @@ def test_a_bad_request_is_answered_with_a_sentence_and_the_server_goes_on(server
 
 
 def test_a_request_that_is_too_long_is_refused_and_not_the_server(server, alone):
-    """The reward model's cache is reckoned for the longest request that the server takes."""
+    """The reward model's cache is planned for the longest request that the server takes."""
     from openai import BadRequestError
 
     async def ask():
