@@ -5,8 +5,8 @@
     python -m benchmarks.baselines.table --stages report
 
 All models are trained on the same rated responses of the policy to the demo's training prompts, and strengths are
-chosen on those prompts. The report adds the figures of finished pieces to results/baselines.jsonl and is made from
-that file, so that seeds can run on different days and machines.
+chosen on those prompts. The report adds the figures of finished pieces to results/baselines.jsonl, and is made from
+that file, so that seeds can run on different days and machines. It fills docs/results.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
+from benchmarks.baselines.page import write_page
 from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.paper.table import make_parser, sample_texts
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
@@ -85,6 +86,8 @@ def main() -> None:
         }
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         print(record("baselines", used | {"rollouts": ROLLOUTS}, results, options.output))
+        if options.output is None:
+            write_page(results)
 
 
 if __name__ == "__main__":
