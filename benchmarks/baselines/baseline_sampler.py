@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cached_property, partial
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
 from benchmarks.values.value_sampler import ValueSampler
-from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.cli.demo.demo_rows import training_prompts
+from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.cards import cards_responses
-from rgtg_hf.evaluation.experts import ExpertProcessor
 from rgtg_hf.evaluation.prompts import with_instruction
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
@@ -54,16 +49,9 @@ class BaselineSampler(ValueSampler):
         self._sweep("args", "rollouts_full")
 
     def _prompted(self) -> None:
-        missing = [strength for strength in PROMPTED if not self._file("prompted", strength).exists()]
-        if missing:
-            told = self._told(self._prompts)
-            processor = self._expert(self._models[0], prompts=told)
-            for strength in missing:
-                self._keep_expert("prompted", strength, processor)
-
-    def _told(self, prompts: list[str]) -> dict[str, Any]:
-        inputs = self._encode([str(with_instruction(prompt, INSTRUCTIONS[self.task])) for prompt in prompts])
-        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        policy, tokenizer = self._models
+        told = [with_instruction(prompt, INSTRUCTIONS[self.task]) for prompt in self._prompts]
+        self._sweep_expert("prompted", policy, PROMPTED, prompts=dict(encode_prompts(tokenizer, told)))
 
     def _dpo(self) -> None:
         self._sweep_adapter("dpo", "rollouts_dpo", DPO)
@@ -71,27 +59,8 @@ class BaselineSampler(ValueSampler):
     def _genarm(self) -> None:
         self._sweep_adapter("genarm", "rollouts_arm", GENARM, base=None)
 
-    def _sweep_adapter(self, name: str, kind: str, strengths: Any, **settings: Any) -> None:
-        missing = [strength for strength in strengths if not self._file(name, strength).exists()]
-        if missing and (adapter := self._saved(kind)) is not None:
-            processor = self._expert(self._tuned(adapter), **settings)
-            for strength in missing:
-                self._keep_expert(name, strength, processor)
-
-    def _tuned(self, adapter: Path) -> Any:
-        base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
-        return PeftModel.from_pretrained(base, adapter)
-
-    def _expert(self, expert: Any, **settings: Any) -> ExpertProcessor:
-        return ExpertProcessor(expert, 1.0, self.settings["top_k"], self._inputs["attention_mask"], **settings)
-
-    def _keep_expert(self, name: str, strength: float, processor: ExpertProcessor) -> None:
-        processor.config.beta = strength
-        processor.reset(self._inputs["attention_mask"])
-        self._keep(name, strength, partial(self._sample, self._inputs, processor, self.seed))
-
     def _cards(self) -> None:
-        missing = [above for above in TARGETS if not self._file("cards", above).exists()]
+        missing = self._missing("cards", TARGETS)
         if missing and (model := self._reward_model("rollouts_full")) is not None:
             rewards = self._pilot_rewards(model)
             for above in missing:
@@ -107,6 +76,5 @@ class BaselineSampler(ValueSampler):
 
     def _of_cards(self, model: Any, target: float) -> SampledResponses:
         policy, tokenizer = self._models
-        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
         chosen = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
-        return cards_responses(policy, tokenizer, inputs, model, target=target, seed=self.seed, **chosen)
+        return cards_responses(policy, tokenizer, self._ids_and_mask, model, target=target, seed=self.seed, **chosen)

@@ -6,7 +6,7 @@
 
 All models are trained on the same rated responses of the policy to the demo's training prompts, and strengths are
 chosen on those prompts. The report adds the figures of finished pieces to results/baselines.jsonl, and is made from
-that file, so that seeds can run on different days and machines. It fills docs/results.md.
+that file, so that seeds can run on different days and machines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
-from benchmarks.baselines.page import write_page
 from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.paper.table import make_parser, sample_texts
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
@@ -86,8 +85,6 @@ def main() -> None:
         }
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         print(record("baselines", used | {"rollouts": ROLLOUTS}, results, options.output))
-        if options.output is None:
-            write_page(results)
 
 
 if __name__ == "__main__":

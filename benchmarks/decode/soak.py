@@ -38,6 +38,7 @@ from transformers import (
 from benchmarks.random_head import fill_head
 from benchmarks.record import record
 from rgtg_hf import NextTokenRewardModel, RewardGuidanceConfig, RewardGuidedLogitsProcessor, steering
+from rgtg_hf.decoding.padding import pad_left
 
 VOCABULARY, PAD, EOS = 120, 0, 2
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -96,7 +97,7 @@ def random_call(chance: random.Random) -> tuple[dict[str, Any], RewardGuidanceCo
     )
     rows = 1 if "prompt_lookup_num_tokens" in mode else chance.randint(1, 5)
     prompts = [[chance.randrange(3, VOCABULARY) for _ in range(chance.randint(1, 40))] for _ in range(rows)]
-    width = max(map(len, prompts))
+    inputs, mask = pad_left(prompts, PAD)
     config = RewardGuidanceConfig(
         beta=chance.choice([1.0, 2.5, -1.0]),
         top_k=chance.choice([3, 10, 40]),
@@ -104,8 +105,8 @@ def random_call(chance: random.Random) -> tuple[dict[str, Any], RewardGuidanceCo
         min_entropy=chance.choice([None, None, 0.5]),
     )
     arguments = mode | {
-        "inputs": torch.tensor([[PAD] * (width - len(row)) + row for row in prompts]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts]),
+        "inputs": inputs,
+        "attention_mask": mask,
         "max_new_tokens": chance.randint(2, 24),
     }
     return arguments, config

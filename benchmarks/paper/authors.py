@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.estimates import estimate
 from benchmarks.models import QUIET
@@ -36,6 +37,7 @@ from rgtg_hf.evaluation.gold_models import load_gold
 from rgtg_hf.evaluation.prompts import encode_batch
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
 from rgtg_hf.files import write_whole
+from rgtg_hf.rewards.named import load_named
 
 Row = dict[str, str]
 TOP_K, NEW_TOKENS, PROMPTS, BEST_OF, SEED = 10, 64, 100, 10, 42
@@ -111,15 +113,6 @@ SETTINGS = {
 }
 
 
-def own_rows() -> list[Row]:
-    """The demo's pairs as text, for a trial without the hub."""
-    return [
-        {"prompt": row["prompt"][0]["content"] + "\n"}
-        | {name: row[name][0]["content"] for name in ("chosen", "rejected")}
-        for row in preference_pairs()
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=SETTINGS)
@@ -130,37 +123,49 @@ def main() -> None:
     parser.add_argument("--per_device_train_batch_size", type=int, default=1, help="pairs, each with all its prefixes")
     options = parser.parse_args()
     setting, name = SETTINGS[options.task], options.task
-    pairs, prompts = setting.pairs, PROMPTS
     folder = options.folder or Path("outputs/authors") / (f"{name}-stand-ins" if options.stand_ins else name)
     folder.mkdir(parents=True, exist_ok=True)
-    policy, reward_model = setting.policy, setting.reward_model
-    rows: Iterable[Row] = ()
+    used: dict[str, Any] = {"task": name, "stand_ins": options.stand_ins, "betas": BETAS}
     if options.stand_ins:
-        policy, reward_model = make_stand_ins(folder, own_rows())
-        pairs, prompts = 16, 4
-        rows, texts = own_rows(), [row["prompt"] for row in own_rows()[-prompts:]]
+        setting = with_stand_ins(setting, folder)
     else:
-        texts = list(islice(setting.prompts(), prompts))
+        used |= {"policy": setting.policy, "reward_model": setting.reward_model}
+    prompts = list(islice(setting.prompts(), PROMPTS))
     partial_model = folder / "partial_reward_model"
     if not partial_model.exists():
-        rows = rows or setting.training_rows()
-        train(reward_model, partial_model, rows, pairs, setting, options.per_device_train_batch_size)
-    results = compare(folder, policy, {"args": reward_model, "pargs": str(partial_model)}, texts, options.batch_size)
-    used = {"task": name, "stand_ins": options.stand_ins, "pairs": pairs, "prompts": len(texts), "betas": BETAS}
-    print(record(f"authors_{name}", used | {"policy": policy, "reward_model": reward_model}, results, options.output))
+        train(setting, partial_model, options.per_device_train_batch_size)
+    reward_models = {"args": setting.reward_model, "pargs": str(partial_model)}
+    results = compare(folder, setting.policy, reward_models, prompts, options.batch_size)
+    print(record(f"authors_{name}", used | {"pairs": setting.pairs, "prompts": len(prompts)}, results, options.output))
 
 
-def train(name: str, folder: Path, rows: Iterable[Row], pairs: int, setting: Setting, batch_size: int) -> None:
+def with_stand_ins(setting: Setting, folder: Path) -> Setting:
+    """The setting with small random models and the demo's pairs as text, for a trial without the hub."""
+    rows = [
+        {"prompt": row["prompt"][0]["content"] + "\n"}
+        | {name: row[name][0]["content"] for name in ("chosen", "rejected")}
+        for row in preference_pairs()
+    ]
+    policy, reward_model = make_stand_ins(folder, rows)
+    return replace(
+        setting,
+        policy=policy,
+        reward_model=reward_model,
+        pairs=16,
+        training_rows=lambda: rows,
+        prompts=lambda: (row["prompt"] for row in rows[-4:]),
+    )
+
+
+def train(setting: Setting, folder: Path, batch_size: int) -> None:
     """Trains the reward model further, on every prefix of every pair."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(setting.reward_model)
 
     def is_long_enough(row: Row) -> bool:
         lengths = [len(tokenizer(row[side], add_special_tokens=False)["input_ids"]) for side in ("chosen", "rejected")]
         return max(lengths) >= setting.shortest
 
-    used = [row for row in islice(rows, pairs) if is_long_enough(row)]
+    used = [row for row in islice(setting.training_rows(), setting.pairs) if is_long_enough(row)]
     args = PrefixRewardConfig(
         **QUIET | {"disable_tqdm": False, "bf16": torch.cuda.is_available()},
         output_dir=str(folder.with_suffix(".training")),
@@ -173,7 +178,7 @@ def train(name: str, folder: Path, rows: Iterable[Row], pairs: int, setting: Set
         seed=SEED,
     )
     trainer = PrefixRewardTrainer(
-        name, args, train_dataset=datasets.Dataset.from_list(used), processing_class=tokenizer
+        setting.reward_model, args, train_dataset=datasets.Dataset.from_list(used), processing_class=tokenizer
     )
     trainer.train()
     trainer.save_model(str(folder))
@@ -183,8 +188,6 @@ def compare(
     folder: Path, policy_name: str, reward_models: dict[str, str], prompts: list[str], batch_size: int
 ) -> list[dict[str, Any]]:
     """Writes the responses of each method, as far as they are not there, and judges them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = AutoModelForCausalLM.from_pretrained(policy_name, dtype="auto").to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(policy_name)
@@ -220,8 +223,6 @@ class Respond:
     """
 
     def __init__(self, policy: Any, tokenizer: Any, reward_models: dict[str, str], judge: Any, method: str) -> None:
-        from rgtg_hf.rewards.named import load_named
-
         self.policy, self.tokenizer, self.judge, self.method = policy, tokenizer, judge, method
         name = reward_models.get(method.removesuffix("_greedy"))
         self.reward_model = load_named(name, policy.device) if name else None

@@ -80,6 +80,11 @@ class Sampler:
     def _inputs(self) -> dict[str, Any]:
         return self._encode(self._prompts)
 
+    @property
+    def _ids_and_mask(self) -> dict[str, Any]:
+        """The batch without its cache."""
+        return {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
+
     @cached_property
     def _prompt_ids(self) -> list[list[int]]:
         return kept_ids(self._inputs["input_ids"], self._inputs["attention_mask"])
@@ -187,7 +192,7 @@ class Sampler:
     def _blockwise(self) -> None:
         def draw() -> SampledResponses:
             policy, tokenizer = self._models
-            inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
+            inputs = self._ids_and_mask
             chosen = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
             chosen |= {"search": "best", "n": BLOCKS, "block_size": BLOCK_SIZE, "seed": self.seed}
             return search_responses(policy, tokenizer, inputs, model, **chosen)
@@ -196,15 +201,21 @@ class Sampler:
             self._keep("blockwise", BLOCKS, draw, "prefix")
 
     def _dpo(self) -> None:
-        done = all(self._file("dpo", strength).exists() for strength in STRENGTHS[self.task])
-        if done or (adapter := self._saved("dpo")) is None:
-            return
-        base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
-        processor = ExpertProcessor(PeftModel.from_pretrained(base, adapter), 1.0, self.settings["top_k"])
-        for strength in STRENGTHS[self.task]:
-            processor.reset(self._inputs["attention_mask"])
+        self._sweep_adapter("dpo", "dpo", STRENGTHS[self.task])
+
+    def _sweep_adapter(self, name: str, kind: str, strengths: Sequence[float], **settings: Any) -> None:
+        """Samples with the policy under an adapter as the expert."""
+        if self._missing(name, strengths) and (adapter := self._saved(kind)) is not None:
+            base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+            self._sweep_expert(name, PeftModel.from_pretrained(base, adapter), strengths, **settings)
+
+    def _sweep_expert(self, name: str, expert: Any, strengths: Sequence[float], **settings: Any) -> None:
+        mask = self._inputs["attention_mask"]
+        processor = ExpertProcessor(expert, 1.0, self.settings["top_k"], mask, **settings)
+        for strength in self._missing(name, strengths):
             processor.config.beta = strength
-            self._keep("dpo", strength, lambda: self._sample(self._inputs, processor, self.seed))
+            processor.reset(mask)
+            self._keep(name, strength, lambda: self._sample(self._inputs, processor, self.seed))
 
     def _head(self) -> None:
         self._sweep_head("head", "head", HEAD_BETAS[self.task])
@@ -262,6 +273,9 @@ class Sampler:
             betas = [_beta_for(pilot.stats.records, target) for target in self.settings["divergences"]]
             write_whole(file, json.dumps(betas))
         return json.loads(file.read_text(encoding="utf-8"))
+
+    def _missing(self, method: str, strengths: Sequence[float]) -> list[float]:
+        return [strength for strength in strengths if not self._file(method, strength).exists()]
 
     def _file(self, method: str, strength: float) -> Path:
         task = "any" if method in ("policy", "policy_greedy") else self.task  # the policy is the same for all tasks

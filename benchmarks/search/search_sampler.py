@@ -38,14 +38,13 @@ class SearchSampler(Sampler):
 
     def _search(self, model: Any, search: str, n: int, **settings: Any) -> SampledResponses:
         policy, tokenizer = self._models
-        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
         shared = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
         shared |= {"search": search, "n": n, "block_size": BLOCK_SIZE, "seed": self.seed, "max_rows": MAX_ROWS}
-        return search_responses(policy, tokenizer, inputs, model, **shared | settings)
+        return search_responses(policy, tokenizer, self._ids_and_mask, model, **shared | settings)
 
     def _keep_searches(self, name: str, search: str, runs: dict[float, dict[str, Any]]) -> None:
         """The missing pieces of a search, by their strengths."""
-        missing = [strength for strength in runs if not self._file(name, strength).exists()]
+        missing = self._missing(name, list(runs))
         if missing and (model := self._reward_model("prefix")) is not None:
             for strength in missing:
                 self._keep(name, strength, partial(self._search, model, search, **runs[strength]), "prefix")
@@ -95,11 +94,10 @@ class SearchSampler(Sampler):
         """log of the guided policy's probability of each response over the policy's, by writing it again."""
         policy, tokenizer = self._models
         recorder, follow = RatioRecorder(guide), Follow(responses, tokenizer.pad_token_id)
-        inputs = {name: self._inputs[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
             policy.generate(
-                **inputs, max_new_tokens=max(map(len, responses)), do_sample=False, temperature=None, top_p=None,
-                top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([recorder, follow]),
+                **self._ids_and_mask, max_new_tokens=max(map(len, responses)), do_sample=False, temperature=None,
+                top_p=None, top_k=None, eos_token_id=None, logits_processor=LogitsProcessorList([recorder, follow]),
             )  # fmt: skip
         return [-sum(ratios) for ratios in recorder.log_ratios(responses)]
 

@@ -42,10 +42,11 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         if target.exists():
             continue
         rows = rated_rollouts(folder, task, seed)
-        trained = rows if kind == "value" else pairs_of_rollouts(rows, seed)
-        if (KINDS | BASELINES)[kind] in ("dpo", "arm"):
+        trainer = (KINDS | BASELINES)[kind]
+        trained = rows if trainer == "value" else pairs_of_rollouts(rows, seed)
+        if trainer in ("dpo", "arm"):
             trained = trained[::2]
-        seconds = train((KINDS | BASELINES)[kind], target, tokenizer, trained, seed=seed, num_layers=num_layers)
+        seconds = train(trainer, target, tokenizer, trained, seed=seed, num_layers=num_layers)
         tokens = sum(len(row["completion_ids"]) for row in rows)
         notes = {"rows": len(trained), "tokens of responses": tokens, "seconds": round(seconds, 1), "commit": commit()}
         write_whole(target.with_suffix(".json"), json.dumps(notes | {"num_layers": num_layers}))

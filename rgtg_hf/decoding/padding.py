@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_mask", "check_padding", "infer_attention_mask", "kept_ids"]
+__all__ = ["check_mask", "check_padding", "infer_attention_mask", "kept_ids", "pad_left"]
 
 
 def check_mask(attention_mask: object) -> None:
@@ -95,6 +97,21 @@ def check_padding(input_ids: Tensor, pad_token_id: int | None = None, bos_token_
             f"A row holds nothing but the pad token {pad_token_id}, so padding cannot be told from text. Pass the "
             "mask: RewardGuidedLogitsProcessor(..., attention_mask=inputs['attention_mask'])."
         )
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as one left-padded batch, the reverse of [`kept_ids`].
+
+    Args:
+        rows: A list of ids for each row.
+        pad_token_id: What stands where the mask is 0.
+
+    Returns:
+        Ids and mask, int64, each of shape `[rows, length]`.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows])
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
 
 
 def kept_ids(ids: Tensor, mask: Tensor) -> list[list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.decoding.padding import kept_ids, pad_left
 from rgtg_hf.scoring.scorer import PrefixBatch
 
 __all__ = ["RewardPrompts"]
@@ -55,9 +55,7 @@ class RewardPrompts:
                 f"`reward_prompts` holds the id {unknown[0]}, but the vocabulary has "
                 f"{vocabulary_size or 'no negative'} ids: encode them with the policy's tokenizer."
             )
-        width = max(map(len, rows))
-        self.input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-        self.attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        self.input_ids, self.attention_mask = pad_left(rows)
 
     def __len__(self) -> int:
         return len(self.input_ids)

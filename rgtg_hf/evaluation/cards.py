@@ -12,7 +12,6 @@ of segments.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import sys
@@ -32,7 +31,7 @@ from transformers import (
     set_seed,
 )
 
-from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.decoding.padding import kept_ids, pad_left
 from rgtg_hf.evaluation.best_of import log_likelihoods
 from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
@@ -143,20 +142,20 @@ def cards_responses(
 @torch.inference_mode()
 def _segments(policy: Any, tokenizer: Any, rows: list[_Row], longest: int, cutter: _Cutter) -> list[list[int]]:
     """One more segment of each row."""
-    sequences = [row.prompt + row.ids for row in rows]
-    width = max(map(len, sequences))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(one)) + one for one in sequences])
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in sequences])
-    config = copy.deepcopy(policy.generation_config)
-    config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=longest)
-    config.update(pad_token_id=tokenizer.pad_token_id)
+    pad = tokenizer.pad_token_id
+    ids, mask = (part.to(policy.device) for part in pad_left([row.prompt + row.ids for row in rows], pad))
     output = policy.generate(
-        ids.to(policy.device),
-        attention_mask=mask.to(policy.device),
-        generation_config=config,
+        ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=longest,
+        pad_token_id=pad,
         logits_processor=LogitsProcessorList([cutter]),
         stopping_criteria=StoppingCriteriaList([_AtCut(cutter)]),
-    )[:, width:]
+    )[:, ids.shape[1] :]
     places = torch.arange(output.shape[1], device=output.device)
     return kept_ids(output, response_mask(output, end_token_ids(policy)) & (places < cutter.lengths[:, None]))
 

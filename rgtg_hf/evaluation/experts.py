@@ -120,7 +120,7 @@ class _Reader:
 
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
-        inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
         self._has_positions = "position_ids" in inspect.signature(inner.forward).parameters
         self.reset()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rgtg_hf.decoding.padding import check_mask, check_padding, infer_attention_mask
+from rgtg_hf.decoding.padding import check_mask, check_padding, infer_attention_mask, kept_ids, pad_left
 from tests.tiny_models import BOS, PAD, left_padded
 
 IDS, MASK = left_padded([[5, PAD, 6], [7], [8, 9]])
@@ -58,3 +58,10 @@ def test_padding_that_cannot_be_told_is_refused():
 def test_what_cannot_be_a_mask_is_refused(mask, error, message):
     with pytest.raises(error, match=message):
         check_mask(mask)
+
+
+def test_rows_come_back_from_a_left_padded_batch():
+    rows = [[5], [6, 7, 8], [9, 9]]
+    ids, mask = pad_left(rows, 9)
+    assert ids.tolist() == [[9, 9, 5], [6, 7, 8], [9, 9, 9]]
+    assert kept_ids(ids, mask) == rows

@@ -103,7 +103,8 @@ def _check(options: argparse.Namespace) -> None:
     beta: Any = guidance.beta
     options.value_beta = guidance.value_beta
     options.betas = options.betas or [beta / 2, beta, 2 * beta]
-    for beta in [*options.betas, *(options.args_betas or [])]:
+    options.args_betas = options.args_betas or options.betas
+    for beta in [*options.betas, *options.args_betas]:
         check_guidance(beta, options.top_k)
     if options.methods is None:
         options.methods = [name for name, method in METHODS.items() if not _missing(method, options)]
@@ -114,12 +115,11 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--methods: {name} needs --{' and --'.join(missing)}; give it, or leave the method out")
     # All methods are compared with the policy.
     options.methods = list(dict.fromkeys(["policy", *options.methods]))
-    options.args_betas = options.args_betas or options.betas
 
 
 def _missing(method: Any, options: argparse.Namespace) -> list[str]:
     """What a method needs and was not given."""
-    needs = [*method.needs, *(["cards_targets"] if method.strengths == "cards_targets" else [])]
+    needs = [*method.needs, *([method.strengths] if method.strengths else [])]
     return [name for name in needs if not getattr(options, name)]
 
 
