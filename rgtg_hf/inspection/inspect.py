@@ -37,8 +37,7 @@ class Inspection:
         prompt: The prompt, with messages as `role: content`.
         policy_name: The policy's name, without the path of its folder.
         reward_model_name: The reward model's name, without the path of its folder.
-        beta: Strength of steering.
-        top_k: Candidates per step.
+        guidance_config: The settings, all of them set.
         seed: Seed of both responses; `None` for greedy decoding.
         guided: The response with guidance.
         unguided: The response without guidance, from the same candidates.
@@ -47,8 +46,7 @@ class Inspection:
     prompt: str
     policy_name: str
     reward_model_name: str
-    beta: float
-    top_k: int
+    guidance_config: RewardGuidanceConfig
     seed: int | None
     guided: Trace
     unguided: Trace
@@ -62,7 +60,8 @@ class Inspection:
         write_whole(path, self.to_html())
 
     def __repr__(self) -> str:
-        settings = f"beta={self.beta:g}, top_k={self.top_k}, seed={self.seed}"
+        config = self.guidance_config
+        settings = f"beta={config.beta:g}, top_k={config.top_k}, search={config.search!r}, seed={self.seed}"
         return (
             f"Inspection(prompt={shown(self.prompt)}, policy={self.policy_name!r}, "
             f"reward_model={self.reward_model_name!r}, {settings},\n"
@@ -139,8 +138,7 @@ def inspect(
         prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt),
         display_name(policy.name_or_path or ""),
         display_name(reward_model.name_or_path or ""),
-        config.beta,
-        config.top_k,
+        config,
         seed if do_sample else None,
         *traces,
     )

@@ -15,6 +15,7 @@ from rgtg_hf.inspection.markup import LEVELS, asset, escape, reward_scale, signe
 from rgtg_hf.version import __version__
 
 if TYPE_CHECKING:
+    from rgtg_hf.config import RewardGuidanceConfig
     from rgtg_hf.inspection.trace import Trace
 
 __all__ = ["GENERATOR", "SWITCH", "frame", "key_html", "page", "reward_curves", "styles", "summary"]
@@ -33,8 +34,7 @@ def page(
     prompt: str,
     policy_name: str,
     reward_model_name: str,
-    beta: float,
-    top_k: int,
+    guidance_config: RewardGuidanceConfig,
     seed: int | None,
     guided: Trace,
     unguided: Trace,
@@ -47,7 +47,6 @@ def page(
     script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     drawn = "greedy decoding" if seed is None else f"sampled with seed {seed}"
-    settings = f"beta {beta:g} · {top_k or 'all'} candidates per step · {drawn}"
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -62,7 +61,7 @@ script-src 'sha256-{digest}'">
 <h1>Rewards token by token</h1>
 <div class="prompt" dir="auto">{escape(prompt)}</div>
 <p class="quiet">Policy <bdi>{escape(policy_name or "unnamed")}</bdi> · reward model \
-<bdi>{escape(reward_model_name or "unnamed")}</bdi> · {settings}</p>
+<bdi>{escape(reward_model_name or "unnamed")}</bdi> · {_settings(guidance_config)} · {drawn}</p>
 {key_html(scale)}
 {SWITCH}
 </header>
@@ -96,6 +95,18 @@ def key_html(scale: float) -> str:
     words += [("up", 2, "gain"), ("up", LEVELS, f"{signed(scale)} or more")]
     samples = "".join(f'<span class="rgtg-tok rgtg-{sign}{level}">{text}</span>' for sign, level, text in words)
     return f'<div class="rgtg-key"><span>Reward of a token:</span>{samples}</div>'
+
+
+def _settings(config: RewardGuidanceConfig) -> str:
+    """What was guided and how, with the settings that made a difference."""
+    words = []
+    if config.search != "tokens":
+        words += [f"search {config.search}", f"{config.num_rows} rows"]
+        if config.search != "none":
+            words.append(f"blocks of {config.block_size} tokens")
+    if config.search in ("tokens", "resample") or config.search_return == "draw":
+        words.append(f"beta {config.beta:g}")
+    return " · ".join([*words, f"{config.top_k or 'all'} candidates per step"])
 
 
 def _side(name: str, trace: Trace, scale: float) -> str:

@@ -2,9 +2,11 @@
 
 from html.parser import HTMLParser
 
+from rgtg_hf.config import resolve_guidance
 from rgtg_hf.inspection.inspect import Inspection
 from rgtg_hf.inspection.trace import Candidate, Step, Trace
 
+CONFIG = resolve_guidance({"beta": 1.5, "top_k": 5}).config
 HOSTILE = [
     "<script>alert(1)</script>",
     "</style></script><img src=x onerror=alert(1)>",
@@ -47,4 +49,4 @@ def make(texts, name="model"):
     steps = [
         Step(text, False, 0.5 - i % 3, 0.1, (Candidate(text, 0.25, -1.0, 0.75, True),)) for i, text in enumerate(texts)
     ]
-    return Inspection("\n".join(texts), name, name, 1.5, 5, 0, Trace(steps, 1.0), Trace(steps, 1.0))
+    return Inspection("\n".join(texts), name, name, CONFIG, 0, Trace(steps, 1.0), Trace(steps, 1.0))

@@ -144,7 +144,7 @@ def test_generation_can_be_followed_while_it_runs(policy, tokenizer, reward_mode
 def test_it_is_shown_in_three_short_lines(found):
     first, *traces = repr(found).splitlines()
     assert first.startswith("Inspection(prompt='Hi!', policy=")
-    assert "beta=2, top_k=5, seed=0" in first
+    assert "beta=2, top_k=5, search='tokens', seed=0" in first
     assert [line.split("=")[0].strip() for line in traces] == ["guided", "unguided"]
     assert f"{len(found.guided.steps)} tokens, reward {found.guided.rewards[-1]:+.2f}, KL" in traces[0]
     assert all(len(line) < 150 for line in (first, *traces))

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from rgtg_hf.config import resolve_guidance
 from tests.inspection.pages import HOSTILE, Elements, make
 
 
@@ -32,6 +34,21 @@ def test_the_page_loads_nothing():
     assert "@import" not in source
     policy = next(a["content"] for _, a in elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, "beta 1 · 10 candidates per step"),
+        ({"beta": 4.0, "top_k": 0}, "beta 4 · all candidates per step"),
+        ({"search": "best"}, "search best · 4 rows · blocks of 8 tokens · 10 candidates per step"),
+        ({"search": "resample"}, "search resample · 4 rows · blocks of 8 tokens · beta 1 · 10 candidates per step"),
+        ({"search": "none", "search_return": "draw"}, "search none · 4 rows · beta 1 · 10 candidates per step"),
+    ],
+)
+def test_the_head_names_the_settings_that_made_a_difference(settings, shown):
+    found = replace(make(["a"]), guidance_config=resolve_guidance(settings).config)
+    assert f"reward model model · {shown} · sampled with seed 0" in " ".join(Elements(found.to_html()).text.split())
 
 
 def test_an_empty_response_makes_a_page():

@@ -32,7 +32,7 @@ OF_VALUES = (
     ("at the end", "squared_error_at_100", "{:.4f}"),
     _RATE,
 )
-_WIDTH = 15
+_WIDTH = 14  # with the ten letters of the step, a row fits a terminal of 80
 
 
 class TrainingTable(TrainerCallback):

@@ -5,6 +5,7 @@ import pytest
 from rgtg_hf.cli.playground.playground_app import _columns, _status
 from rgtg_hf.inspection.inspect import Inspection
 from rgtg_hf.inspection.trace import Candidate, Step, Trace
+from tests.inspection.pages import CONFIG
 
 pytestmark = pytest.mark.browser
 
@@ -70,7 +71,7 @@ def inspection():
         Step(text, False, 0.5 - i % 3, 0.1, (Candidate(text, 0.25, -1.0, 0.75, True),)) for i, text in enumerate(XSS)
     ]
     everything = "\n".join(XSS)
-    return Inspection(everything, everything, everything, 1.5, 5, 0, Trace(steps, 1.0), Trace(steps, 1.0))
+    return Inspection(everything, everything, everything, CONFIG, 0, Trace(steps, 1.0), Trace(steps, 1.0))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def shown(request, tmp_path):
     """What a run of two logs and an evaluation shows, and its file."""
     written = io.StringIO()
     state = TrainerState(max_steps=20, is_world_process_zero=True)
-    with TrainingTable(tmp_path, console=Console(file=written, force_terminal=request.param, width=100)) as table:
+    with TrainingTable(tmp_path, console=Console(file=written, force_terminal=request.param, width=80)) as table:
         table.on_train_begin(None, state, None)
         for step, logs in ((10, LOG), (10, {f"eval_{name}": value for name, value in LOG.items()}), (20, LOG)):
             state.global_step = step
