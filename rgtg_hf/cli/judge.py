@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rgtg_hf.arguments import shown
+from rgtg_hf.arguments import near_names
 from rgtg_hf.cli.errors import UserError, blame_input
-from rgtg_hf.evaluation.gold_models import BUILT_IN, Gold, load_gold
+from rgtg_hf.evaluation.gold_models import BUILT_IN, Gold, load_gold, rate
 
 __all__ = ["describe_rewards", "load_judge"]
 
@@ -40,16 +39,12 @@ def load_judge(name: str, *, option: str = "--gold", device: Any = None, trust_r
     with blame_input(f"{option}: it cannot be loaded", (ImportError, OSError, ValueError)):
         gold = load_gold(name, device=device, trust_remote_code=trust_remote_code)
     try:
-        judged = gold([_PROMPT], [_RESPONSE])
+        rate(gold, [_PROMPT], [_RESPONSE])
     except Exception as error:  # whatever a user's function raises
         raise UserError(
-            f"{option}: {name} failed on one response, {_RESPONSE!r}: {type(error).__name__}: {error}"
+            f"{option}: {name} failed on a list of one prompt and a list of one response, {_RESPONSE!r}: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    if not _is_one_number(judged):
-        raise UserError(
-            f"{option}: {name} returned {shown(judged)} for one prompt and one response; a list with one number is "
-            "required, as it gets lists of prompts and responses"
-        )
     return gold
 
 
@@ -67,7 +62,7 @@ def _check_name(name: str, option: str) -> None:
         _check_function(module, function, option)
     elif name not in BUILT_IN and "/" not in name and not Path(name).exists():
         known = f"{', '.join(BUILT_IN)}, module:function, a folder, or owner/name on the hub"
-        raise UserError(f"{option}: there is no judge {name!r}{_near(name, BUILT_IN)}; choose from: {known}")
+        raise UserError(f"{option}: there is no judge {name!r}. {near_names([name], BUILT_IN)}Choose from: {known}")
 
 
 def _check_function(module: str, function: str, option: str) -> None:
@@ -83,16 +78,5 @@ def _check_function(module: str, function: str, option: str) -> None:
         raise UserError(f"{option}: {module} cannot be imported: {type(error).__name__}: {error}") from error
     own = [name for name, value in vars(found).items() if callable(value)]
     if function not in own:
-        raise UserError(f"{option}: the module {module} has no function {function!r}{_near(function, own)}")
-
-
-def _near(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _is_one_number(judged: Any) -> bool:
-    try:
-        return len(judged) == 1 and isinstance(float(judged[0]), float)
-    except (TypeError, ValueError, KeyError, IndexError):
-        return False
+        near = near_names([function], own)
+        raise UserError(f"{option}: the module {module} has no function {function!r}. {near}".rstrip())

@@ -90,13 +90,13 @@ def add_sampling_options(parser: LineParser, max_new_tokens: int) -> Callable[..
 
 
 def resolve_options(
-    options: argparse.Namespace, reward_model: str, search_by_default: bool = False
+    options: argparse.Namespace, reward_model: str | None, search_by_default: bool = False
 ) -> RewardGuidanceConfig:
     """Gives the settings of guidance that were not given their values, in `options` too.
 
     Args:
         options: The options. Settings among them win over the reward model's `guidance_config.json`.
-        reward_model: The reward model's folder or hub name.
+        reward_model: The reward model's folder or hub name, if there is one.
         search_by_default: Whether `search` is `"best"` where neither it is set nor how far tokens are steered.
             `options` tells by the same name whether that is so.
 
@@ -108,7 +108,7 @@ def resolve_options(
     """
     given = {name: getattr(options, name) for name in OF_CALLS if hasattr(options, name)}
     try:
-        found = resolve_guidance(given, source=RewardModelSource(reward_model))
+        found = resolve_guidance(given, source=RewardModelSource(reward_model) if reward_model else None)
     except (TypeError, ValueError) as error:
         raise UserError(re.sub(r"`(\w+)`", r"--\1", str(error), count=1)) from error
     from_file = {name: getattr(found.config, name) for name, origin in found.sources.items() if " of " in origin}

@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> None:
     processes = join_processes(options.device)
 
     from rgtg_hf.cli.judge import describe_rewards, load_judge
+    from rgtg_hf.evaluation.gold_models import rate
     from rgtg_hf.evaluation.prompts import last_message
-    from rgtg_hf.evaluation.rollouts import rate
 
     quiet_transformers()
     judging = {"option": "--reward", "device": processes.own_device, "trust_remote_code": options.trust_remote_code}

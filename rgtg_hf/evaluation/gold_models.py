@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import torch
 
+from rgtg_hf.arguments import shown
 from rgtg_hf.evaluation.gold import flesch_reading_ease, vader_sentiment
 
-__all__ = ["BUILT_IN", "Gold", "load_gold"]
+__all__ = ["BUILT_IN", "Gold", "load_gold", "rate"]
 
 Gold = Callable[[list[str], list[str]], Sequence[float]]
 BUILT_IN = {"vader": vader_sentiment, "flesch": flesch_reading_ease}
@@ -54,6 +56,29 @@ def load_gold(name: str, *, device: Any = None, trust_remote_code: bool = False)
             raise ValueError(f"The module {module} has no function {function!r}.")
         return found
     return _reward_model(name, device, trust_remote_code)
+
+
+def rate(reward: Gold, prompts: list[str], responses: list[str]) -> list[float]:
+    """Rates responses, and refuses what is not one finite number for each.
+
+    Raises:
+        ValueError: If the reward returns something else.
+    """
+    asked = f"{len(responses)} response{'s' * (len(responses) != 1)}"
+    found = reward(prompts, responses)
+    try:
+        rewards = [float(value) for value in found]
+    except (TypeError, ValueError):
+        what = f"The reward returned {shown(found)} for {asked}"
+        raise ValueError(f"{what}, but a list of numbers is required.") from None
+    if len(rewards) != len(responses):
+        raise ValueError(f"The reward returned {len(rewards)} numbers for {asked}.")
+    bad = next((place for place, value in enumerate(rewards) if not math.isfinite(value)), None)
+    if bad is not None:
+        raise ValueError(
+            f"The reward is {rewards[bad]} for the response {shown(responses[bad])}, but it must be finite."
+        )
+    return rewards
 
 
 def _reward_model(name: str, device: Any, trust_remote_code: bool) -> Gold:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,16 +9,16 @@ from typing import Any
 
 from transformers import LogitsProcessor
 
-from rgtg_hf.arguments import check_count, shown
+from rgtg_hf.arguments import check_count
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.evaluation.gold_models import Gold
+from rgtg_hf.evaluation.gold_models import Gold, rate
 from rgtg_hf.evaluation.log_ratios import RatioRecorder
 from rgtg_hf.evaluation.prompts import Prompt, as_messages, encode_batch, last_message
 from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
 from rgtg_hf.serving.engines import Engine, Written
 
-__all__ = ["pairs_of_rollouts", "rate", "rollouts"]
+__all__ = ["pairs_of_rollouts", "rollouts"]
 
 
 def rollouts(
@@ -163,26 +162,3 @@ def pairs_of_rollouts(rows: Iterable[dict[str, Any]], seed: int = 0) -> list[dic
                     }
                 )
     return pairs
-
-
-def rate(reward: Gold, prompts: list[str], responses: list[str]) -> list[float]:
-    """Rates responses, and refuses what is not one finite number for each.
-
-    Raises:
-        ValueError: If the reward returns something else.
-    """
-    found = reward(prompts, responses)
-    try:
-        rewards = [float(value) for value in found]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The reward returned {shown(found)} for {len(responses)} responses, but a list of numbers is required."
-        ) from error
-    if len(rewards) != len(responses):
-        raise ValueError(f"The reward returned {len(rewards)} numbers for {len(responses)} responses.")
-    bad = next((place for place, value in enumerate(rewards) if not math.isfinite(value)), None)
-    if bad is not None:
-        raise ValueError(
-            f"The reward is {rewards[bad]} for the response {shown(responses[bad])}, but it must be finite."
-        )
-    return rewards

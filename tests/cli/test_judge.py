@@ -41,15 +41,18 @@ def test_a_function_of_the_current_folder_judges(judges):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("vadr", "there is no judge 'vadr' .did you mean 'vader'.*; choose from: vader, flesch, module:function"),
-        ("my_judges:lenght", "the module my_judges has no function 'lenght' .did you mean 'length'"),
+        ("vadr", "'vadr'. Did you mean `vader`. Choose from: vader, flesch, module:function"),
+        ("my_judges:lenght", "the module my_judges has no function 'lenght'. Did you mean .length."),
         ("my_judge:length", "there is no module 'my_judge' in the current folder"),
         ("package.that.is.not:length", "there is no module 'package.that.is.not'"),
         ("bad_judges:length", "bad_judges cannot be imported: ModuleNotFoundError: No module named 'nowhere_to"),
-        ("my_judges:mean", "my_judges:mean returned 0.5 for one prompt and one response; a list with one number"),
-        ("my_judges:nothing", r"returned \[\] for one prompt"),
-        ("my_judges:words", r"returned \['good'\] for one prompt"),
-        ("my_judges:broken", "my_judges:broken failed on one response, .* ZeroDivisionError: division by zero"),
+        (
+            "my_judges:mean",
+            "my_judges:mean failed .* one response, .* returned 0.5 for 1 response, but a list",
+        ),
+        ("my_judges:nothing", "returned 0 numbers for 1 response"),
+        ("my_judges:words", r"returned \['good'\] for 1 response"),
+        ("my_judges:broken", "my_judges:broken failed .* one response, .* ZeroDivisionError: division by zero"),
         ("./nothing-here", "it cannot be loaded"),
     ],
 )

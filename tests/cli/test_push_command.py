@@ -259,7 +259,7 @@ def test_a_pushed_beta_is_obeyed_at_every_door(folder, policy_folder, tmp_path, 
         mixin = policy.generate(**inputs, reward_model=given, max_new_tokens=8, do_sample=False)
         assert torch.equal(mixin, expected)
     found = inspect(policy, tokenizer, reward_model, "Hi", max_new_tokens=2)
-    assert (found.beta, found.top_k) == (8.0, 10)
+    assert (found.guidance_config.beta, found.guidance_config.top_k) == (8.0, 10)
     assert server_default(ServerSettings(reward_model=name)).beta == 8.0
     capsys.readouterr()
     models = ["--model", policy_folder, "--reward_model", name, "--max_new_tokens", "8", "--greedy"]

@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_goes_on(monkeypatch):
 
     write([{"prompt": "Q", "completion": "a" * number} for number in range(5)])
     with monkeypatch.context() as patch:
-        patch.setattr("rgtg_hf.evaluation.rollouts.rate", stop_at_the_third)
+        patch.setattr("rgtg_hf.evaluation.gold_models.rate", stop_at_the_third)
         assert main(rate("--batch_size", "2")) == 130
     kept = Path("rated.jsonl.partial").read_bytes()
     assert len(kept.splitlines()) == 3

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
 from rgtg_hf.evaluation.gold import flesch_reading_ease, vader_sentiment
-from rgtg_hf.evaluation.gold_models import load_gold
+from rgtg_hf.evaluation.gold_models import load_gold, rate
 from tests.cli.conftest import byte_tokenizer, save
 
 PROMPTS, TEXTS = ["How was it?", "Why?"], ["A wonderful day!", "It was terrible, and it rained."]
@@ -48,3 +50,17 @@ def test_a_classifier_with_two_labels_is_refused(tmp_path):
     folder = save(tmp_path, LlamaForSequenceClassification, byte_tokenizer(), 5, num_labels=2)
     with pytest.raises(ValueError, match="2 labels"):
         load_gold(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([1.0], "returned 1 numbers for 2 responses"),
+        (0.5, "returned 0.5 for 2 responses, but a list"),
+        (["good", "bad"], "a list of numbers is required"),
+        ([1.0, math.nan], "is nan for the response 'b', but it must be finite"),
+    ],
+)
+def test_a_reward_that_is_not_one_number_for_each_response_is_refused(returned, words):
+    with pytest.raises(ValueError, match=words):
+        rate(lambda prompts, responses: returned, ["p", "p"], ["a", "b"])

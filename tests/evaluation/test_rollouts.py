@@ -1,14 +1,12 @@
 """Rollouts are what the policy writes, token for token, with the reward of each."""
 
-import math
-
 import pytest
 import torch
 from datasets import Dataset
 from transformers import TopKLogitsWarper, set_seed
 
 from rgtg_hf.evaluation.prompts import encode_batch
-from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rate, rollouts
+from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.rewards.preference_rows import check_rows
 from tests.cli.conftest import byte_tokenizer
 from tests.tiny_models import tiny_policy
@@ -63,20 +61,6 @@ def test_a_processor_guides_them(policy, tokenizer):
 
     (row,) = rollouts(policy, tokenizer, ["Why?"], length, num_responses=1, max_new_tokens=3, processor=Only(1))
     assert row["completion_ids"] == [70, 70, 70]
-
-
-@pytest.mark.parametrize(
-    ("returned", "words"),
-    [
-        ([1.0], "returned 1 numbers for 2 responses"),
-        (0.5, "returned 0.5 for 2 responses, but a list"),
-        (["good", "bad"], "a list of numbers is required"),
-        ([1.0, math.nan], "is nan for the response 'b', but it must be finite"),
-    ],
-)
-def test_a_reward_that_is_not_one_number_for_each_response_is_refused(returned, words):
-    with pytest.raises(ValueError, match=words):
-        rate(lambda prompts, responses: returned, ["p", "p"], ["a", "b"])
 
 
 @pytest.mark.parametrize("name", ["num_responses", "top_k", "max_new_tokens"])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rgtg_hf.cli.errors import UserError, blame_input
-from rgtg_hf.cli.model_pair import add_loading_options, add_model_settings
+from rgtg_hf.cli.errors import UserError
+from rgtg_hf.cli.model_pair import add_loading_options, add_model_settings, resolve_options
 from rgtg_hf.cli.next_command import suggest
 from rgtg_hf.cli.option_checks import check_at_least_one, check_guidance, check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir, read_marker
@@ -18,7 +18,6 @@ from rgtg_hf.cli.partial import PartialOutput, digest, has_finished_rows, work_t
 from rgtg_hf.cli.processes import Processes, join_processes
 from rgtg_hf.cli.prompt_files import encode_prompts, read_prompts
 from rgtg_hf.cli.quiet import quiet_transformers
-from rgtg_hf.config import RewardGuidanceConfig, RewardModelSource, resolve_guidance
 
 __all__ = ["run"]
 
@@ -93,15 +92,13 @@ def run(arguments: Sequence[str]) -> None:
 def _check(options: argparse.Namespace) -> None:
     from rgtg_hf.evaluation.methods import METHODS
 
-    check_at_least_one(options, "max_new_tokens", "batch_size", "block_size")
+    check_at_least_one(options, "max_new_tokens", "batch_size")
     if min(options.ns) < 1:
         raise UserError(f"--ns has {min(options.ns)}; every n must be at least 1")
     for option in ("model", *_MODELS):
         if getattr(options, option):
             check_model_name(f"--{option}", getattr(options, option))
-    guidance = _guidance(options)
-    beta: Any = guidance.beta
-    options.value_beta = guidance.value_beta
+    beta: Any = resolve_options(options, options.reward_model).beta
     options.betas = options.betas or [beta / 2, beta, 2 * beta]
     options.args_betas = options.args_betas or options.betas
     for beta in [*options.betas, *options.args_betas]:
@@ -121,14 +118,6 @@ def _missing(method: Any, options: argparse.Namespace) -> list[str]:
     """What a method needs and was not given."""
     needs = [*method.needs, *([method.strengths] if method.strengths else [])]
     return [name for name in needs if not getattr(options, name)]
-
-
-def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig:
-    """The settings that are saved beside the reward model, and those that were given."""
-    name = options.reward_model
-    given = {"value_beta": options.value_beta} if hasattr(options, "value_beta") else {}
-    with blame_input(f"--reward_model: {name}"):
-        return resolve_guidance(given, source=RewardModelSource(name) if name else None).config
 
 
 def _check_folder(folder: Path, configuration: dict[str, str]) -> None:
@@ -271,8 +260,9 @@ def _parser() -> LineParser:
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
     add("--strengths", type=float, nargs="+", default=[1.0], help="of prompted, offline, proxy, genarm")
     add("--cards_targets", type=float, nargs="+", help="rewards for cards to reach")
-    add("--top_k", type=int, default=10, help="candidates per step: the most likely tokens")
-    add("--block_size", type=int, default=8, help="tokens per block of a search")
+    of_model = {"type": int, "default": argparse.SUPPRESS, "shown": "the model's"}
+    add("--top_k", help="candidates per step", **of_model)
+    add("--block_size", help="tokens per block of a search", **of_model)
     add = parser.group("sampling")
     add("--max_new_tokens", type=int, default=64, help="most tokens per response")
     add("--seed", type=int, default=0, help="seed of sampling")

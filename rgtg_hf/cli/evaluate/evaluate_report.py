@@ -15,11 +15,10 @@ from rgtg_hf.cli.errors import blame_input
 from rgtg_hf.evaluation.accuracy import accuracy_by_fraction
 from rgtg_hf.evaluation.chart import Series, draw_series
 from rgtg_hf.evaluation.frontier import FrontierPoint, compare_at_divergence
-from rgtg_hf.evaluation.gold_models import Gold
+from rgtg_hf.evaluation.gold_models import Gold, rate
 from rgtg_hf.evaluation.methods import METHODS
 from rgtg_hf.evaluation.prompts import last_message
 from rgtg_hf.evaluation.report import describe_hardware, describe_versions, find_commit, write_json
-from rgtg_hf.evaluation.rollouts import rate
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.evaluation.summary import COLUMNS, MethodRun, MethodSummary, markdown_table, summarize
 from rgtg_hf.files import write_whole

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_PROMPT = 4000  # characters
 _LONGEST_QUEUE = 20  # waiting requests; one is answered at a time
 _LARGEST_REQUEST = 64 * 1024  # bytes
-_MOST_ROWS = 16
+_MOST_ROWS = 16  # unless the settings at the start have more
 _SEARCHES = {
     "tokens": "Guide token by token",
     "best": "Search: the best block goes on",
@@ -80,6 +80,7 @@ class Playground:
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self._running: dict[str, threading.Event] = {}
+        self._most_rows = max(_MOST_ROWS, options.guidance.num_rows)
         models = self._read(0, 0)
         self._loaded: tuple[tuple[int, int], Any] | None = ((0, 0), models)
         self._of_values = is_value_model(models[2])
@@ -152,7 +153,7 @@ class Playground:
                     visible=self._of_values, elem_id="value_beta",
                 )  # fmt: skip
                 fields["top_k"] = gr.Slider(
-                    1, max(50, options.top_k), options.top_k or 50, step=1, label="Candidates",
+                    min(1, options.top_k), max(50, options.top_k), options.top_k, step=1, label="Candidates",
                     info="The policy's most likely tokens at each step", elem_id="top_k",
                 )  # fmt: skip
                 fields["tokens"] = gr.Slider(
@@ -171,12 +172,12 @@ class Playground:
                     elem_id="search",
                 )  # fmt: skip
                 fields["num_rows"] = gr.Slider(
-                    1, _MOST_ROWS, min(guidance.num_rows, _MOST_ROWS), step=1, label="Rows", info="Of a search",
+                    1, self._most_rows, guidance.num_rows, step=1, label="Rows", info="Of a search",
                     elem_id="num_rows",
                 )  # fmt: skip
                 fields["block_size"] = gr.Slider(
-                    1, 64, min(guidance.block_size, 64), step=1, label="Block", info="Tokens between selections",
-                    elem_id="block_size",
+                    1, max(64, guidance.block_size), guidance.block_size, step=1, label="Block",
+                    info="Tokens between selections", elem_id="block_size",
                 )  # fmt: skip
         return fields
 
@@ -207,7 +208,7 @@ class Playground:
             yield _status("Loading the models …"), *shown
             guidance = replace(
                 self._options.guidance, beta=beta, value_beta=value_beta, top_k=int(top_k), search=search,
-                num_rows=min(int(num_rows), _MOST_ROWS), block_size=int(block_size),
+                num_rows=min(int(num_rows), self._most_rows), block_size=int(block_size),
             )  # fmt: skip
             models = self._load(policy, reward_model)
             yield _status("Writing …"), *shown

@@ -97,14 +97,7 @@ VALUE_OPTIONS: dict[str, list[Shown]] = {
 
 
 def help_parser(command: str, summary: str, example: str, shown: dict[str, list[Shown]]) -> LineParser:
-    """The parser that prints the help. TRL's parser is what reads the options.
-
-    Args:
-        command: The name of the command.
-        summary: What it does.
-        example: The data and the output of the example.
-        shown: The options of each group.
-    """
+    """The parser that prints the help. TRL's parser is what reads the options."""
     start = f"rgtg-hf {command} --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10"
     parser = LineParser(
         command,

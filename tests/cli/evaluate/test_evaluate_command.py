@@ -148,6 +148,8 @@ def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkey
         (["--gold", "nowhere:f"], "there is no module 'nowhere'"),
         (["--gold", "./nothing-here"], "--gold"),
         (["--ns", "0"], "--ns has 0"),
+        (["--value_beta", "much"], "--value_beta"),
+        (["--top_k", "0"], "--top_k is 0"),
         (["--max_new_tokens", "0"], "--max_new_tokens is 0"),
     ],
 )
@@ -222,6 +224,19 @@ def test_strengths_are_around_the_one_that_is_saved_beside_the_reward_model(
     assert main(given) == 0
     found = [row["strength"] for row in texts(tmp_path / "found") if row["method"] == "pargs"]
     assert sorted(set(found)) == betas
+
+
+def test_candidates_are_as_many_as_the_model_says(arguments, reward_folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    model = Path(shutil.copytree(reward_folder, tmp_path / "model"))
+    RewardGuidanceConfig(top_k=1).save_pretrained(model)
+    given = arguments(tmp_path / "found", "--reward_model", str(model), "--methods", "greedy", "pargs")
+    del given[(place := given.index("--top_k")) : place + 2]
+    assert main(given) == 0
+    ids = {method: set() for method in ("policy", "greedy", "pargs")}
+    for row in texts(tmp_path / "found"):
+        ids[row["method"]].add((row["place"], *row["ids"]))
+    assert ids["policy"] == ids["greedy"] == ids["pargs"]
 
 
 def test_a_value_model_is_compared_by_the_soft_value_that_is_saved_or_given(evaluate, tmp_path, capsys):

@@ -133,6 +133,16 @@ def test_a_value_model_has_a_field_of_its_own_and_beta_its_unit(policy_folder, t
     assert rewards[0] != rewards[1]
 
 
+@pytest.mark.parametrize(("top_k", "num_rows", "block_size"), [(0, 20, 100), (7, 3, 5)])
+def test_fields_hold_the_settings_of_the_start(policy_folder, reward_folder, top_k, num_rows, block_size):
+    given = {"top_k": top_k, "num_rows": num_rows, "block_size": block_size}
+    options = ["--model", policy_folder, "--reward_model", reward_folder, "--device", "cpu"]
+    options += [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    fields = fields_of(asyncio.run(within_a_loop(make_app, options)))
+    assert {name: fields[name].value for name in given} == given
+    assert all(fields[name].minimum <= value <= fields[name].maximum for name, value in given.items())
+
+
 def test_a_reward_model_has_no_such_field(app):
     fields = fields_of(app)
     assert not fields["value_beta"].visible
