@@ -64,14 +64,13 @@ def run(arguments: Sequence[str]) -> None:
         _complete_card(folder, options, config)
     files = files_to_upload(folder)
     _refuse_secrets(folder, files)
+    where = f'custom_generate="{options.repo}"'
     if options.local_only:
         print(f"Nothing was uploaded. {options.folder} is ready: {', '.join(files)}")
+        where = f'custom_generate="{options.folder}", reward_model="{options.folder}"'  # the files name the repository
     else:
         print(f"Uploaded to {_upload(folder, files, options)}")
-    print(
-        f'Steer with it: policy.generate(**inputs, custom_generate="{options.repo}", trust_remote_code=True, '
-        f"beta={config.beta})"
-    )
+    print(f"Steer with it: policy.generate(**inputs, {where}, trust_remote_code=True, beta={config.beta})")
 
 
 def files_to_upload(folder: Path) -> list[str]:

@@ -118,6 +118,16 @@ def test_the_code_that_the_card_gains_steers(folder, policy_folder, tmp_path, mo
     assert capsys.readouterr().out.startswith("How are you today?")
 
 
+def test_the_line_that_is_printed_without_an_upload_steers(folder, policy_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    assert main(["push", str(folder), "owner/my-rm", "--local_only"]) == 0
+    line = re.search(r"policy\.generate\(.*\)", capsys.readouterr().out)[0]
+    inputs = AutoTokenizer.from_pretrained(policy_folder)(["How are you?"], return_tensors="pt")
+    names = {"policy": LlamaForCausalLM.from_pretrained(policy_folder), "inputs": inputs}
+    output = eval(line.replace("**inputs", "**inputs, max_new_tokens=2"), names)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 2
+
+
 def save_adapter(folder, policy):
     base = AutoModelForSequenceClassification.from_pretrained("owner/policy", num_labels=1)
     get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])).save_pretrained(folder)
