@@ -1,5 +1,6 @@
 """The playground's real server on the loopback address: many at once, too much at once, and nonsense."""
 
+import inspect
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rgtg_hf.cli.playground.playground_app import Playground
 from rgtg_hf.cli.playground.playground_command import make_app
 
 # Gradio's server leaves an event loop and its sockets open when it is closed.
@@ -18,7 +20,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-GOOD = [0, 0, "Hi!", 2.0, 4, False]
+FIELDS = {"prompt": "Hi!", "policy": 0, "reward_model": 0, "beta": 2.0, "value_beta": 0.0, "top_k": 5, "tokens": 4}
+FIELDS |= {"sample": False, "seed": 0, "search": "tokens", "num_rows": 2, "block_size": 4}
+
+
+def request(**changed):
+    return list((FIELDS | changed).values())
+
+
+GOOD = request()
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +76,34 @@ def test_fifty_at_once_are_answered_or_refused_in_words(server):
 
 NONSENSE = [
     [],
-    [0, 0, "Hi!"],
-    [99, 0, "Hi!", 1.0, 4, False],
-    [-1, -1, "Hi!", 1.0, 4, False],
-    ["../../etc/passwd", 0, "Hi!", 1.0, 4, False],
-    [0, None, "Hi!", 1.0, 4, False],
-    [0, 0, None, 1.0, 4, False],
-    [0, 0, {"a": ["b"]}, 1.0, 4, False],
-    [0, 0, "x" * 5000, 1.0, 4, False],
-    [0, 0, "\x00\u202e\ud83d", 1.0, 4, False],
-    [0, 0, "Hi!", 1e308, 4, False],
-    [0, 0, "Hi!", math.nan, 4, False],
-    [0, 0, "Hi!", "strong", 4, False],
-    [0, 0, "Hi!", 1.0, -4, False],
-    [0, 0, "Hi!", 1.0, 1e9, False],
-    [0, 0, "Hi!", 1.0, 4, "maybe"],
+    GOOD[:3],
+    request(policy=99),
+    request(policy=-1, reward_model=-1),
+    request(policy="../../etc/passwd"),
+    request(reward_model=None),
+    request(prompt=None),
+    request(prompt={"a": ["b"]}),
+    request(prompt="x" * 5000),
+    request(prompt="\x00\u202e\ud83d"),
+    request(beta=1e308),
+    request(beta=math.nan),
+    request(beta="strong"),
+    request(value_beta=math.inf),
+    request(top_k=-1),
+    request(top_k=1e12),
+    request(tokens=-4),
+    request(tokens=1e9),
+    request(sample="maybe"),
+    request(seed=-1),
+    request(seed=1e30),
+    request(search="magic"),
+    request(search="best", num_rows=1e9),
+    request(search="best", block_size=-3),
 ]
+
+
+def test_requests_have_the_fields_of_the_page():
+    assert ["self", *FIELDS, "request"] == list(inspect.signature(Playground._generate).parameters)
 
 
 @pytest.mark.parametrize("number", range(len(NONSENSE)))
@@ -89,13 +111,14 @@ def test_nonsense_is_answered_without_traces_or_places(server, number, policy_fo
     _, ask = server
     caplog.set_level(logging.CRITICAL)
     _, said = ask(NONSENSE[number], f"nonsense{number}")
+    assert "status" in said or "error" in said
     for secret in ("Traceback", 'File "', str(Path.home()) + "/", str(Path(policy_folder).parent), "site-packages"):
         assert secret not in said
 
 
 def test_requests_that_are_too_large_or_without_a_size_are_refused(server):
     address, ask = server
-    assert ask([0, 0, "x" * 100_000, 1.0, 4, False], "large")[0] == 413
+    assert ask(request(prompt="x" * 100_000), "large")[0] == 413
     upload = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.txt", b"x" * 100_000)})
     assert upload.status_code == 413
     assert httpx.post(f"{address}gradio_api/queue/join", content=iter([b"x"] * 9)).status_code == 411
