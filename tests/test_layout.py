@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,27 @@ def modules():
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
+def imports_among_modules():
+    """For each module those that it imports, at its top or within a function. Imports for types alone do not count."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules()}
+    imports = {}
+    for name in names:
+        tree = ast.parse((PACKAGE.parent / (name.replace(".", "/") + ".py")).read_text("utf-8"))
+        for_types = [
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+            for inner in node.body
+        ]
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in for_types]
+        imports[name] = {node.module for node in found} & names
+    return imports
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    TopologicalSorter(imports_among_modules()).prepare()  # raises CycleError with the names
+
+
 def test_no_two_modules_have_one_name():
     names = [path.name for path in modules()]
     assert sorted(names) == sorted(set(names))
@@ -72,6 +94,17 @@ def test_an_engine_is_imported_only_where_it_is_served(engine):
 
 def test_every_room_has_its_place_in_the_order():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
+
+
+def test_docstrings_say_what_things_are_and_do():
+    """A first line that begins with "What" or "Which" is seldom a sentence that a stranger understands."""
+    first_lines = [
+        (ast.get_docstring(node) or "").partition("\n")[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+    ]
+    assert [line for line in first_lines if line.startswith(("What ", "Which "))] == []
 
 
 def test_importing_the_package_loads_nothing_heavy():

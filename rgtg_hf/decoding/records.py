@@ -45,7 +45,7 @@ class StepRecord:
 
 @dataclass
 class GuidanceStats:
-    """What a processor has done since it was made or reset.
+    """The work of a processor since it was made or reset.
 
     Attributes:
         steps: Calls by `generate()`.

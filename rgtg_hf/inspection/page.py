@@ -98,7 +98,7 @@ def key_html(scale: float) -> str:
 
 
 def _settings(config: RewardGuidanceConfig) -> str:
-    """What was guided and how, with the settings that made a difference."""
+    """The settings that made a difference, in a line: of the search, if there was one, and of guidance."""
     words = []
     if config.search != "tokens":
         words += [f"search {config.search}", f"{config.num_rows} rows"]

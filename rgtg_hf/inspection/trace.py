@@ -1,4 +1,4 @@
-"""What happened at every token of one response: the token, its reward, and what else was possible."""
+"""A trace of one response: every token, its reward, and the other candidates."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class LowRankChange(NamedTuple):
 
 
 class SteeredLogits(NamedTuple):
-    """What a policy with heads has to compute.
+    """Logits that a policy with heads has to give, to compare with what a merged policy gives.
 
     Attributes:
         ids: Some tokens, shape `[1, length]`.
@@ -112,7 +112,7 @@ def merge_heads(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardMo
 
 @torch.no_grad()
 def low_rank_change(policy: PreTrainedModel, heads: Sequence[tuple[NextTokenRewardModel, float]]) -> LowRankChange:
-    """What linear heads add to the logits of a policy, as a change of its output embedding, where s is 1.
+    """The change of a policy's output embedding that adds linear heads to its logits, where s is 1.
 
     Args:
         policy: The policy.

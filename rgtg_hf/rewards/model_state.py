@@ -1,4 +1,4 @@
-"""What a model computes while others may train it: in evaluation mode, and by the weights that it has now."""
+"""The state of a reward model that others may train meanwhile: its mode, and whether its weights have changed."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _parts(name: str) -> list[str]:
 
 
 def describe_reward_model(reward_model: Any) -> str:
-    """What a reward model is, in a few words: its class and its name, or the name of a function.
+    """Describes a reward model in a few words: its class and its name, or the name of a function.
 
     Args:
         reward_model: A reward model, anything else that rewards may come from, or a list of such.

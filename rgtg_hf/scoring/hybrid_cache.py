@@ -35,7 +35,7 @@ def check_layers(config: PretrainedConfig) -> None:
 
 
 class HybridCache(Cache):
-    """What the candidates of a step read and write. The cache of their prefixes stays as it is.
+    """The cache that the candidates of a step read and write. That of their prefixes stays as it is.
 
     Args:
         held: The cache of the prefixes, which holds their last token.

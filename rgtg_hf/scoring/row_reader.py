@@ -39,7 +39,7 @@ _IDS_COMPARED_AT_ONCE = 2**24
 
 
 class _Comparison(NamedTuple):
-    """What a look at rows and at those that are held has shown.
+    """The result of comparing rows with those that are held.
 
     Attributes:
         sources: The held row that each row goes on from, `None` if it is its own, shape `[rows]`.

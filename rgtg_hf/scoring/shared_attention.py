@@ -61,7 +61,7 @@ class CandidateLayout:
 
     @cached_property
     def mask(self) -> Tensor:
-        """What the slots see: the tokens of the prefix and themselves, `[prefixes, 1, slots, length + slots]`."""
+        """Each slot sees the tokens of its prefix and itself, `[prefixes, 1, slots, length + slots]`."""
         tokens = self.is_token[:, None, None].expand(-1, 1, self.slot_count, -1)
         own = torch.eye(self.slot_count, dtype=torch.bool, device=tokens.device)
         return torch.cat([tokens, own.expand(len(tokens), 1, -1, -1)], dim=-1)

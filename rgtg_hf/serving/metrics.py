@@ -1,4 +1,4 @@
-"""What an operator watches of guidance, in the server's Prometheus endpoint.
+"""Metrics of guidance, for operators, in the server's Prometheus endpoint.
 
 Guidance runs in the process that samples, and the endpoint in another one. They meet where `PROMETHEUS_MULTIPROC_DIR`
 names an empty folder when the server is started.

@@ -110,7 +110,7 @@ def _load_head(settings: ServerSettings) -> NextTokenRewardModel:
 
 
 def _checked_policy(head: NextTokenRewardModel, settings: ServerSettings, config: Any) -> dict[str, Any]:
-    """What the head says of its policy, if this one has its sizes."""
+    """The head's description of its policy, if this policy has its sizes."""
     expected = head.config.policy
     assert expected is not None
     for name in ("hidden_size", "vocab_size"):

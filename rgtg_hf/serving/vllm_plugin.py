@@ -1,4 +1,4 @@
-"""What vLLM finds of this package by its entry point `vllm.general_plugins`: policies that are served with a head."""
+"""The entry point `vllm.general_plugins`, by which vLLM finds the policies that are served with a head."""
 
 __all__ = ["STEERED", "register"]
 

@@ -142,7 +142,7 @@ class SavingTrainer(Trainer):
         super().log(logs, start_time)
 
     def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
-        """What is drawn of an evaluation, from the values of each row. Those that are nothing else are taken out."""
+        """Takes those values of each row out that are drawn after an evaluation, and puts them together."""
         raise NotImplementedError
 
     def _means(self, values: dict[str, list[float]]) -> dict[str, float]:

@@ -115,7 +115,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _missing(method: Any, options: argparse.Namespace) -> list[str]:
-    """What a method needs and was not given."""
+    """The options that a method needs and that were not given."""
     needs = [*method.needs, *([method.strengths] if method.strengths else [])]
     return [name for name in needs if not getattr(options, name)]
 

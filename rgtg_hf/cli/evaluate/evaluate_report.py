@@ -80,7 +80,7 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
 
 
 def _terminal_table(rows: Sequence[MethodSummary]) -> Any:
-    """What matters most of each method, narrow enough for a terminal."""
+    """The main figures of each method, narrow enough for a terminal."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What `train` and `train-values` do differently."""
+"""The two kinds of training, `train` and `train-values`, and how they differ."""
 
 from __future__ import annotations
 
