@@ -113,11 +113,13 @@ def obeys_the_law(case):
     )
     before, told = [], None
     for call in case.calls:
-        prompts = call.prompts
+        prompts, goes_on = call.prompts, False
         if call.grown and before and len(before) == len(prompts):
             grown = [row[: len(old) + call.grown] for row, old in before]
-            prompts = grown if call.mask_told or all(row[0] != PAD for row in grown) else prompts
-        if told == prompts and not call.mask_told:  # for the same prompts, what was told is true once more
+            goes_on = call.mask_told or all(row[0] != PAD for row in grown)
+            prompts = grown if goes_on else prompts
+        # For the same prompts, and for those with one token more, what was told is true once more.
+        if told is not None and (told == prompts or goes_on) and not call.mask_told:
             processor.set_prompts()
         told = prompts if call.mask_told or call.own_prompts else None
         rows = run_call(policy, processor, increments, case.config, case.eos_token_ids, call, prompts)
