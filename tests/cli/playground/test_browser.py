@@ -1,5 +1,6 @@
 """A real browser on the playground and on the page of `inspect`, as users see them."""
 
+import gc
 import time
 
 import pytest
@@ -7,7 +8,12 @@ import pytest
 from rgtg_hf.cli.main import main
 from rgtg_hf.cli.playground.playground_command import make_app
 
-pytestmark = pytest.mark.browser
+# Gradio's server leaves an event loop and its sockets open when it is closed.
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +31,8 @@ def address(policy_folder, reward_folder, foreign_reward_folder):
     _, address, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False)
     yield address
     app.blocks.close()
+    del app
+    gc.collect()  # now, while what it leaves open is not an error
 
 
 def find(browser, selector):
