@@ -121,7 +121,10 @@ class _Reader:
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-        self._has_positions = "position_ids" in inspect.signature(inner.forward).parameters
+        taken = inspect.signature(inner.forward).parameters
+        self._has_positions = "position_ids" in taken
+        # Logits of every token of long prompts would take gigabytes.
+        self._last_alone = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
         self.reset()
 
     def reset(self) -> None:
@@ -136,7 +139,12 @@ class _Reader:
         new = slice(0 if self._read is None else self._read.shape[1], None)
         positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, new]} if self._has_positions else {}
         output = self._model(
-            ids[:, new], attention_mask=mask, past_key_values=self._cache, use_cache=True, **positions
+            ids[:, new],
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            **positions,
+            **self._last_alone,
         )
         self._cache, self._read = output.past_key_values, ids
         return output.logits[:, -1].float()

@@ -123,3 +123,12 @@ def test_several_responses_to_a_prompt_and_an_adapter(policy):
 def test_own_prompts_without_a_mask_are_refused(policy):
     with pytest.raises(ValueError, match="`prompts` need `attention_mask=`"):
         ExpertProcessor(policy, prompts=TOLD)
+
+
+def test_prompts_are_read_without_the_logits_of_all_their_tokens(policy, tuned, monkeypatch):
+    widths = []
+    head = tuned.lm_head.forward
+    monkeypatch.setattr(tuned.lm_head, "forward", lambda states: (widths.append(states.shape[1]), head(states))[1])
+    ids = torch.randint(5, 30, (2, 9))
+    policy.generate(ids, logits_processor=[ExpertProcessor(tuned, top_k=4)], max_new_tokens=3, do_sample=False)
+    assert widths == [1, 1, 1]
