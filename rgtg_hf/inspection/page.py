@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rgtg_hf.inspection.curves import curves_svg
 from rgtg_hf.inspection.markup import LEVELS, asset, escape, reward_scale, signed, tokens_html
@@ -99,13 +99,15 @@ def key_html(scale: float) -> str:
 
 def _settings(config: RewardGuidanceConfig) -> str:
     """The settings that made a difference, in a line: of the search, if there was one, and of guidance."""
+    beta: Any = config.beta  # all settings are set
     words = []
     if config.search != "tokens":
         words += [f"search {config.search}", f"{config.num_rows} rows"]
         if config.search != "none":
             words.append(f"blocks of {config.block_size} tokens")
-    if config.search in ("tokens", "resample") or config.search_return == "draw":
-        words.append(f"beta {config.beta:g}")
+    # Of the others, a negative beta prefers low rewards.
+    if config.search in ("tokens", "resample") or config.search_return == "draw" or beta <= 0:
+        words.append(f"beta {beta:g}")
     return " · ".join([*words, f"{config.top_k or 'all'} candidates per step"])
 
 

@@ -42,6 +42,7 @@ def test_the_page_loads_nothing():
         ({}, "beta 1 · 10 candidates per step"),
         ({"beta": 4.0, "top_k": 0}, "beta 4 · all candidates per step"),
         ({"search": "best"}, "search best · 4 rows · blocks of 8 tokens · 10 candidates per step"),
+        ({"search": "none", "beta": -1.0}, "search none · 4 rows · beta -1 · 10 candidates per step"),
         ({"search": "resample"}, "search resample · 4 rows · blocks of 8 tokens · beta 1 · 10 candidates per step"),
         ({"search": "none", "search_return": "draw"}, "search none · 4 rows · beta 1 · 10 candidates per step"),
     ],
