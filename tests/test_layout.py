@@ -44,10 +44,12 @@ def modules():
 
 def imports_among_modules():
     """For each module those that it imports, at its top or within a function. Imports for types alone do not count."""
-    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules()}
+    trees = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+        for path in modules()
+    }
     imports = {}
-    for name in names:
-        tree = ast.parse((PACKAGE.parent / (name.replace(".", "/") + ".py")).read_text("utf-8"))
+    for name, tree in trees.items():
         for_types = [
             inner
             for node in ast.walk(tree)
@@ -55,7 +57,7 @@ def imports_among_modules():
             for inner in node.body
         ]
         found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in for_types]
-        imports[name] = {node.module for node in found} & names
+        imports[name] = {node.module for node in found} & trees.keys()
     return imports
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
 from benchmarks.estimates import difference, estimate, mean_curve
-from benchmarks.paper.table import make_parser, sample_texts
+from benchmarks.paper.table import make_parser
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import BASELINES, KINDS, ROLLOUTS, train_on_rollouts
+from benchmarks.values.rollout_models import BASELINES, KINDS, ROLLOUTS, train_and_sample
 
 FIGURES = RESULTS / "baselines.jsonl"
 DIVERGENCES = (1.0, 2.0, 4.0, 8.0)
@@ -65,12 +65,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="models to train")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    if "train" in options.stages:
-        for seed in options.seeds:
-            for task in options.tasks:
-                train_on_rollouts(options.folder, task, seed, options.kinds, options.num_layers[task])
-    if "sample" in options.stages:
-        sample_texts(options, BaselineSampler)
+    train_and_sample(options, options.kinds, BaselineSampler)
     if "report" in options.stages:
         figures = keep_figures(options.folder, options.tasks, FIGURES, texts=True)
         results = {

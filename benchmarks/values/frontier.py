@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.estimates import difference
-from benchmarks.paper.table import make_parser, sample_texts
+from benchmarks.paper.table import make_parser
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import KINDS, ROLLOUTS, train_on_rollouts
+from benchmarks.values.rollout_models import KINDS, ROLLOUTS, train_and_sample
 from benchmarks.values.value_sampler import HALVED, ValueSampler
 
 FIGURES = RESULTS / "values.jsonl"
@@ -55,12 +55,7 @@ def main() -> None:
     parser.set_defaults(divergences=[0.5, 1.5, 4.0, 9.0])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    if "train" in options.stages:
-        for seed in options.seeds:
-            for task in options.tasks:
-                train_on_rollouts(options.folder, task, seed, list(KINDS), options.num_layers[task])
-    if "sample" in options.stages:
-        sample_texts(options, ValueSampler)
+    train_and_sample(options, list(KINDS), ValueSampler)
     if "report" in options.stages:
         figures = keep_figures(options.folder, options.tasks, FIGURES)
         results = {

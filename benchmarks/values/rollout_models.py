@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.models import load_policy, train
+from benchmarks.paper.sample import Sampler
+from benchmarks.paper.table import sample_texts
 from benchmarks.record import commit
 from benchmarks.tasks import TASKS
 from rgtg_hf.cli.demo.demo_rows import training_prompts
@@ -14,7 +17,7 @@ from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "train_on_rollouts"]
+__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "train_and_sample"]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
 _PROMPTS_PER_BATCH = 16
@@ -24,6 +27,22 @@ KINDS = {"value": "value", "rollouts": "prefix", "rollouts_head": "head"}
 # Those of other methods, on the same pairs. Those that are the whole policy are on every second one, where each
 # response is in one pair, because they take three times as long.
 BASELINES = {"rollouts_full": "full", "rollouts_dpo": "dpo", "rollouts_arm": "arm"}
+
+
+def train_and_sample(options: argparse.Namespace, kinds: list[str], sampler: type[Sampler]) -> None:
+    """Runs the stages before the report, as far as they are wanted. What is finished is not done again.
+
+    Args:
+        options: As [`make_parser`][benchmarks.paper.table.make_parser] reads them.
+        kinds: Keys of `KINDS` or `BASELINES`.
+        sampler: Writes the responses of a task and seed.
+    """
+    if "train" in options.stages:
+        for seed in options.seeds:
+            for task in options.tasks:
+                train_on_rollouts(options.folder, task, seed, kinds, options.num_layers[task])
+    if "sample" in options.stages:
+        sample_texts(options, sampler)
 
 
 def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_layers: int) -> None:

@@ -1,19 +1,13 @@
 """A real browser on the playground and on the page of `inspect`, as users see them."""
 
-import gc
 import time
 
 import pytest
 
 from rgtg_hf.cli.main import main
-from rgtg_hf.cli.playground.playground_command import make_app
+from tests.cli.playground.serving import LEFT_OPEN, served
 
-# Gradio's server leaves an event loop and its sockets open when it is closed.
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.browser, *LEFT_OPEN]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +21,8 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(policy_folder, reward_folder, foreign_reward_folder):
     options = ["--model", policy_folder, "--reward_model", reward_folder, foreign_reward_folder]
-    app = make_app([*options, "--max_new_tokens", "1500", "--device", "cpu"])
-    _, address, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False)
-    yield address
-    app.blocks.close()
-    del app
-    gc.collect()  # now, while what it leaves open is not an error
+    with served([*options, "--max_new_tokens", "1500"]) as (address, _):
+        yield address
 
 
 def find(browser, selector):

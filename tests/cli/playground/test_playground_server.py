@@ -1,6 +1,5 @@
 """The playground's real server on the loopback address: many at once, too much at once, and nonsense."""
 
-import gc
 import inspect
 import json
 import logging
@@ -12,14 +11,9 @@ import httpx
 import pytest
 
 from rgtg_hf.cli.playground.playground_app import Playground
-from rgtg_hf.cli.playground.playground_command import make_app
+from tests.cli.playground.serving import LEFT_OPEN, served
 
-# Gradio's server leaves an event loop and its sockets open when it is closed.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, *LEFT_OPEN]
 
 FIELDS = {"prompt": "Hi!", "policy": 0, "reward_model": 0, "beta": 2.0, "value_beta": 0.0, "top_k": 5, "tokens": 4}
 FIELDS |= {"sample": False, "seed": 0, "search": "tokens", "num_rows": 2, "block_size": 4}
@@ -34,33 +28,28 @@ GOOD = request()
 
 @pytest.fixture(scope="module")
 def server(policy_folder, reward_folder):
-    options = ["--model", policy_folder, "--reward_model", reward_folder, "--max_new_tokens", "6", "--device", "cpu"]
-    app = make_app(options)
-    _, address, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False)
-    number = next(n for n, function in app.blocks.fns.items() if function.name == "_generate")
+    options = ["--model", policy_folder, "--reward_model", reward_folder, "--max_new_tokens", "6"]
+    with served(options) as (address, number):
 
-    def ask(data, session):
-        """Status of the request, and everything that the server said."""
-        with httpx.Client(base_url=address, timeout=300) as client:
-            event = {"data": data, "fn_index": number, "session_hash": session}
-            # What JSON cannot say, such as NaN, is sent all the same.
-            joined = client.post(
-                "gradio_api/queue/join", content=json.dumps(event), headers={"content-type": "application/json"}
-            )
-            if joined.status_code != 200:
-                return joined.status_code, joined.text
-            said = ""
-            with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
-                for line in stream.iter_lines():
-                    said += line
-                    if '"process_completed"' in line or '"unexpected_error"' in line:
-                        break
-            return 200, said
+        def ask(data, session):
+            """Status of the request, and everything that the server said."""
+            with httpx.Client(base_url=address, timeout=300) as client:
+                event = {"data": data, "fn_index": number, "session_hash": session}
+                # What JSON cannot say, such as NaN, is sent all the same.
+                joined = client.post(
+                    "gradio_api/queue/join", content=json.dumps(event), headers={"content-type": "application/json"}
+                )
+                if joined.status_code != 200:
+                    return joined.status_code, joined.text
+                said = ""
+                with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+                    for line in stream.iter_lines():
+                        said += line
+                        if '"process_completed"' in line or '"unexpected_error"' in line:
+                            break
+                return 200, said
 
-    yield address, ask
-    app.blocks.close()
-    del app
-    gc.collect()  # now, while what it leaves open is not an error
+        yield address, ask
 
 
 def test_fifty_at_once_are_answered_or_refused_in_words(server):
