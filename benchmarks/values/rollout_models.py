@@ -17,7 +17,7 @@ from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "train_and_sample"]
+__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "rated", "sampled_rollouts", "saved_rollouts", "train_and_sample"]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
 _PROMPTS_PER_BATCH = 16
@@ -60,7 +60,7 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         target = folder / f"{task}-{kind}-{seed}"
         if target.exists():
             continue
-        rows = rated_rollouts(folder, task, seed)
+        rows = rated(saved_rollouts(folder, seed), task)
         trainer = (KINDS | BASELINES)[kind]
         trained = rows if trainer == "value" else pairs_of_rollouts(rows, seed)
         if trainer in ("dpo", "arm"):
@@ -72,23 +72,33 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
 
 
-def rated_rollouts(folder: Path, task: str, seed: int) -> list[dict[str, Any]]:
-    """The rollouts of a seed, rated by a task's gold reward. All tasks have the same responses, sampled once."""
+def saved_rollouts(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """The rollouts of a seed. All tasks have the same responses, sampled once."""
     file = folder / f"rollouts-{seed}.jsonl"
     if not file.exists():
-        write_whole(file, json_lines(_sampled(seed)))
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        write_whole(file, json_lines(sampled_rollouts(seed)))
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def rated(rows: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Rollouts with a task's gold reward, without those that are empty."""
     gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
-    rated = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
-    return [row for row in rated if row["completion_ids"]]
+    with_reward = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
+    return [row for row in with_reward if row["completion_ids"]]
 
 
-def _sampled(seed: int) -> list[dict[str, Any]]:
+def sampled_rollouts(seed: int, **settings: Any) -> list[dict[str, Any]]:
+    """Responses to the training prompts, not rated yet.
+
+    Args:
+        seed: Of sampling.
+        **settings: Of [`rollouts`][rgtg_hf.evaluation.rollouts.rollouts], in place of `ROLLOUTS`.
+    """
     policy, tokenizer = load_policy()
     prompts, found = training_prompts(), []
     for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
         batch = prompts[start : start + _PROMPTS_PER_BATCH]
-        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS)
+        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS | settings)
         found += own
         print(f"seed {seed}: rollouts of {start + len(batch)} of {len(prompts)} prompts", flush=True)
     return found
