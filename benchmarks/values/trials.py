@@ -26,7 +26,7 @@ from benchmarks.paper.table import make_parser, sample_texts
 from benchmarks.pieces import gold_at, keep_figures
 from benchmarks.record import commit, record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import ROLLOUTS, rated, sampled_rollouts, saved_rollouts
+from benchmarks.values.rollout_models import KINDS, ROLLOUTS, rated, sampled_rollouts, saved_rollouts
 from rgtg_hf import RewardGuidedLogitsProcessor
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.files import write_whole
@@ -48,12 +48,15 @@ class Trial(NamedTuple):
         rows: Its rated responses, of those of the policy and those of the second round.
         settings: Of the trainer, in place of the usual ones.
         num_layers: Layers of the policy that the model starts from; None for the usual number.
+        beside: Another kind of model on the same responses, whose rewards are added to those of the usual value
+            model. Nothing is trained then.
     """
 
     name: str
     rows: Callable[[Rows, Callable[[], Rows]], Rows] = lambda policy, second: policy
     settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
     num_layers: int | None = None
+    beside: str | None = None
 
 
 def of_each(rows: Rows, count: int) -> Rows:
@@ -85,6 +88,8 @@ TRIALS = {
     "value_four_epochs": Trial("four epochs", settings={"num_train_epochs": 4}),
     "value_small": Trial("4 layers", num_layers=4),
     "value_whole": Trial("all 30 layers", num_layers=30),
+    "value_and_pairs": Trial("and a reward model of pairs", beside="rollouts"),
+    "value_and_head": Trial("and a steering head", beside="rollouts_head"),
 }
 
 
@@ -96,20 +101,37 @@ class TrialSampler(BaselineSampler):
     def run(self, methods: Iterable[str]) -> None:
         """Samples what the models of some trials guide."""
         for name in self.order:
-            if name in methods and (model := self._reward_model(name)) is not None:
-                values = as_reward_model(model)
-                for beta in self._betas(name, values):
-                    self._keep(name, beta, partial(self._guided, self._processor(values), beta))
+            if name in methods and (guides := self._guides(name)) is not None:
+                for beta in self._betas(name, **guides):
+                    self._keep(name, beta, partial(self._guided, self._processor(**guides), beta))
+
+    def _guides(self, name: str) -> dict[str, Any] | None:
+        """What guides in a trial: a value model, or it and another model, each by itself as strong as the other."""
+        beside = TRIALS[name].beside
+        model = self._reward_model("value" if beside else name)
+        other = None if beside is None else self._guide(beside)
+        if model is None or (beside is not None and other is None):
+            return None
+        values = as_reward_model(model)
+        if beside is None:
+            return {"model": values}
+        strengths = [self._strength("value_b0", values), self._strength(beside, other)]
+        return {"model": [values, other], "weights": strengths}
+
+    def _guide(self, kind: str) -> Any:
+        return self._steering_head(kind) if KINDS[kind] == "head" else self._reward_model(kind)
+
+    def _strength(self, kind: str, model: Any) -> float:
+        """The beta of a model that diverges as the second round does."""
+        return dict(zip(self.settings["divergences"], self._betas(kind, model), strict=True))[GUIDED_TO]
 
     def second_round(self) -> Rows:
         """Responses to the training prompts by the policy, guided by the value of the first two thirds."""
         file = self.folder / f"second_rollouts-{self.task}-{self.seed}.jsonl"
         if not file.exists():
             values = as_reward_model(self._reward_model("value_first"))
-            strength = dict(zip(self.settings["divergences"], self._betas("value_first", values), strict=True))
-            guide = RewardGuidedLogitsProcessor(
-                values, strength[GUIDED_TO], ROLLOUTS["top_k"], **self._special_tokens()
-            )
+            beta = self._strength("value_first", values)
+            guide = RewardGuidedLogitsProcessor(values, beta, ROLLOUTS["top_k"], **self._special_tokens())
             rows = sampled_rollouts(self.seed, processor=guide, num_responses=SECOND)
             write_whole(file, json_lines(rows))
         return rated([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], self.task)
@@ -117,7 +139,8 @@ class TrialSampler(BaselineSampler):
     def squared_errors(self, kind: str) -> list[float] | None:
         """How far values are from the reward that came, the mean over prefixes, for one response to each prompt."""
         file = self._file("policy", 0)
-        if not file.exists() or (model := self._reward_model(kind)) is None:
+        trained = kind == "value" or TRIALS[kind].beside is None
+        if not trained or not file.exists() or (model := self._reward_model(kind)) is None:
             return None
         written = json.loads(file.read_text(encoding="utf-8"))
         gold = TASKS[self.task].gold(written["texts"])
@@ -136,7 +159,7 @@ def train_trials(options: argparse.Namespace, task: str, seed: int) -> None:
     sampler = TrialSampler(options.folder, task, seed, settings | {"prompts": None, "dtype": options.dtype}, commit())
     for kind, trial in TRIALS.items():
         target = options.folder / f"{task}-{kind}-{seed}"
-        if kind not in options.methods or target.exists():
+        if kind not in options.methods or target.exists() or trial.beside is not None:
             continue
         policy = rated(saved_rollouts(options.folder, seed), task)
         rows = trial.rows(policy, sampler.second_round)
