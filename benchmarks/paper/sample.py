@@ -138,11 +138,10 @@ class Sampler:
         for beta in self._betas(kind, model)[which]:
             self._keep(name, beta, lambda beta=beta: self._guided(processor, beta, greedy=greedy), kind)
 
-    def _processor(self, model: Any, **settings: Any) -> RewardGuidedLogitsProcessor:
+    def _processor(self, model: Any) -> RewardGuidedLogitsProcessor:
         """A processor for the held-out prompts, whose beta is set later."""
-        settings = self._special_tokens() | settings
         mask, top_k = self._inputs["attention_mask"], self.settings["top_k"]
-        return RewardGuidedLogitsProcessor(model, 1.0, top_k, attention_mask=mask, **settings)
+        return RewardGuidedLogitsProcessor(model, 1.0, top_k, attention_mask=mask, **self._special_tokens())
 
     def _guided(self, processor: Any, beta: float, *, greedy: bool = False) -> SampledResponses:
         # The processor is not reset between betas, because they share the prompts that it has read.
@@ -253,11 +252,11 @@ class Sampler:
         policy, tokenizer = self._models
         return {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end_token_ids(policy)}
 
-    def _betas(self, kind: str, model: Any, **settings: Any) -> list[float]:
+    def _betas(self, kind: str, model: Any) -> list[float]:
         """The betas that reach the target divergences on training prompts. Reward models differ in scale.
 
         One unguided generation gives the divergence of every beta along it, because it records the rewards of all
-        candidates. `settings` are more of the processor's.
+        candidates.
         """
         file = self.folder / "pilots" / f"{self.task}-{kind}-{self.seed}.json"
         if not file.exists():
@@ -267,9 +266,8 @@ class Sampler:
                 1e-6,
                 self.settings["top_k"],
                 attention_mask=inputs["attention_mask"],
-                collect_records=True,
                 **self._special_tokens(),
-                **settings,
+                collect_records=True,
             )
             self._sample(inputs, pilot, self.seed)
             betas = [_beta_for(pilot.stats.records, target) for target in self.settings["divergences"]]

@@ -1,10 +1,18 @@
-"""What makes a value model steer better: more data, other targets, more layers, a second round?
+r"""How should a reward or value model be trained on rollouts? Judged on training prompts that it was not trained on.
 
-    python -m benchmarks.values.trials --stages train sample     in parts: a run that was stopped continues
+    python -m benchmarks.values.trials --stages train      a quarter of an hour each; a run that was stopped continues
     python -m benchmarks.values.trials --stages report
 
-Every trial changes one thing of the value model of benchmarks/baselines/table.py, whose folder it shares. The report
-adds the figures of finished pieces to results/baselines.jsonl.
+The responses are those of benchmarks/baselines/table.py, whose folder it shares. Models are trained on those to three
+quarters of the prompts. On the others, the increments of all candidates are read along each response. As in
+benchmarks/heads/slopes.py,
+
+    S = sum over steps t of A(y_t) - E[A(v)]          V = E of the sum over steps t of Var[A(v)]
+    slope = Cov(R, S) / sqrt(V)
+
+and at D nats per response, the gain in gold reward is slope · sqrt(2 D) to first order. The best slope that there can
+be is the standard deviation of R. The values of a model that is right are a martingale: E[A(v)] is 0. What is left of
+it, D = sum of E[A(v)], is what later tokens take back. `taken back` is the correlation of S and D.
 """
 
 from __future__ import annotations
@@ -12,204 +20,228 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from benchmarks.baselines.baseline_sampler import BaselineSampler
-from benchmarks.baselines.table import FIGURES
-from benchmarks.estimates import difference, estimate, mean_curve
+from benchmarks.estimates import estimate
+from benchmarks.heads.slopes import centre, compare, fold_of
 from benchmarks.models import load_policy, train
-from benchmarks.paper.table import make_parser, sample_texts
-from benchmarks.pieces import gold_at, keep_figures
 from benchmarks.record import commit, record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import KINDS, ROLLOUTS, rated, sampled_rollouts, saved_rollouts
+from benchmarks.values.rollout_models import ROLLOUTS, rated, saved_rollouts
 from rgtg_hf import RewardGuidedLogitsProcessor
-from rgtg_hf.cli.lines import json_lines
+from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
 from rgtg_hf.files import write_whole
-from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.rewards.value_model import as_reward_model
+from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.rewards.value_model import as_reward_model, is_value_model
 
-DIVERGENCES = (2.0, 4.0, 6.0)
-FIRST, SECOND = 8, 4  # responses to a prompt, of the policy and of the second round: as many as the others have
-GUIDED_TO = 3.0  # nats per response of the second round
+FOLDS = 4  # of the prompts; the first is held out
+JUDGED = 6  # held-out responses to a prompt
 
 Rows = list[dict[str, Any]]
 
 
 class Trial(NamedTuple):
-    """One change of a value model.
+    """One way of training.
 
     Attributes:
         name: What is told.
-        rows: Its rated responses, of those of the policy and those of the second round.
-        settings: Of the trainer, in place of the usual ones.
+        kind: `value` or `prefix`.
+        settings: Of the trainer, in place of those of benchmarks/models.py.
         num_layers: Layers of the policy that the model starts from; None for the usual number.
-        beside: Another kind of model on the same responses, whose rewards are added to those of the usual value
-            model. Nothing is trained then.
+        share: Of the training prompts.
     """
 
     name: str
-    rows: Callable[[Rows, Callable[[], Rows]], Rows] = lambda policy, second: policy
+    kind: str = "value"
     settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
     num_layers: int | None = None
-    beside: str | None = None
-
-
-def of_each(rows: Rows, count: int) -> Rows:
-    """The first responses to each prompt."""
-    seen: dict[str, int] = defaultdict(int)
-    kept = []
-    for row in rows:
-        seen[json.dumps(row["prompt"])] += 1
-        if seen[json.dumps(row["prompt"])] <= count:
-            kept.append(row)
-    return kept
-
-
-def unweighted(rows: Rows) -> Rows:
-    """Rows that stand for themselves: the value of the policy that wrote them, guided or not."""
-    return [row | {"log_ratios": []} for row in rows]
+    share: float = 1.0
 
 
 TRIALS = {
-    "value_half": Trial("half the responses", lambda policy, second: of_each(policy, ROLLOUTS["num_responses"] // 2)),
-    "value_first": Trial("two thirds of the responses", lambda policy, second: of_each(policy, FIRST)),
-    "value_rounds": Trial("two thirds, one third guided", lambda policy, second: of_each(policy, FIRST) + second()),
-    "value_on_policy": Trial(
-        "the same, without weights", lambda policy, second: of_each(policy, FIRST) + unweighted(second())
-    ),
-    "value_fine": Trial("51 bins", settings={"num_bins": 51}),
-    "value_gaussian": Trial("Gaussian targets", settings={"targets": "gaussian"}),
-    "value_one_epoch": Trial("one epoch", settings={"num_train_epochs": 1}),
-    "value_four_epochs": Trial("four epochs", settings={"num_train_epochs": 4}),
-    "value_small": Trial("4 layers", num_layers=4),
-    "value_whole": Trial("all 30 layers", num_layers=30),
-    "value_and_pairs": Trial("and a reward model of pairs", beside="rollouts"),
-    "value_and_head": Trial("and a steering head", beside="rollouts_head"),
+    "value": Trial("value: learning rate 1e-4, two epochs"),
+    "value_slow": Trial("learning rate 3e-5", settings={"learning_rate": 3e-5}),
+    "value_fast": Trial("learning rate 3e-4", settings={"learning_rate": 3e-4}),
+    "value_faster": Trial("learning rate 1e-3", settings={"learning_rate": 1e-3}),
+    "value_once": Trial("one epoch", settings={"num_train_epochs": 1}),
+    "value_often": Trial("3e-4, four epochs", settings={"learning_rate": 3e-4, "num_train_epochs": 4}),
+    "value_half": Trial("3e-4, half of the prompts", settings={"learning_rate": 3e-4}, share=0.5),
+    "value_fine": Trial("3e-4, 51 bins", settings={"learning_rate": 3e-4, "num_bins": 51}),
+    "value_gaussian": Trial("3e-4, Gaussian targets", settings={"learning_rate": 3e-4, "targets": "gaussian"}),
+    "value_deep": Trial("3e-4, 10 layers", settings={"learning_rate": 3e-4}, num_layers=10),
+    "pairs": Trial("pairs: learning rate 1e-4, one epoch", "prefix"),
+    "pairs_fast": Trial("learning rate 3e-4", "prefix", {"learning_rate": 3e-4}),
+    "pairs_faster": Trial("learning rate 1e-3", "prefix", {"learning_rate": 1e-3}),
 }
 
 
-class TrialSampler(BaselineSampler):
-    """Writes the missing pieces of the trials."""
+class Steps(NamedTuple):
+    """The held-out responses and what the policy might have written at each of their steps.
 
-    order: ClassVar[tuple[str, ...]] = tuple(TRIALS)
+    Attributes:
+        rows: Rows of [`rated`][benchmarks.values.rollout_models.rated], `JUDGED` of each prompt, those together.
+        candidates: Of each row, the policy's most likely tokens at each step, shape `[steps, k]`.
+        scores: Of each row, their log-probabilities, renormalised, shape `[steps, k]`.
+    """
 
-    def run(self, methods: Iterable[str]) -> None:
-        """Samples what the models of some trials guide."""
-        for name in self.order:
-            if name in methods and (guides := self._guides(name)) is not None:
-                for beta in self._betas(name, **guides):
-                    self._keep(name, beta, partial(self._guided, self._processor(**guides), beta))
-
-    def _guides(self, name: str) -> dict[str, Any] | None:
-        """What guides in a trial: a value model, or it and another model, each by itself as strong as the other."""
-        beside = TRIALS[name].beside
-        model = self._reward_model("value" if beside else name)
-        other = None if beside is None else self._guide(beside)
-        if model is None or (beside is not None and other is None):
-            return None
-        values = as_reward_model(model)
-        if beside is None:
-            return {"model": values}
-        strengths = [self._strength("value_b0", values), self._strength(beside, other)]
-        return {"model": [values, other], "weights": strengths}
-
-    def _guide(self, kind: str) -> Any:
-        return self._steering_head(kind) if KINDS[kind] == "head" else self._reward_model(kind)
-
-    def _strength(self, kind: str, model: Any) -> float:
-        """The beta of a model that diverges as the second round does."""
-        return dict(zip(self.settings["divergences"], self._betas(kind, model), strict=True))[GUIDED_TO]
-
-    def second_round(self) -> Rows:
-        """Responses to the training prompts by the policy, guided by the value of the first two thirds."""
-        file = self.folder / f"second_rollouts-{self.task}-{self.seed}.jsonl"
-        if not file.exists():
-            values = as_reward_model(self._reward_model("value_first"))
-            beta = self._strength("value_first", values)
-            guide = RewardGuidedLogitsProcessor(values, beta, ROLLOUTS["top_k"], **self._special_tokens())
-            rows = sampled_rollouts(self.seed, processor=guide, num_responses=SECOND)
-            write_whole(file, json_lines(rows))
-        return rated([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], self.task)
-
-    def squared_errors(self, kind: str) -> list[float] | None:
-        """How far values are from the reward that came, the mean over prefixes, for one response to each prompt."""
-        file = self._file("policy", 0)
-        trained = kind == "value" or TRIALS[kind].beside is None
-        if not trained or not file.exists() or (model := self._reward_model(kind)) is None:
-            return None
-        written = json.loads(file.read_text(encoding="utf-8"))
-        gold = TASKS[self.task].gold(written["texts"])
-        errors = []
-        for prompt, own, reward in zip(self._prompt_ids, written["ids"], gold, strict=True):
-            with torch.inference_mode():
-                values = prefix_rewards(model, torch.tensor([prompt + own]))[0, len(prompt) - 1 :]
-            errors.append(float((values - reward).square().mean()))
-        return errors
+    rows: Rows
+    candidates: list[Tensor]
+    scores: list[Tensor]
 
 
-def train_trials(options: argparse.Namespace, task: str, seed: int) -> None:
-    """Trains the missing models of the trials that are wanted, in their order: the second round needs the first."""
+class Sums(NamedTuple):
+    """Sums over the steps of each response, each of shape `[responses]`."""
+
+    chosen: Tensor  # S
+    drift: Tensor  # D
+    variance: Tensor
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    return row["prompt"][-1]["content"]
+
+
+def training_rows(rows: Rows, share: float) -> Rows:
+    """The rows of the prompts that are not held out, or of a share of these prompts."""
+    prompts = list(dict.fromkeys(prompt_of(row) for row in rows if fold_of(prompt_of(row), FOLDS)))
+    kept = set(prompts[: round(share * len(prompts))])
+    return [row for row in rows if prompt_of(row) in kept]
+
+
+@torch.inference_mode()
+def held_out_steps(rows: Rows, top_k: int) -> Steps:
+    """The steps of the responses that are judged."""
+    policy, _ = load_policy()
+    by_prompt: dict[str, Rows] = defaultdict(list)
+    for row in rows:
+        if not fold_of(prompt_of(row), FOLDS):
+            by_prompt[prompt_of(row)].append(row)
+    judged = [row for group in by_prompt.values() if len(group) >= JUDGED for row in group[:JUDGED]]
+    steps = Steps(judged, [], [])
+    for row in judged:
+        start = len(row["prompt_ids"]) - 1
+        logits = policy(torch.tensor([row["prompt_ids"] + row["completion_ids"]])).logits[0, start:-1]
+        found = logits.float().topk(top_k)
+        steps.candidates.append(found.indices)
+        steps.scores.append(found.values.log_softmax(-1))
+    return steps
+
+
+@torch.inference_mode()
+def sums_of(model: Any, steps: Steps, pad_token_id: int) -> Sums:
+    """Writes the responses again, all in one batch, with a processor that reads the increments of all candidates."""
+    width = max(len(row["prompt_ids"]) for row in steps.rows)
+    longest = max(len(row["completion_ids"]) for row in steps.rows)
+    ids = torch.full((len(steps.rows), width + longest), pad_token_id)
+    mask = torch.zeros(len(steps.rows), width, dtype=torch.long)
+    for place, row in enumerate(steps.rows):
+        start = width - len(row["prompt_ids"])
+        own = row["prompt_ids"] + row["completion_ids"]
+        ids[place, start : start + len(own)] = torch.tensor(own)
+        mask[place, start:] = 1
+    # Rows that have ended go on with padding, which is not counted.
+    reader = RewardGuidedLogitsProcessor(
+        model, 1e-6, steps.candidates[0].shape[1], attention_mask=mask, pad_token_id=pad_token_id, collect_records=True
+    )
+    vocabulary = model.config.get_text_config().vocab_size
+    chosen, drift, variance = torch.zeros(3, len(steps.rows), dtype=torch.float64)
+    for step in range(longest):
+        scores = torch.full((len(steps.rows), vocabulary), -torch.inf)
+        for place, (candidates, own) in enumerate(zip(steps.candidates, steps.scores, strict=True)):
+            at = min(step, len(own) - 1)
+            scores[place, candidates[at]] = own[at]
+        reader(ids[:, : width + step], scores)
+        found = reader.stats.records.pop()
+        policy, increments = found.policy.exp().double(), found.increments.double()
+        mean = (policy * increments).sum(-1)
+        written = (increments * (found.candidate_ids == ids[:, width + step, None])).sum(-1)
+        live = torch.tensor([step < len(row["completion_ids"]) for row in steps.rows])
+        chosen += torch.where(live, written - mean, 0.0)
+        drift += torch.where(live, mean, 0.0)
+        variance += torch.where(live, (policy * (increments - mean[:, None]).square()).sum(-1), 0.0)
+    return Sums(chosen, drift, variance)
+
+
+def judge(sums: Sums, gold: Tensor, first: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+    """The row of a trial, and its slopes, which are compared with those of the first."""
+    slopes = gold * sums.chosen / sums.variance.mean().sqrt()
+    chosen, drift, total = (
+        centre(each.tolist(), JUDGED) for each in (sums.chosen, sums.drift, sums.chosen + sums.drift)
+    )
+    row: dict[str, Any] = {"slope": estimate(slopes.tolist())}
+    if first is not None:
+        row["minus the first"] = compare(slopes, first)
+    row |= {
+        "reward and increments": correlation(gold, chosen),
+        "reward and the whole": correlation(gold, total),
+        "taken back": correlation(chosen, drift),
+    }
+    return row, slopes
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Of two that have a mean of 0."""
+    return float((one * other).sum() / (one.square().sum() * other.square().sum()).sqrt())
+
+
+def train_trials(options: argparse.Namespace, task: str) -> None:
     _, tokenizer = load_policy()
-    settings = {name: getattr(options, name) for name in ("top_k", "max_new_tokens", "pilot_prompts", "divergences")}
-    sampler = TrialSampler(options.folder, task, seed, settings | {"prompts": None, "dtype": options.dtype}, commit())
-    for kind, trial in TRIALS.items():
-        target = options.folder / f"{task}-{kind}-{seed}"
-        if kind not in options.methods or target.exists() or trial.beside is not None:
+    rows = rated(saved_rollouts(options.folder, options.seed), task)
+    for kind in options.trials:
+        trial, target = TRIALS[kind], folder_of(options, task, kind)
+        if target.exists():
             continue
-        policy = rated(saved_rollouts(options.folder, seed), task)
-        rows = trial.rows(policy, sampler.second_round)
-        layers = trial.num_layers or options.num_layers[task]
-        shared = {"seed": seed, "num_layers": layers, "max_steps": options.max_steps}
-        seconds = train("value", target, tokenizer, rows, **shared, **trial.settings)
-        notes = {"rows": len(rows), "seconds": round(seconds, 1), "commit": commit(), "num_layers": layers}
+        own = training_rows(rows, trial.share)
+        trained = own if trial.kind == "value" else pairs_of_rollouts(own, options.seed)
+        layers = trial.num_layers or options.num_layers
+        seconds = train(trial.kind, target, tokenizer, trained, seed=options.seed, num_layers=layers, **trial.settings)
+        notes = {"rows": len(trained), "seconds": round(seconds, 1), "commit": commit(), "num_layers": layers}
         write_whole(target.with_suffix(".json"), json.dumps(notes | trial.settings))
-        print(f"trained {target.name} on {len(rows)} rows in {seconds:.0f} s", flush=True)
+        print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
 
 
-def report(options: argparse.Namespace, task: str, figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each trial: its gold reward at equal divergence and its squared error, beside those of the usual."""
-    settings = {"prompts": None, "dtype": options.dtype}
-    samplers = {seed: TrialSampler(options.folder, task, seed, settings, None) for seed in options.seeds}
-    usual: dict[int, list[float]] = {}
-    rows = []
-    names = {"value": "the usual model"} | {kind: trial.name for kind, trial in TRIALS.items()}
-    for kind, name in names.items():
-        row: dict[str, Any] = {"trial": kind, "name": name}
-        for kl in DIVERGENCES:
-            of_seed = gold_at(figures, task, "value_b0" if kind == "value" else kind, kl)
-            if of_seed:
-                row[f"gold at {kl:g} nats"] = estimate(mean_curve(of_seed.values()))
-            if kind != "value":
-                theirs = gold_at(figures, task, "value_b0", kl)
-                row |= difference(of_seed, theirs, f"minus the usual at {kl:g} nats")
-        errors = {seed: found for seed, one in samplers.items() if (found := one.squared_errors(kind)) is not None}
-        if errors:
-            row["squared error"] = estimate(mean_curve(errors.values()))
-            row |= difference(errors, usual, "squared error minus the usual")
-        usual = usual or errors
-        if len(row) > 2:
-            rows.append(row)
-    return rows
+def folder_of(options: argparse.Namespace, task: str, kind: str) -> Path:
+    return options.folder / f"trial-{task}-{kind}-{options.seed}"
+
+
+def report(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
+    _, tokenizer = load_policy()
+    steps = held_out_steps(rated(saved_rollouts(options.folder, options.seed), task), ROLLOUTS["top_k"])
+    gold = centre([row["reward"] for row in steps.rows], JUDGED)
+    results, first = [], None
+    for kind, trial in TRIALS.items():
+        saved = folder_of(options, task, kind)
+        if not saved.exists():
+            continue
+        model = load_reward_model(saved)
+        guide = as_reward_model(model) if is_value_model(model) else model
+        row, slopes = judge(sums_of(guide, steps, tokenizer.pad_token_id), gold, first)
+        first = slopes if first is None else first
+        results.append({"trial": kind, "name": trial.name} | row)
+        print(results[-1], flush=True)
+    return results
 
 
 def main() -> None:
-    parser = make_parser(__doc__, "outputs/baselines", TrialSampler.order)
-    parser.set_defaults(divergences=[1.0, 3.0, 9.0], tasks=["sentiment"], seeds=[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Any = parser.add_argument
+    add("--folder", type=Path, default=Path("outputs/baselines"), help="of rollouts and models")
+    add("--stages", nargs="+", choices=("train", "report"), default=["train", "report"])
+    add("--tasks", nargs="+", choices=TASKS, default=["plain"])
+    add("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="models to train")
+    add("--seed", type=int, default=0, help="of rollouts and training")
+    add("--num_layers", type=int, default=4, help="of the models")
+    add("--output", type=Path, help="folder of the result (default: benchmarks/results)")
     options = parser.parse_args()
-    for seed in options.seeds:
-        for task in options.tasks:
-            if "train" in options.stages:
-                train_trials(options, task, seed)
-    if "sample" in options.stages:
-        sample_texts(options, TrialSampler)
+    for task in options.tasks:
+        if "train" in options.stages:
+            train_trials(options, task)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES, texts=True)
-        results = {task: report(options, task, figures) for task in options.tasks}
+        results = {task: report(options, task) for task in options.tasks}
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         print(record("value_trials", used | {"rollouts": ROLLOUTS}, results, options.output))
 
