@@ -139,7 +139,7 @@ def _reward_trainer(
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = "<|endoftext|>"
     if kind == "value":
-        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward", "log_ratios")
+        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
         values = PrefixValueConfig(**common | VALUE | other, num_layers=num_layers)
         return PrefixValueTrainer(str(demo_policy_path()), values, train_dataset=rated, processing_class=tokenizer)
     if kind == "head":

@@ -33,7 +33,10 @@ from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.sampling import sample_responses
 from rgtg_hf.training.hidden_states import HiddenStateStore
 
-__all__ = ["FOLDS", "Slope", "Steps", "centre", "compare", "draw_responses", "fold_of", "read_steps"]
+__all__ = [
+    *("FOLDS", "Moments", "Slope", "Steps", "centre", "compare", "draw_responses", "fold_of", "moments_of_steps"),
+    "read_steps",
+]
 
 FOLDS = 3
 
@@ -43,6 +46,27 @@ class Slope(NamedTuple):
 
     per_response: Tensor
     variance: float
+
+
+class Moments(NamedTuple):
+    """Of the increments of each step under the policy: E[A(v)], A(y_t) - E[A(v)] of what was written, Var[A(v)]."""
+
+    mean: Tensor
+    written: Tensor
+    variance: Tensor
+
+
+def moments_of_steps(policy: Tensor, increments: Tensor, hit: Tensor) -> Moments:
+    """Moments of increments, each of shape `[...]`.
+
+    Args:
+        policy: Probabilities of the candidates, shape `[..., k]`.
+        increments: Their increments, same shape.
+        hit: Which of them was written, bool, same shape.
+    """
+    mean = (policy * increments).sum(-1)
+    centred = increments - mean[..., None]
+    return Moments(mean, (centred * hit).sum(-1), (policy * centred.square()).sum(-1))
 
 
 class Steps:
@@ -69,10 +93,10 @@ class Steps:
             advantages: Increments of the candidates, up to a constant per step, shape `[steps, k]`.
             centred_gold: R - b of each response, float64, shape `[responses]`.
         """
-        centred = advantages - (self.policy * advantages).sum(-1, keepdim=True)
+        moments = moments_of_steps(self.policy, advantages, self._hit)
         total, variance = torch.zeros_like(centred_gold), torch.zeros_like(centred_gold)
-        total.index_add_(0, self.response, (centred * self._hit).sum(-1).double())
-        variance.index_add_(0, self.response, (self.policy * centred.square()).sum(-1).double())
+        total.index_add_(0, self.response, moments.written.double())
+        variance.index_add_(0, self.response, moments.variance.double())
         return Slope(centred_gold * total / variance.mean().sqrt(), float(variance.mean()))
 
 

@@ -17,7 +17,7 @@ from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "rated", "sampled_rollouts", "saved_rollouts", "train_and_sample"]
+__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "rated_rollouts", "train_and_sample", "train_on_rows"]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
 _PROMPTS_PER_BATCH = 16
@@ -60,45 +60,51 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         target = folder / f"{task}-{kind}-{seed}"
         if target.exists():
             continue
-        rows = rated(saved_rollouts(folder, seed), task)
-        trainer = (KINDS | BASELINES)[kind]
-        trained = rows if trainer == "value" else pairs_of_rollouts(rows, seed)
-        if trainer in ("dpo", "arm"):
-            trained = trained[::2]
-        seconds = train(trainer, target, tokenizer, trained, seed=seed, num_layers=num_layers)
-        tokens = sum(len(row["completion_ids"]) for row in rows)
-        notes = {"rows": len(trained), "tokens of responses": tokens, "seconds": round(seconds, 1), "commit": commit()}
-        write_whole(target.with_suffix(".json"), json.dumps(notes | {"num_layers": num_layers}))
-        print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
+        rows = rated_rollouts(folder, task, seed)
+        train_on_rows((KINDS | BASELINES)[kind], target, tokenizer, rows, seed=seed, num_layers=num_layers)
 
 
-def saved_rollouts(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """The rollouts of a seed. All tasks have the same responses, sampled once."""
-    file = folder / f"rollouts-{seed}.jsonl"
-    if not file.exists():
-        write_whole(file, json_lines(sampled_rollouts(seed)))
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def rated(rows: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Rollouts with a task's gold reward, without those that are empty."""
-    gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
-    with_reward = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
-    return [row for row in with_reward if row["completion_ids"]]
-
-
-def sampled_rollouts(seed: int, **settings: Any) -> list[dict[str, Any]]:
-    """Responses to the training prompts, not rated yet.
+def train_on_rows(
+    trainer: str, target: Path, tokenizer: Any, rows: list[dict[str, Any]], *, seed: int, num_layers: int, **other: Any
+) -> None:
+    """Trains one model on rated responses, or on pairs of them, and writes how beside it.
 
     Args:
-        seed: Of sampling.
-        **settings: Of [`rollouts`][rgtg_hf.evaluation.rollouts.rollouts], in place of `ROLLOUTS`.
+        trainer: A kind of [`train`][benchmarks.models.train].
+        target: The folder of the model.
+        tokenizer: The policy's tokenizer.
+        rows: Of [`rated_rollouts`].
+        seed: Of the pairs, the new weights and the order of rows.
+        num_layers: Layers of the policy that the model starts from.
+        **other: Settings of the trainer.
     """
+    trained = rows if trainer == "value" else pairs_of_rollouts(rows, seed)
+    if trainer in ("dpo", "arm"):
+        trained = trained[::2]
+    seconds = train(trainer, target, tokenizer, trained, seed=seed, num_layers=num_layers, **other)
+    tokens = sum(len(row["completion_ids"]) for row in rows)
+    notes = {"rows": len(trained), "tokens of responses": tokens, "seconds": round(seconds, 1), "commit": commit()}
+    write_whole(target.with_suffix(".json"), json.dumps(notes | {"num_layers": num_layers} | other))
+    print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
+
+
+def rated_rollouts(folder: Path, task: str, seed: int) -> list[dict[str, Any]]:
+    """The rollouts of a seed, rated by a task's gold reward. All tasks have the same responses, sampled once."""
+    file = folder / f"rollouts-{seed}.jsonl"
+    if not file.exists():
+        write_whole(file, json_lines(_sampled(seed)))
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
+    rated = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
+    return [row for row in rated if row["completion_ids"]]
+
+
+def _sampled(seed: int) -> list[dict[str, Any]]:
     policy, tokenizer = load_policy()
     prompts, found = training_prompts(), []
     for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
         batch = prompts[start : start + _PROMPTS_PER_BATCH]
-        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS | settings)
+        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS)
         found += own
         print(f"seed {seed}: rollouts of {start + len(batch)} of {len(prompts)} prompts", flush=True)
     return found

@@ -18,25 +18,23 @@ it, D = sum of E[A(v)], is what later tokens take back. `taken back` is the corr
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.estimates import estimate
-from benchmarks.heads.slopes import centre, compare, fold_of
-from benchmarks.models import load_policy, train
-from benchmarks.record import commit, record
+from benchmarks.heads.slopes import Moments, centre, compare, fold_of, moments_of_steps
+from benchmarks.models import load_policy
+from benchmarks.record import record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import ROLLOUTS, rated, saved_rollouts
+from benchmarks.values.rollout_models import ROLLOUTS, rated_rollouts, train_on_rows
 from rgtg_hf import RewardGuidedLogitsProcessor
-from rgtg_hf.evaluation.rollouts import pairs_of_rollouts
-from rgtg_hf.files import write_whole
+from rgtg_hf.evaluation.prompts import encode_batch
 from rgtg_hf.rewards.load import load_reward_model
-from rgtg_hf.rewards.value_model import as_reward_model, is_value_model
 
 FOLDS = 4  # of the prompts; the first is held out
 JUDGED = 6  # held-out responses to a prompt
@@ -83,22 +81,16 @@ class Steps(NamedTuple):
     """The held-out responses and what the policy might have written at each of their steps.
 
     Attributes:
-        rows: Rows of [`rated`][benchmarks.values.rollout_models.rated], `JUDGED` of each prompt, those together.
-        candidates: Of each row, the policy's most likely tokens at each step, shape `[steps, k]`.
-        scores: Of each row, their log-probabilities, renormalised, shape `[steps, k]`.
+        rows: Rows of [`rated_rollouts`][benchmarks.values.rollout_models.rated_rollouts], `JUDGED` of each prompt,
+            those together.
+        candidates: The policy's most likely tokens at each step, shape `[rows, steps, k]`. Those of the last step of a
+            response stand after it too.
+        scores: Their log-probabilities, renormalised, same shape.
     """
 
     rows: Rows
-    candidates: list[Tensor]
-    scores: list[Tensor]
-
-
-class Sums(NamedTuple):
-    """Sums over the steps of each response, each of shape `[responses]`."""
-
-    chosen: Tensor  # S
-    drift: Tensor  # D
-    variance: Tensor
+    candidates: Tensor
+    scores: Tensor
 
 
 def prompt_of(row: dict[str, Any]) -> str:
@@ -113,72 +105,66 @@ def training_rows(rows: Rows, share: float) -> Rows:
 
 
 @torch.inference_mode()
-def held_out_steps(rows: Rows, top_k: int) -> Steps:
+def held_out_steps(rows: Rows, policy: Any, top_k: int) -> Steps:
     """The steps of the responses that are judged."""
-    policy, _ = load_policy()
     by_prompt: dict[str, Rows] = defaultdict(list)
     for row in rows:
         if not fold_of(prompt_of(row), FOLDS):
             by_prompt[prompt_of(row)].append(row)
     judged = [row for group in by_prompt.values() if len(group) >= JUDGED for row in group[:JUDGED]]
-    steps = Steps(judged, [], [])
+    longest = max(len(row["completion_ids"]) for row in judged)
+    candidates, scores = [], []
     for row in judged:
-        start = len(row["prompt_ids"]) - 1
-        logits = policy(torch.tensor([row["prompt_ids"] + row["completion_ids"]])).logits[0, start:-1]
-        found = logits.float().topk(top_k)
-        steps.candidates.append(found.indices)
-        steps.scores.append(found.values.log_softmax(-1))
-    return steps
+        ids = row["prompt_ids"] + row["completion_ids"]
+        found = policy(torch.tensor([ids])).logits[0, len(row["prompt_ids"]) - 1 : -1].float().topk(top_k)
+        place = torch.arange(longest).clamp(max=len(row["completion_ids"]) - 1)
+        candidates.append(found.indices[place])
+        scores.append(found.values[place].log_softmax(-1))
+    return Steps(judged, torch.stack(candidates), torch.stack(scores))
 
 
 @torch.inference_mode()
-def sums_of(model: Any, steps: Steps, pad_token_id: int) -> Sums:
-    """Writes the responses again, all in one batch, with a processor that reads the increments of all candidates."""
-    width = max(len(row["prompt_ids"]) for row in steps.rows)
-    longest = max(len(row["completion_ids"]) for row in steps.rows)
-    ids = torch.full((len(steps.rows), width + longest), pad_token_id)
-    mask = torch.zeros(len(steps.rows), width, dtype=torch.long)
-    for place, row in enumerate(steps.rows):
-        start = width - len(row["prompt_ids"])
-        own = row["prompt_ids"] + row["completion_ids"]
-        ids[place, start : start + len(own)] = torch.tensor(own)
-        mask[place, start:] = 1
-    # Rows that have ended go on with padding, which is not counted.
+def moments_of(model: Any, steps: Steps, tokenizer: Any) -> Moments:
+    """Writes the responses again, all in one batch, with a processor that reads the increments of all candidates.
+
+    Returns:
+        The moments summed over the steps of each response, float64, shape `[responses]`.
+    """
+    prompts = encode_batch(tokenizer, [row["prompt"] for row in steps.rows])
+    written = [torch.tensor(row["completion_ids"]) for row in steps.rows]
+    responses = pad_sequence(written, batch_first=True, padding_value=tokenizer.pad_token_id)
     reader = RewardGuidedLogitsProcessor(
-        model, 1e-6, steps.candidates[0].shape[1], attention_mask=mask, pad_token_id=pad_token_id, collect_records=True
-    )
+        model, 1e-6, steps.candidates.shape[-1], attention_mask=prompts["attention_mask"],
+        pad_token_id=tokenizer.pad_token_id, collect_records=True,
+    )  # fmt: skip
+    lengths = torch.tensor([len(own) for own in written])
     vocabulary = model.config.get_text_config().vocab_size
-    chosen, drift, variance = torch.zeros(3, len(steps.rows), dtype=torch.float64)
-    for step in range(longest):
-        scores = torch.full((len(steps.rows), vocabulary), -torch.inf)
-        for place, (candidates, own) in enumerate(zip(steps.candidates, steps.scores, strict=True)):
-            at = min(step, len(own) - 1)
-            scores[place, candidates[at]] = own[at]
-        reader(ids[:, : width + step], scores)
+    sums = torch.zeros(3, len(written), dtype=torch.float64)
+    for step, own in enumerate(responses.T):
+        scores = torch.full((len(written), vocabulary), -torch.inf)
+        scores.scatter_(1, steps.candidates[:, step], steps.scores[:, step])
+        reader(torch.cat([prompts["input_ids"], responses[:, :step]], 1), scores)
         found = reader.stats.records.pop()
-        policy, increments = found.policy.exp().double(), found.increments.double()
-        mean = (policy * increments).sum(-1)
-        written = (increments * (found.candidate_ids == ids[:, width + step, None])).sum(-1)
-        live = torch.tensor([step < len(row["completion_ids"]) for row in steps.rows])
-        chosen += torch.where(live, written - mean, 0.0)
-        drift += torch.where(live, mean, 0.0)
-        variance += torch.where(live, (policy * (increments - mean[:, None]).square()).sum(-1), 0.0)
-    return Sums(chosen, drift, variance)
+        hit = found.candidate_ids == own[:, None]
+        moments = moments_of_steps(found.policy.exp().double(), found.increments.double(), hit)
+        # Rows that have ended go on with padding, which does not count.
+        sums += torch.stack(moments).where(step < lengths, 0.0)
+    return Moments(*sums)
 
 
-def judge(sums: Sums, gold: Tensor, first: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+def judge(moments: Moments, gold: Tensor, first: Tensor | None) -> tuple[dict[str, Any], Tensor]:
     """The row of a trial, and its slopes, which are compared with those of the first."""
-    slopes = gold * sums.chosen / sums.variance.mean().sqrt()
-    chosen, drift, total = (
-        centre(each.tolist(), JUDGED) for each in (sums.chosen, sums.drift, sums.chosen + sums.drift)
+    slopes = gold * moments.written / moments.variance.mean().sqrt()
+    written, drift, whole = (
+        centre(each.tolist(), JUDGED) for each in (moments.written, moments.mean, moments.written + moments.mean)
     )
     row: dict[str, Any] = {"slope": estimate(slopes.tolist())}
     if first is not None:
         row["minus the first"] = compare(slopes, first)
     row |= {
-        "reward and increments": correlation(gold, chosen),
-        "reward and the whole": correlation(gold, total),
-        "taken back": correlation(chosen, drift),
+        "reward and increments": correlation(gold, written),
+        "reward and the whole": correlation(gold, whole),
+        "taken back": correlation(written, drift),
     }
     return row, slopes
 
@@ -190,18 +176,13 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 def train_trials(options: argparse.Namespace, task: str) -> None:
     _, tokenizer = load_policy()
-    rows = rated(saved_rollouts(options.folder, options.seed), task)
+    rows = rated_rollouts(options.folder, task, options.seed)
     for kind in options.trials:
         trial, target = TRIALS[kind], folder_of(options, task, kind)
-        if target.exists():
-            continue
-        own = training_rows(rows, trial.share)
-        trained = own if trial.kind == "value" else pairs_of_rollouts(own, options.seed)
-        layers = trial.num_layers or options.num_layers
-        seconds = train(trial.kind, target, tokenizer, trained, seed=options.seed, num_layers=layers, **trial.settings)
-        notes = {"rows": len(trained), "seconds": round(seconds, 1), "commit": commit(), "num_layers": layers}
-        write_whole(target.with_suffix(".json"), json.dumps(notes | trial.settings))
-        print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
+        if not target.exists():
+            own, layers = training_rows(rows, trial.share), trial.num_layers or options.num_layers
+            shared = {"seed": options.seed, "num_layers": layers}
+            train_on_rows(trial.kind, target, tokenizer, own, **shared, **trial.settings)
 
 
 def folder_of(options: argparse.Namespace, task: str, kind: str) -> Path:
@@ -209,17 +190,15 @@ def folder_of(options: argparse.Namespace, task: str, kind: str) -> Path:
 
 
 def report(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
-    _, tokenizer = load_policy()
-    steps = held_out_steps(rated(saved_rollouts(options.folder, options.seed), task), ROLLOUTS["top_k"])
+    policy, tokenizer = load_policy()
+    steps = held_out_steps(rated_rollouts(options.folder, task, options.seed), policy, ROLLOUTS["top_k"])
     gold = centre([row["reward"] for row in steps.rows], JUDGED)
     results, first = [], None
     for kind, trial in TRIALS.items():
         saved = folder_of(options, task, kind)
         if not saved.exists():
             continue
-        model = load_reward_model(saved)
-        guide = as_reward_model(model) if is_value_model(model) else model
-        row, slopes = judge(sums_of(guide, steps, tokenizer.pad_token_id), gold, first)
+        row, slopes = judge(moments_of(load_reward_model(saved), steps, tokenizer), gold, first)
         first = slopes if first is None else first
         results.append({"trial": kind, "name": trial.name} | row)
         print(results[-1], flush=True)
