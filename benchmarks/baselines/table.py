@@ -22,6 +22,8 @@ from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import BASELINES, KINDS, ROLLOUTS, train_and_sample
 
 FIGURES = RESULTS / "baselines.jsonl"
+# Chosen by `benchmarks/values/trials.py`. The other models keep the settings of benchmarks/models.py.
+SETTINGS = {kind: {"learning_rate": 3e-4} for kind in ("value", "rollouts", "rollouts_full")}
 DIVERGENCES = (1.0, 2.0, 4.0, 8.0)
 _TOKENWISE = {"strength": "{n:g}", "by_order": True}
 SHOWN = {
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="models to train")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    train_and_sample(options, options.kinds, BaselineSampler)
+    train_and_sample(options, options.kinds, BaselineSampler, SETTINGS)
     if "report" in options.stages:
         figures = keep_figures(options.folder, options.tasks, FIGURES, texts=True)
         results = {
@@ -79,7 +81,7 @@ def main() -> None:
             for task in options.tasks
         }
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
-        print(record("baselines", used | {"rollouts": ROLLOUTS}, results, options.output))
+        print(record("baselines", used | {"rollouts": ROLLOUTS, "settings": SETTINGS}, results, options.output))
 
 
 if __name__ == "__main__":

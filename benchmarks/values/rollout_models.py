@@ -29,23 +29,28 @@ KINDS = {"value": "value", "rollouts": "prefix", "rollouts_head": "head"}
 BASELINES = {"rollouts_full": "full", "rollouts_dpo": "dpo", "rollouts_arm": "arm"}
 
 
-def train_and_sample(options: argparse.Namespace, kinds: list[str], sampler: type[Sampler]) -> None:
+def train_and_sample(
+    options: argparse.Namespace, kinds: list[str], sampler: type[Sampler], settings: dict[str, Any] | None = None
+) -> None:
     """Runs the stages before the report, as far as they are wanted. What is finished is not done again.
 
     Args:
         options: As [`make_parser`][benchmarks.paper.table.make_parser] reads them.
         kinds: Keys of `KINDS` or `BASELINES`.
         sampler: Writes the responses of a task and seed.
+        settings: Of the trainers, by kind, in place of those of benchmarks/models.py.
     """
     if "train" in options.stages:
         for seed in options.seeds:
             for task in options.tasks:
-                train_on_rollouts(options.folder, task, seed, kinds, options.num_layers[task])
+                train_on_rollouts(options.folder, task, seed, kinds, options.num_layers[task], settings or {})
     if "sample" in options.stages:
         sample_texts(options, sampler)
 
 
-def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_layers: int) -> None:
+def train_on_rollouts(
+    folder: Path, task: str, seed: int, kinds: list[str], num_layers: int, settings: dict[str, Any]
+) -> None:
     """Trains the models that are missing, each into `folder/task-kind-seed`.
 
     Args:
@@ -54,6 +59,7 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         seed: Of the rollouts, the new weights and the order of rows.
         kinds: Keys of `KINDS` or `BASELINES`.
         num_layers: Layers of the policy that reward models start from.
+        settings: Of the trainers, by kind.
     """
     _, tokenizer = load_policy()
     for kind in kinds:
@@ -61,7 +67,8 @@ def train_on_rollouts(folder: Path, task: str, seed: int, kinds: list[str], num_
         if target.exists():
             continue
         rows = rated_rollouts(folder, task, seed)
-        train_on_rows((KINDS | BASELINES)[kind], target, tokenizer, rows, seed=seed, num_layers=num_layers)
+        shared = {"seed": seed, "num_layers": num_layers} | settings.get(kind, {})
+        train_on_rows((KINDS | BASELINES)[kind], target, tokenizer, rows, **shared)
 
 
 def train_on_rows(
