@@ -134,12 +134,9 @@ def draw_responses(
 def read_steps(responses: list[dict[str, Any]], policy: Any, states: Path) -> Steps:
     """Reads the steps of all responses. Hidden states are kept in `states`, which training uses too."""
     store = HiddenStateStore(states, NextTokenRewardModel.from_policy(policy, rank=1))
-    rows = []
-    for response in responses:
-        ids, length = response["prompt_ids"] + response["ids"], len(response["prompt_ids"])
-        rows.append({"chosen_ids": ids, "rejected_ids": ids, "prompt_length": length})
+    rows = [(response["prompt_ids"] + response["ids"], len(response["prompt_ids"])) for response in responses]
     store.add(rows)
-    hidden = torch.cat([store.read(row["chosen_ids"], row["prompt_length"]) for row in rows])
+    hidden = torch.cat([store.read(*row) for row in rows])
     chosen = torch.tensor([token for response in responses for token in response["ids"]])
     lengths = torch.tensor([len(response["ids"]) for response in responses])
     place = torch.arange(len(responses)).repeat_interleave(lengths)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rgtg_hf.compat import cache_in
 from rgtg_hf.decoding.compiled_capture import CompiledPasses, watch_compiled
-from rgtg_hf.rewards.parts import find_backbone
+from rgtg_hf.rewards.parts import find_decoder
 
 __all__ = ["HiddenCapture", "Passes", "capture_hidden"]
 
@@ -135,17 +135,9 @@ def capture_hidden(policy: PreTrainedModel) -> Iterator[HiddenCapture]:
     """
     with watch_compiled(policy) as compiled:
         capture = HiddenCapture(compiled)
-        handle = _read_by(policy).register_forward_hook(capture.store, with_kwargs=True)
+        handle = find_decoder(policy).register_forward_hook(capture.store, with_kwargs=True)
         try:
             yield capture
         finally:
             handle.remove()
             capture.active = False
-
-
-def _read_by(policy: PreTrainedModel) -> Any:
-    """The module that a policy calls for its hidden states: OPT's calls the decoder within its backbone."""
-    backbone: Any = find_backbone(policy)
-    decoder = backbone.get_decoder()
-    # The decoder of a multimodal backbone, which has a configuration of its own, is not meant.
-    return decoder if decoder.config is backbone.config else backbone

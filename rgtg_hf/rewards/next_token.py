@@ -296,6 +296,7 @@ class NextTokenRewardModel(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         hidden_states: Tensor | None = None,
+        candidates: tuple[Tensor, Tensor] | None = None,
         **backbone_kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Scores given sequences. The module `score` returns the rewards of all positions.
@@ -305,6 +306,9 @@ class NextTokenRewardModel(PreTrainedModel):
             attention_mask: 1 for tokens, 0 for padding, shape `[batch, length]`. Defaults to no padding.
             hidden_states: The backbone's hidden states if they are known, shape `[batch, length, hidden_size]`; the
                 backbone is not run then.
+            candidates: What the policy might have written after each token: ids and their probabilities, each of
+                shape `[batch, length, k]`. With them, the reward is the sum of advantages: of the increment of each
+                token, less the mean increment under the policy.
             backbone_kwargs: Passed on to the backbone.
 
         Returns:
@@ -313,7 +317,8 @@ class NextTokenRewardModel(PreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if hidden_states is None:
             hidden_states = self.hidden_states(input_ids, attention_mask, **backbone_kwargs)
-        rewards = self.score(hidden_states, input_ids, mask, self.token_embeddings)
+        expected = None if candidates is None else _mean_embedding(*candidates, self.token_embeddings)
+        rewards = self.score(hidden_states, input_ids, mask, self.token_embeddings, expected)
         # Padding adds nothing to the sum, so the last column is the whole sequence's reward after right padding too.
         return SequenceClassifierOutput(logits=rewards[:, -1])
 
@@ -340,6 +345,16 @@ class NextTokenRewardModel(PreTrainedModel):
                 "This steering head is not on its policy yet. Load the policy "
                 f"({self.config.policy['name'] or 'unnamed'}) and call `head.attach(policy)`."
             )
+
+
+def _mean_embedding(ids: Tensor, probabilities: Tensor, embeddings: Tensor) -> Tensor:
+    """The mean embedding of candidates, float32, shape `[batch, length, embedding_size]`."""
+    mean = torch.zeros(*ids.shape[:2], embeddings.shape[1], device=embeddings.device)
+    for own, probability in zip(
+        ids.unbind(-1), probabilities.unbind(-1), strict=True
+    ):  # all at once take k times as much memory
+        mean += probability[..., None] * embeddings[own].float()
+    return mean
 
 
 def check_heads(heads: Any) -> None:

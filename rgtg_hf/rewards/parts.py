@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["find_backbone", "find_score_head"]
+__all__ = ["find_backbone", "find_decoder", "find_score_head"]
 
 
 def find_score_head(model: nn.Module) -> nn.Module:
@@ -51,3 +53,20 @@ def find_backbone(model: nn.Module) -> nn.Module:
         # Llama 4's language model gives its decoder another name than it says.
         return next(part for part in model.children() if isinstance(part, PreTrainedModel))
     return backbone  # type: ignore[return-value]
+
+
+def find_decoder(policy: PreTrainedModel) -> Any:
+    """Finds the module that a causal LM calls for its hidden states, which a hook can read there.
+
+    It is the backbone, but for OPT, which calls the decoder within it.
+
+    Args:
+        policy: A causal LM.
+
+    Returns:
+        The module. The first of its outputs are the last hidden states.
+    """
+    backbone: Any = find_backbone(policy)
+    decoder = backbone.get_decoder()
+    # The decoder of a multimodal backbone, which has a configuration of its own, is not meant.
+    return decoder if decoder.config is backbone.config else backbone

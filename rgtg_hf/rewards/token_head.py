@@ -131,7 +131,14 @@ class TokenHead(nn.Module):
         """
         return self._queries(hidden).float() @ self.key.weight.float()
 
-    def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, embeddings: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        embeddings: Tensor,
+        expected: Tensor | None = None,
+    ) -> Tensor:
         """Computes the rewards of all prefixes of given sequences.
 
         Args:
@@ -139,13 +146,19 @@ class TokenHead(nn.Module):
             input_ids: Tokens, shape `[batch, length]`.
             attention_mask: 1 for tokens, 0 for padding on either side, shape `[batch, length]`.
             embeddings: Frozen token embeddings, shape `[vocabulary, embedding_size]`.
+            expected: The mean embedding of the token that comes next, under the policy, shape
+                `[batch, length, embedding_size]`. With it, advantages are added up: A(h, y) less the mean of A(h, v)
+                over the tokens v that the policy might have written.
 
         Returns:
             Rewards in float32, shape `[batch, length, 1]`; 0 at the first token, which has no hidden state before it.
         """
         # In float32 whatever the dtype of the head: the rounding of each increment would stay in every later reward.
         queries = self._queries(hidden[:, :-1]).float()
-        keys = F.linear(F.embedding(input_ids[:, 1:], embeddings.detach()).float(), self.key.weight.float()).float()
+        tokens = F.embedding(input_ids[:, 1:], embeddings.detach()).float()
+        if expected is not None:
+            tokens = tokens - expected[:, :-1]
+        keys = F.linear(tokens, self.key.weight.float()).float()
         increments = (queries * keys).sum(-1) * (attention_mask[:, 1:] * attention_mask[:, :-1])
         return F.pad(increments.cumsum(1), (1, 0))[..., None]
 

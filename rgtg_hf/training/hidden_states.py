@@ -2,12 +2,14 @@
 
 A folder holds three files: `settings.json` names the backbone, `hidden_states.bin` holds the bare numbers, and
 `index.jsonl` has a line for each complete response. A line is written after its numbers, so a run that was killed goes
-on where it stopped. New responses are added at the end.
+on where it stopped. New responses are added at the end. Where the policy's candidates are kept too, their ids and
+probabilities are in `candidate_ids.bin` and `candidate_probabilities.bin`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -17,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pairs import TOKENIZED
+from rgtg_hf.rewards.parts import find_decoder
 from rgtg_hf.rewards.policy_identity import fingerprint
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
@@ -34,35 +38,47 @@ class HiddenStateStore:
     Args:
         directory: The folder. It is created if needed; hidden states of another backbone in it are replaced.
         model: A model whose backbone is frozen.
+        policy: The policy of a steering head, where its candidates are kept too.
+        top_k: How many of its most likely tokens are candidates.
 
     Attributes:
         index: For each response, by its key, the first row and the number of rows in the file.
     """
 
-    def __init__(self, directory: str | Path, model: NextTokenRewardModel) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        model: NextTokenRewardModel,
+        policy: PreTrainedModel | None = None,
+        top_k: int = 0,
+    ) -> None:
         self.directory = Path(directory)
         self.model = model
+        self.policy = policy
+        self.top_k = top_k
         self.hidden_size = model.config.hidden_size
         self.dtype: torch.dtype = model.backbone.dtype
         self.index: dict[str, tuple[int, int]] = {}
-        self._file = self.directory / "hidden_states.bin"
+        # The numbers that each file has for a token, and their type.
+        self._columns: dict[str, tuple[int, torch.dtype]] = {"hidden_states": (self.hidden_size, self.dtype)}
+        settings: dict[str, Any] = {
+            "backbone": fingerprint(model.backbone),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "hidden_size": self.hidden_size,
+        }
+        if policy is not None:
+            self._columns |= {"candidate_ids": (top_k, torch.int32), "candidate_probabilities": (top_k, torch.float32)}
+            settings["top_k"] = top_k
         self._index_file = self.directory / "index.jsonl"
-        self._mapped: Tensor | None = None
-        settings = json.dumps(
-            {
-                "backbone": fingerprint(model.backbone),
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "hidden_size": self.hidden_size,
-            }
-        )
+        self._mapped: dict[str, Tensor] = {}
         settings_file = self.directory / "settings.json"
         self.directory.mkdir(parents=True, exist_ok=True)
-        if settings_file.is_file() and settings_file.read_text(encoding="utf-8") == settings:
+        if settings_file.is_file() and settings_file.read_text(encoding="utf-8") == json.dumps(settings):
             self._read_index()
         else:
-            for file in (settings_file, self._index_file, self._file):
+            for file in (settings_file, self._index_file, *map(self._file, self._columns)):
                 file.unlink(missing_ok=True)
-            settings_file.write_text(settings, encoding="utf-8")
+            settings_file.write_text(json.dumps(settings), encoding="utf-8")
 
     def _read_index(self) -> None:
         lines = self._index_file.read_text(encoding="utf-8") if self._index_file.is_file() else ""
@@ -78,12 +94,12 @@ class HiddenStateStore:
         """Number of complete hidden states."""
         return max((start + length for start, length in self.index.values()), default=0)
 
-    def add(self, rows: Iterable[dict[str, Any]], batch_size: int = 8, *, progress: bool = True) -> int:
-        """Computes the missing hidden states for the responses of some rows.
+    def add(self, responses: Iterable[tuple[list[int], int]], batch_size: int = 8, *, progress: bool = True) -> int:
+        """Computes the missing hidden states.
 
         Args:
-            rows: Rows with `chosen_ids`, `rejected_ids` and `prompt_length`. A response that several rows share is
-                read once.
+            responses: Token ids, prompt included, and the length of the prompt. A response that is there several times
+                is read once.
             batch_size: Sequences per forward pass.
             progress: Whether to show a progress bar.
 
@@ -91,19 +107,18 @@ class HiddenStateStore:
             The number of responses computed.
 
         Raises:
-            ValueError: If a row has an empty prompt: the first token of a response needs a hidden state before it.
+            ValueError: If a prompt is empty: the first token of a response needs a hidden state before it.
         """
         missing: dict[str, tuple[list[int], int]] = {}
-        for row in rows:
-            if row["prompt_length"] < 1:
+        for ids, prompt_length in responses:
+            if prompt_length < 1:
                 raise ValueError(
                     "A row has an empty prompt, so its responses' first tokens have no hidden state before them. Give "
                     "each prompt at least one token, such as the beginning-of-text token."
                 )
-            for column in TOKENIZED:
-                key = _key(row[column], row["prompt_length"])
-                if key not in self.index:
-                    missing[key] = (row[column], row["prompt_length"])
+            key = _key(ids, prompt_length)
+            if key not in self.index:
+                missing[key] = (ids, prompt_length)
         # Sorted by length, so that little padding is computed; the longest first, to estimate the time left.
         work = sorted(missing.items(), key=lambda item: len(item[1][0]), reverse=True)
         if not work:
@@ -120,16 +135,17 @@ class HiddenStateStore:
 
     @torch.no_grad()
     def _add_batch(self, work: Sequence[tuple[str, tuple[list[int], int]]], first: int) -> int:
-        assert self._mapped is not None
         device = input_device(self.model.backbone)
         longest = max(len(ids) for _, (ids, _) in work)
         input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
-        hidden = self.model.hidden_states(input_ids, mask, use_cache=False)
+        found = self._read_batch(input_ids, mask, min(prompt for _, (_, prompt) in work) - 1)
         lines = []
-        for row, (key, (ids, prompt_length)) in zip(hidden, work, strict=True):
+        for place, (key, (ids, prompt_length)) in enumerate(work):
             length = len(ids) - prompt_length
-            self._mapped[first : first + length] = row[prompt_length - 1 : len(ids) - 1].to("cpu")
+            for name, (start, values) in found.items():
+                own = values[place, prompt_length - 1 - start : len(ids) - 1 - start]
+                self._mapped[name][first : first + length] = own.to("cpu")
             self.index[key] = (first, length)
             lines.append(json.dumps([key, first, length]) + "\n")
             first += length
@@ -137,26 +153,72 @@ class HiddenStateStore:
             file.writelines(lines)
         return first
 
+    def _read_batch(self, input_ids: Tensor, mask: Tensor, first: int) -> dict[str, tuple[int, Tensor]]:
+        """For each file the column of the ids that its values begin with, and the values of all rows from there on.
+
+        Candidates are not needed before column `first`.
+        """
+        if self.policy is None:
+            return {"hidden_states": (0, self.model.hidden_states(input_ids, mask, use_cache=False))}
+        hidden: list[Tensor] = []
+        hook = find_decoder(self.policy).register_forward_hook(lambda *call: hidden.append(call[-1][0]))
+        # Logits of long prompts would take gigabytes.
+        can_choose = "logits_to_keep" in inspect.signature(self.policy.forward).parameters
+        kept = (
+            {"logits_to_keep": torch.arange(first, input_ids.shape[1], device=input_ids.device)} if can_choose else {}
+        )
+        try:
+            logits = self.policy(input_ids, attention_mask=mask, use_cache=False, **kept).logits
+        finally:
+            hook.remove()
+        candidates = logits.float().topk(self.top_k)
+        start = first if can_choose else 0
+        return {
+            "hidden_states": (0, hidden[0]),
+            "candidate_ids": (start, candidates.indices),
+            "candidate_probabilities": (start, candidates.values.softmax(-1)),
+        }
+
     def read(self, ids: Sequence[int], prompt_length: int) -> Tensor:
         """Reads the hidden states before each token of a response, shape `[response_length, hidden_size]`, on the CPU.
 
         Raises:
             KeyError: If they were not computed before.
         """
+        return self._read("hidden_states", ids, prompt_length)
+
+    def read_candidates(self, ids: Sequence[int], prompt_length: int) -> tuple[Tensor, Tensor]:
+        """Reads what the policy might have written in place of each token of a response.
+
+        Returns:
+            Ids, int32, and probabilities, float32, each of shape `[response_length, top_k]`, on the CPU.
+
+        Raises:
+            KeyError: If they were not computed before.
+        """
+        found = self._read("candidate_ids", ids, prompt_length)
+        return found, self._read("candidate_probabilities", ids, prompt_length)
+
+    def _read(self, name: str, ids: Sequence[int], prompt_length: int) -> Tensor:
         key = _key(ids, prompt_length)
         if key not in self.index:
             raise KeyError(
                 "A response has no hidden states on disk. Add its row first, by "
                 "`trainer.data_collator.store.add(rows)`, or give the data set when the trainer is made."
             )
-        if self._mapped is None:
+        if not self._mapped:
             self._mapped = self._map(self.rows)
         start, length = self.index[key]
-        return self._mapped[start : start + length]
+        return self._mapped[name][start : start + length]
 
-    def _map(self, rows: int) -> Tensor:
-        size = rows * self.hidden_size
-        return torch.from_file(str(self._file), shared=True, size=size, dtype=self.dtype).view(rows, -1)
+    def _map(self, rows: int) -> dict[str, Tensor]:
+        return {
+            name: torch.from_file(str(self._file(name)), shared=True, size=rows * width, dtype=dtype).view(rows, -1)
+            for name, (width, dtype) in self._columns.items()
+        }
+
+    def _file(self, name: str) -> Path:
+        return self.directory / f"{name}.bin"
 
 
 class HiddenStateCollator:
@@ -205,9 +267,10 @@ def keep_hidden_states(
     """
     directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
     rows = itertools.chain.from_iterable(dataset for dataset in datasets if dataset is not None)
+    responses = ((row[column], row["prompt_length"]) for row in rows for column in TOKENIZED)
     with args.main_process_first(desc="computing hidden states"):
         store = HiddenStateStore(directory, model)
-        store.add(rows, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
+        store.add(responses, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
     if model.score.is_linear:
         some = itertools.islice(datasets[0], 500)
         model.score.center(torch.cat([store.read(row[c], row["prompt_length"]) for row in some for c in TOKENIZED]))

@@ -2,8 +2,9 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from rgtg_hf.rewards.parts import find_backbone, find_score_head
-from tests.tiny_models import tiny_encoder, tiny_reward_model
+from rgtg_hf.rewards.parts import find_backbone, find_decoder, find_score_head
+from tests.families import tiny_language_model
+from tests.tiny_models import tiny_encoder, tiny_policy, tiny_reward_model
 
 
 def test_the_head_and_the_decoder_are_found_within_wrappers():
@@ -24,3 +25,10 @@ def test_the_head_of_an_adapter_is_its_trained_copy():
 def test_an_encoder_has_no_head_at_every_position():
     with pytest.raises(ValueError, match="has no `score` head"):
         find_score_head(tiny_encoder(40))
+
+
+def test_the_decoder_is_what_a_language_model_calls():
+    policy = tiny_policy()
+    assert find_decoder(policy) is policy.model
+    opt = tiny_language_model("opt")
+    assert find_decoder(opt) is opt.model.decoder

@@ -92,3 +92,16 @@ def test_no_float32_copy_of_all_embeddings_is_made():
     with Watch():
         token_increments(torch.ones(2, 64), None, embeddings)
     assert max(largest) <= embeddings.numel() // 4
+
+
+@torch.no_grad()
+def test_advantages_are_increments_less_their_mean_under_the_policy():
+    head = filled(nonlinear=True)
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(40, 5, generator=generator)
+    ids = torch.arange(9)[None]
+    probabilities = torch.randn(9, 40, generator=generator).softmax(-1)
+    rewards = head(HIDDEN[None], ids, torch.ones_like(ids), embeddings, (probabilities @ embeddings)[None])[0, :, 0]
+    every = token_increments(head.directions(HIDDEN), None, embeddings)
+    advantages = every - (probabilities * every).sum(-1, keepdim=True)
+    assert_close(rewards.diff(), advantages[:-1].gather(1, ids[0, 1:, None])[:, 0], atol=1e-4, rtol=1e-4)
