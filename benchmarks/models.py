@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from rgtg_hf import (
+    AdvantageConfig,
+    AdvantageTrainer,
     NextTokenRewardModel,
     PrefixRewardConfig,
     PrefixRewardTrainer,
@@ -50,6 +52,7 @@ HEAD: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "weight_decay": 0.1,
 }
+ADVANTAGE: dict[str, Any] = HEAD
 # The paper uses LoRA of rank 16. Learning rate, beta and bfloat16 are what TRL suggests for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
 # GenARM's own: the loss of DPO on log-probabilities alone, which is DPO with a reference that finds all texts equally
@@ -83,11 +86,11 @@ def train(
 
     Args:
         kind: `prefix` trains a reward model on every prefix of a response, `full` on whole responses (TRL's trainer),
-            `head` trains a steering head, `value` a value model, `dpo` fine-tunes the policy, `arm` trains GenARM's
-            autoregressive reward model.
+            `head` trains a steering head on pairs and `advantage` one on rated responses, `value` a value model, `dpo`
+            fine-tunes the policy, `arm` trains GenARM's autoregressive reward model.
         folder: The folder of the checkpoint.
         tokenizer: The policy's tokenizer.
-        rows: Pairs of `training_pairs`; for `value`, rated responses.
+        rows: Pairs of `training_pairs`; for `value` and `advantage`, rated responses.
         seed: Seed of the new weights and of the order of pairs.
         num_layers: Layers of the policy that a reward model starts from.
         max_steps: The largest number of steps; -1 for the whole epoch.
@@ -142,6 +145,12 @@ def _reward_trainer(
         rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
         values = PrefixValueConfig(**common | VALUE | other, num_layers=num_layers)
         return PrefixValueTrainer(str(demo_policy_path()), values, train_dataset=rated, processing_class=tokenizer)
+    if kind == "advantage":
+        policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
+        states = {"hidden_states_dir": str(folder.with_name("steps"))}
+        advantages = AdvantageConfig(**common | ADVANTAGE | states | other)
+        return AdvantageTrainer(policy, advantages, train_dataset=rated, processing_class=tokenizer)
     if kind == "head":
         policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
         set_seed(common["seed"])

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from rgtg_hf.rewards.merge import merge_heads
     from rgtg_hf.rewards.next_token import NextTokenRewardModel
     from rgtg_hf.rewards.prefix_rewards import prefix_rewards
+    from rgtg_hf.training.advantage_config import AdvantageConfig
+    from rgtg_hf.training.advantage_trainer import AdvantageTrainer
     from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
     from rgtg_hf.training.trainer import PrefixRewardTrainer
     from rgtg_hf.training.value_config import PrefixValueConfig
     from rgtg_hf.training.value_trainer import PrefixValueTrainer
 
 _MODULE_OF = {
+    "AdvantageConfig": "rgtg_hf.training.advantage_config",
+    "AdvantageTrainer": "rgtg_hf.training.advantage_trainer",
     "NextTokenRewardModel": "rgtg_hf.rewards.next_token",
     "PrefixRewardConfig": "rgtg_hf.training.prefix_reward_config",
     "PrefixRewardTrainer": "rgtg_hf.training.trainer",
@@ -40,6 +44,8 @@ _MODULE_OF = {
 }
 
 __all__ = [  # noqa: RUF022  the version last
+    "AdvantageConfig",
+    "AdvantageTrainer",
     "NextTokenRewardModel",
     "PrefixRewardConfig",
     "PrefixRewardTrainer",

@@ -15,6 +15,7 @@ from rgtg_hf.evaluation.cards import cards_responses
 from rgtg_hf.evaluation.prompts import with_instruction
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
+from rgtg_hf.rewards.value_model import as_reward_model
 
 __all__ = ["BaselineSampler"]
 
@@ -26,6 +27,8 @@ INSTRUCTIONS = {
 PROMPTED = (1.0, 2.0, 4.0)  # above 1: classifier-free guidance
 DPO = GENARM = (0.5, 1.0, 2.0)
 BLOCKWISE = (4,)
+# In nats per standard deviation of the rewards of a prompt's responses.
+ADVANTAGES = (1.5, 2.7, 4.5, 7.5)
 TARGETS = (0.0, 1.0)  # of CARDS: standard deviations of the policy's rewards above their mean
 
 
@@ -33,12 +36,13 @@ class BaselineSampler(ValueSampler):
     """Writes the missing pieces of one task and seed. The evaluation prompts are in `prompts.jsonl` of the folder."""
 
     order: ClassVar[tuple[str, ...]] = (
-        *("policy", "prompted", "value", "pargs_rollouts", "head_rollouts", "args", "dpo", "genarm"),
+        *("policy", "prompted", "advantages", "value", "pargs_rollouts", "head_rollouts", "args", "dpo", "genarm"),
         *("best_of_n", "blockwise", "guided_blockwise", "cards"),
     )
     scorers: ClassVar[tuple[str, ...]] = ("value",)
     value_betas: ClassVar[tuple[float, ...]] = (0.0,)
     sizes: ClassVar[tuple[int, ...]] = BLOCKWISE
+    head_beta: ClassVar[float] = 2.7
 
     @cached_property
     def _prompts(self) -> list[str]:
@@ -47,6 +51,15 @@ class BaselineSampler(ValueSampler):
 
     def _args(self) -> None:
         self._sweep("args", "rollouts_full")
+
+    def _advantages(self) -> None:
+        self._sweep_head("advantages", "advantages", ADVANTAGES)
+
+    def _guided_blockwise(self) -> None:
+        """Block-wise best-of-n by the value, of rows that the head of advantages guides."""
+        if (model := self._reward_model("value")) is not None:
+            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in self.sizes]
+            self._keep_guided_searches("advantages", as_reward_model(model), runs)
 
     def _prompted(self) -> None:
         policy, tokenizer = self._models

@@ -31,20 +31,22 @@ SHOWN = {
     "prompted": Shown("an instruction", reward_rows="0", strength="{n:g}"),
     "pargs_rollouts": Shown("PARGS", **_TOKENWISE),
     "value_b0": Shown("value (Controlled Decoding)", **_TOKENWISE),
-    "head_rollouts": Shown("steering head", reward_rows="0", **_TOKENWISE),
+    "advantages": Shown("head of advantages", reward_rows="0", strength="beta {n:g}"),
+    "head_rollouts": Shown("head of pairs", reward_rows="0", **_TOKENWISE),
     "args": Shown("ARGS", **_TOKENWISE),
     "genarm": Shown("GenARM", strength="{n:g}"),
     "dpo": Shown("DPO", reward_rows="0", strength="{n:g}"),
     "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
-    "value_guided_blockwise": Shown("block-wise, guided by the head", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "value_guided_blockwise": Shown("block-wise, guided by advantages", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "cards": Shown("CARDS", "1", "1", True, "target {n:+g} sd"),
 }
-CURVES = ("prompted", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
+CURVES = ("prompted", "advantages", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
+FIRST = "advantages"  # how far the others are behind it is told
 
 
 def at_equal_divergence(figures: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Both gold rewards of the methods with a strength at given divergences, and how far each is behind the value."""
+    """Both gold rewards of the methods with a strength at given divergences, and how far each is behind the first."""
     found = []
     for kl in DIVERGENCES:
         for judge in ("gold", "second"):
@@ -54,8 +56,8 @@ def at_equal_divergence(figures: list[dict[str, Any]], task: str) -> list[dict[s
                 if of_seed:
                     row[method] = estimate(mean_curve(of_seed.values()))
                     row[f"{method}: seeds"] = sorted(of_seed)
-                if method != "value_b0":
-                    row |= difference(by_method["value_b0"], of_seed, f"value_b0 - {method}")
+                if method != FIRST:
+                    row |= difference(by_method[FIRST], of_seed, f"{FIRST} - {method}")
             found.append(row)
     return found
 

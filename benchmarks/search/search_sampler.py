@@ -36,6 +36,8 @@ class SearchSampler(Sampler):
         *("guided_searches", "best_of_n", "its_hub", "dpo"),
     )
 
+    head_beta: ClassVar[float] = HEAD_BETA
+
     def _search(self, model: Any, search: str, n: int, **settings: Any) -> SampledResponses:
         policy, tokenizer = self._models
         shared = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
@@ -77,7 +79,7 @@ class SearchSampler(Sampler):
         """The missing pieces of searches by a model: name, search, strength and settings of each."""
         if (head := self._steering_head(head_kind)) is None or model is None:
             return
-        with steering(self._models[0], [(head, HEAD_BETA)], top_k=self.settings["top_k"]) as guide:
+        with steering(self._models[0], [(head, self.head_beta)], top_k=self.settings["top_k"]) as guide:
             for name, search, strength, settings in runs:
                 self._keep(name, strength, partial(self._guided_search, guide, model, search, settings), kind)
 

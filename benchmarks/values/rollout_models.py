@@ -24,9 +24,9 @@ _PROMPTS_PER_BATCH = 16
 # Names of the models, which other benchmarks know, and what is trained for each. A pair has two responses and each is
 # in two pairs, so one epoch of pairs reads as many tokens as two of rated responses.
 KINDS = {"value": "value", "rollouts": "prefix", "rollouts_head": "head"}
-# Those of other methods, on the same pairs. Those that are the whole policy are on every second one, where each
-# response is in one pair, because they take three times as long.
-BASELINES = {"rollouts_full": "full", "rollouts_dpo": "dpo", "rollouts_arm": "arm"}
+# Those of other methods, on the same responses or pairs. Those that are the whole policy are on every second pair,
+# where each response is in one, because they take three times as long.
+BASELINES = {"advantages": "advantage", "rollouts_full": "full", "rollouts_dpo": "dpo", "rollouts_arm": "arm"}
 
 
 def train_and_sample(
@@ -85,7 +85,7 @@ def train_on_rows(
         num_layers: Layers of the policy that the model starts from.
         **other: Settings of the trainer.
     """
-    trained = rows if trainer == "value" else pairs_of_rollouts(rows, seed)
+    trained = rows if trainer in ("value", "advantage") else pairs_of_rollouts(rows, seed)
     if trainer in ("dpo", "arm"):
         trained = trained[::2]
     seconds = train(trainer, target, tokenizer, trained, seed=seed, num_layers=num_layers, **other)

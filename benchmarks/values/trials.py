@@ -1,7 +1,7 @@
 r"""How should a reward or value model be trained on rollouts? Judged on training prompts that it was not trained on.
 
     python -m benchmarks.values.trials --stages train      a quarter of an hour each; a run that was stopped continues
-    python -m benchmarks.values.trials --stages report
+    python -m benchmarks.values.trials --stages report     writes its table into docs/values-log.md, too
 
 The responses are those of benchmarks/baselines/table.py, whose folder it shares. Models are trained on those to three
 quarters of the prompts. On the others, the increments of all candidates are read along each response. As in
@@ -29,13 +29,15 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.estimates import estimate
 from benchmarks.heads.slopes import Moments, centre, compare, fold_of, moments_of_steps
 from benchmarks.models import load_policy
-from benchmarks.record import record
+from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.record import ROOT, record
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import ROLLOUTS, rated_rollouts, train_on_rows
-from rgtg_hf import RewardGuidedLogitsProcessor
+from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor
 from rgtg_hf.evaluation.prompts import encode_batch
 from rgtg_hf.rewards.load import load_reward_model
 
+PAGE = ROOT / "docs" / "values-log.md"
 FOLDS = 4  # of the prompts; the first is held out
 JUDGED = 6  # held-out responses to a prompt
 
@@ -47,7 +49,7 @@ class Trial(NamedTuple):
 
     Attributes:
         name: What is told.
-        kind: `value` or `prefix`.
+        kind: A kind of [`train`][benchmarks.models.train].
         settings: Of the trainer, in place of those of benchmarks/models.py.
         num_layers: Layers of the policy that the model starts from; None for the usual number.
         share: Of the training prompts.
@@ -62,18 +64,20 @@ class Trial(NamedTuple):
 
 TRIALS = {
     "value": Trial("value: learning rate 1e-4, two epochs"),
-    "value_slow": Trial("learning rate 3e-5", settings={"learning_rate": 3e-5}),
-    "value_fast": Trial("learning rate 3e-4", settings={"learning_rate": 3e-4}),
-    "value_faster": Trial("learning rate 1e-3", settings={"learning_rate": 1e-3}),
-    "value_once": Trial("one epoch", settings={"num_train_epochs": 1}),
-    "value_often": Trial("3e-4, four epochs", settings={"learning_rate": 3e-4, "num_train_epochs": 4}),
-    "value_half": Trial("3e-4, half of the prompts", settings={"learning_rate": 3e-4}, share=0.5),
-    "value_fine": Trial("3e-4, 51 bins", settings={"learning_rate": 3e-4, "num_bins": 51}),
-    "value_gaussian": Trial("3e-4, Gaussian targets", settings={"learning_rate": 3e-4, "targets": "gaussian"}),
-    "value_deep": Trial("3e-4, 10 layers", settings={"learning_rate": 3e-4}, num_layers=10),
+    "value_slow": Trial("value: learning rate 3e-5", settings={"learning_rate": 3e-5}),
+    "value_fast": Trial("value: learning rate 3e-4", settings={"learning_rate": 3e-4}),
+    "value_faster": Trial("value: learning rate 1e-3", settings={"learning_rate": 1e-3}),
+    "value_once": Trial("value: one epoch", settings={"num_train_epochs": 1}),
+    "value_often": Trial("value: 3e-4, four epochs", settings={"learning_rate": 3e-4, "num_train_epochs": 4}),
+    "value_half": Trial("value: 3e-4, half of the prompts", settings={"learning_rate": 3e-4}, share=0.5),
+    "value_fine": Trial("value: 3e-4, 51 bins", settings={"learning_rate": 3e-4, "num_bins": 51}),
+    "value_gaussian": Trial("value: 3e-4, Gaussian targets", settings={"learning_rate": 3e-4, "targets": "gaussian"}),
+    "value_deep": Trial("value: 3e-4, 10 layers", settings={"learning_rate": 3e-4}, num_layers=10),
     "pairs": Trial("pairs: learning rate 1e-4, one epoch", "prefix"),
-    "pairs_fast": Trial("learning rate 3e-4", "prefix", {"learning_rate": 3e-4}),
-    "pairs_faster": Trial("learning rate 1e-3", "prefix", {"learning_rate": 1e-3}),
+    "pairs_fast": Trial("pairs: learning rate 3e-4", "prefix", {"learning_rate": 3e-4}),
+    "pairs_faster": Trial("pairs: learning rate 1e-3", "prefix", {"learning_rate": 1e-3}),
+    "head": Trial("a steering head, of pairs", "head"),
+    "advantages": Trial("a steering head, of advantages", "advantage"),
 }
 
 
@@ -198,11 +202,28 @@ def report(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
         saved = folder_of(options, task, kind)
         if not saved.exists():
             continue
-        row, slopes = judge(moments_of(load_reward_model(saved), steps, tokenizer), gold, first)
+        model = load_reward_model(saved)
+        if isinstance(model, NextTokenRewardModel):
+            model.attach(policy)
+        row, slopes = judge(moments_of(model, steps, tokenizer), gold, first)
         first = slopes if first is None else first
         results.append({"trial": kind, "name": trial.name} | row)
         print(results[-1], flush=True)
     return results
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The table of the page."""
+    lines = [["trial", "slope", "minus the first", "R and S", "R and S + D", "S and D"], ["---"] * 6]
+    for row in rows:
+        numbers = [row[name] for name in ("reward and increments", "reward and the whole", "taken back")]
+        slopes = [_with_error(row.get(name)) for name in ("slope", "minus the first")]
+        lines.append([row["name"], *slopes, *(f"{number:.2f}" for number in numbers)])
+    return markdown_table(lines)
+
+
+def _with_error(found: list[float] | None) -> str:
+    return "" if found is None else f"{found[0]:.1f} ± {found[1]:.1f}"
 
 
 def main() -> None:
@@ -223,6 +244,9 @@ def main() -> None:
         results = {task: report(options, task) for task in options.tasks}
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         print(record("value_trials", used | {"rollouts": ROLLOUTS}, results, options.output))
+        if options.output is None and "plain" in results:
+            page = PAGE.read_text(encoding="utf-8")
+            PAGE.write_text(fill(page, {"value-trials": table(results["plain"])}), encoding="utf-8")
 
 
 if __name__ == "__main__":

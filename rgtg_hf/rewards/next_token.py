@@ -350,9 +350,8 @@ class NextTokenRewardModel(PreTrainedModel):
 def _mean_embedding(ids: Tensor, probabilities: Tensor, embeddings: Tensor) -> Tensor:
     """The mean embedding of candidates, float32, shape `[batch, length, embedding_size]`."""
     mean = torch.zeros(*ids.shape[:2], embeddings.shape[1], device=embeddings.device)
-    for own, probability in zip(
-        ids.unbind(-1), probabilities.unbind(-1), strict=True
-    ):  # all at once take k times as much memory
+    # One candidate at a time: all at once take k times as much memory.
+    for own, probability in zip(ids.unbind(-1), probabilities.unbind(-1), strict=True):
         mean += probability[..., None] * embeddings[own].float()
     return mean
 

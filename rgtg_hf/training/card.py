@@ -155,6 +155,12 @@ _STEERING_HEAD = {
         "`steering(policy, [(one, {beta}), (two, -1.0)])`."
     ),
 }
+_ADVANTAGE_HEAD = _STEERING_HEAD | {
+    "how": (
+        "on rated responses of that model, by least squares of the sum of its tokens'\nadvantages "
+        "([Pan et al., 2022](https://arxiv.org/abs/2109.06093))."
+    ),
+}
 _WORDS = {
     "classifier": _CLASSIFIER,
     "adapter": _ADAPTER,
@@ -162,11 +168,14 @@ _WORDS = {
     "value model": _VALUE_MODEL,
     "next token": _NEXT_TOKEN,
     "steering head": _STEERING_HEAD,
+    "advantage head": _ADVANTAGE_HEAD,
 }
+# The metrics of an evaluation that are shown, by a part of their name.
+_SHOWN = ("accuracy", "margin", "loss", "squared_error", "explained", "gain")
 # The settings that each kind's guidance_config.json gets, and its card shows. RewardGuidanceConfig, which reads the
 # file, belongs to decoding.
 GUIDANCE: dict[str, dict[str, Any]] = {
-    kind: {"beta": 3.0 if kind == "steering head" else 1.0, "top_k": 10} for kind in _WORDS
+    kind: {"beta": 3.0 if kind.endswith("head") else 1.0, "top_k": 10} for kind in _WORDS
 }
 
 
@@ -179,7 +188,7 @@ def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
 
     Returns:
         `"classifier"`, `"classifier with code"` (its class comes with the checkpoint), `"adapter"`, `"value model"`,
-        `"next token"` or `"steering head"`.
+        `"next token"`, `"steering head"` or `"advantage head"` (one that learned from rated responses).
     """
     if config.get("value_range") is not None:
         return "value model"
@@ -187,7 +196,9 @@ def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:
         return "adapter"
     if config.get("model_type") != "next_token_reward":
         return "classifier with code" if config.get("auto_map") else "classifier"
-    return "next token" if config.get("policy") is None else "steering head"
+    if config.get("policy") is None:
+        return "next token"
+    return "steering head" if config.get("reward_unit") is None else "advantage head"
 
 
 def data_name(dataset: Any) -> str | None:
@@ -261,14 +272,20 @@ def _evaluation(metrics: dict[str, float]) -> str:
     rows = [
         f"| {name.removeprefix('eval_').replace('_', ' ')} | {value:.4g} |"
         for name, value in metrics.items()
-        if any(word in name for word in ("accuracy", "margin", "loss", "squared_error"))
+        if any(word in name for word in _SHOWN)
     ]
     if not rows:
         return "The model was not evaluated when this card was written."
-    line, data = "Accuracy is the share of pairs ranked right; ", "pairs"
+    at = "`at 25` means after a quarter of each response was read."
+    line, data = f"Accuracy is the share of pairs ranked right; {at}", "pairs"
     if any("squared_error" in name for name in metrics):
-        line, data = "The squared error is that of the mean return; ", "responses"
-    line += "`at 25` means after a quarter of each response was read."
+        line, data = f"The squared error is that of the mean return; {at}", "responses"
+    elif any("explained" in name for name in metrics):
+        line, data = (
+            "Explained is the share of the variance of rewards; the gain at 1 nat is an estimate of the reward that "
+            "steering\nadds at one nat of divergence per response, to first order.",
+            "responses",
+        )
     return "\n".join([line, "", f"| on held-out {data} | |", "| --- | --- |", *rows])
 
 

@@ -109,6 +109,7 @@ class HiddenStateStore:
         Raises:
             ValueError: If a prompt is empty: the first token of a response needs a hidden state before it.
         """
+        self._read_index()  # another process may have added some
         missing: dict[str, tuple[list[int], int]] = {}
         for ids, prompt_length in responses:
             if prompt_length < 1:
@@ -122,6 +123,7 @@ class HiddenStateStore:
         # Sorted by length, so that little padding is computed; the longest first, to estimate the time left.
         work = sorted(missing.items(), key=lambda item: len(item[1][0]), reverse=True)
         if not work:
+            self._mapped = {}
             return 0
         first = self.rows
         new = sum(len(ids) - prompt for _, (ids, prompt) in work)
@@ -164,9 +166,8 @@ class HiddenStateStore:
         hook = find_decoder(self.policy).register_forward_hook(lambda *call: hidden.append(call[-1][0]))
         # Logits of long prompts would take gigabytes.
         can_choose = "logits_to_keep" in inspect.signature(self.policy.forward).parameters
-        kept = (
-            {"logits_to_keep": torch.arange(first, input_ids.shape[1], device=input_ids.device)} if can_choose else {}
-        )
+        needed = torch.arange(first, input_ids.shape[1], device=input_ids.device)
+        kept = {"logits_to_keep": needed} if can_choose else {}
         try:
             logits = self.policy(input_ids, attention_mask=mask, use_cache=False, **kept).logits
         finally:

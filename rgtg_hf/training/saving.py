@@ -82,7 +82,7 @@ class SavingTrainer(Trainer):
     ) -> dict[str, float]:
         """Evaluates as the Trainer does, and saves the curves."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.is_world_process_zero():
+        if self.curves and self.is_world_process_zero():
             self._save_curves(self.curves, Path(str(self.args.output_dir)))
         return metrics
 
@@ -110,7 +110,8 @@ class SavingTrainer(Trainer):
         )
         if values:
             loss = sum(values.pop("loss_sum")) / sum(values.pop("weight_sum"))
-            self.curves[metric_key_prefix] = self._curve(values)
+            if (curve := self._curve(values)) is not None:
+                self.curves[metric_key_prefix] = curve
             metrics = {"loss": loss} | self._means(values)
             named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             all_metrics: Any = output.metrics
@@ -141,9 +142,9 @@ class SavingTrainer(Trainer):
             self._values["train"].clear()
         super().log(logs, start_time)
 
-    def _curve(self, values: dict[str, list[float]]) -> dict[str, Any]:
+    def _curve(self, values: dict[str, list[float]]) -> dict[str, Any] | None:
         """Takes those values of each row out that are drawn after an evaluation, and puts them together."""
-        raise NotImplementedError
+        return None
 
     def _means(self, values: dict[str, list[float]]) -> dict[str, float]:
         """Averages each metric over rows."""

@@ -76,19 +76,19 @@ def located_rollouts(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
-    value_range: tuple[float, float],
+    value_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[Dataset, int]:
     """Tokenizes a data set of rated responses.
 
     Args:
         dataset: Rows of [`rollout_ids`].
         name: The data set's name, for errors.
-        tokenizer: The value model's tokenizer.
+        tokenizer: The tokenizer of the model that is trained.
         max_length: Longer rows, in tokens, are dropped. `None` for no limit.
         value_range: The returns of the first and the last bin, between which rewards must be.
 
     Returns:
-        The data set with `input_ids`, `prompt_length` and `reward`, and how many rows were dropped.
+        The data set with what [`rollout_ids`] finds, and how many rows were dropped.
 
     Raises:
         ValueError: If there are no rows, or one cannot be used. It is named by its number, from 1.
@@ -97,7 +97,7 @@ def located_rollouts(
         raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
 
     low, high = value_range
-    slack = 1e-6 * (high - low)  # bins are float32
+    slack = 1e-6 * (high - low) if low > -math.inf else 0.0  # bins are float32
 
     def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
         try:

@@ -1,0 +1,267 @@
+r"""`AdvantageTrainer`: learns from rated responses which tokens lead to more reward than the policy's others do.
+
+The reward of a response is what its prompt promises, and what each of its tokens adds:
+
+    R(x, y) = V(x) + sum over t of A(y_t | x, y_<t)         A(v | ·) = Q(v) - V,   E_policy[ A(v | ·) ] = 0
+
+Steering by A needs nothing else: V is the same for all candidates. So A is learned by least squares on whole
+responses, with its mean under the policy taken away at every step:
+
+    loss = E [ ( R - V(x) - sum over t of (A(y_t) - E_policy[A]) )² ]
+
+which the true A makes smallest (Pan et al., "Direct Advantage Estimation", arXiv:2109.06093). V(x) is replaced by the
+mean reward of the other responses to x, and A is a steering head.
+
+A value model learns V at every prefix and steers by the difference of two of them. An error of V after one token is
+taken back at the next, but not before tokens were chosen by it. An error of A stays in the sum, so it is unlearned.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from rgtg_hf.rewards.load import load_model, load_tokenizer
+from rgtg_hf.rewards.next_token import NextTokenRewardModel
+from rgtg_hf.rewards.token_head import token_increments
+from rgtg_hf.training.advantage_config import AdvantageConfig
+from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts
+from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.saving import SavingTrainer, base_name
+from rgtg_hf.training.trainer_arguments import check_types
+
+__all__ = ["AdvantageTrainer"]
+
+logger = logging.getLogger(__name__)
+_FOREIGN = 0.02  # the share of tokens not among the candidates that leads to a warning
+_LOOKED_AT = 500  # responses, for the mean of hidden states and for that warning
+
+
+class AdvantageTrainer(SavingTrainer):
+    """Trains a steering head on rated responses of its policy.
+
+    The rows are those of `PrefixValueTrainer`, as `rgtg-hf rollouts` writes them, with several responses to each
+    prompt. The policy stays as it is: it reads all responses once, and its hidden states are kept on disk, so that
+    training takes seconds. It saves a head, which costs nothing at decoding; see
+    [`steering`][rgtg_hf.decoding.steering.steering].
+
+    Args:
+        model: The policy that wrote the responses, or its name.
+        args: Settings. Defaults to `AdvantageConfig` with its defaults.
+        train_dataset: Rows with `prompt`, `completion` and `reward`; see
+            [`rollout_ids`][rgtg_hf.training.value_rows.rollout_ids]. Also `eval_dataset`, or a dictionary of such.
+        processing_class: The tokenizer. Defaults to the policy's.
+        kwargs: All else that a `transformers.Trainer` takes: `callbacks`, `optimizers` and so on.
+
+    Attributes:
+        unit: The standard deviation of the rewards around those of other responses to the prompt. An increment of 1 of
+            the head is as much reward. It is `reward_unit` in the saved configuration.
+
+    Raises:
+        TypeError: If an argument is of another type, or the model is not a causal LM.
+        ValueError: Before any training, if a row cannot be used, no prompt has two responses, or all responses to one
+            prompt have equal rewards.
+
+    Metrics: `explained`, the share of the variance of rewards that the sum of advantages explains. An evaluation also
+    gives `gain_at_1_nat`, an estimate of the reward that steering at one nat of divergence per response adds, to first
+    order. Use it to compare settings on prompts that were held out.
+
+    Example:
+        ```python
+        from datasets import load_dataset
+        from rgtg_hf import AdvantageConfig, AdvantageTrainer
+
+        trainer = AdvantageTrainer(
+            model="HuggingFaceTB/SmolLM2-135M-Instruct",
+            args=AdvantageConfig(output_dir="head"),
+            train_dataset=load_dataset("json", data_files="rollouts.jsonl", split="train"),
+        )
+        trainer.train()
+        trainer.save_model()
+        ```
+    """
+
+    _own_tags = ("steering-head",)
+    args: AdvantageConfig  # type: ignore[assignment]
+    model: nn.Module
+    processing_class: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        args: AdvantageConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_types(model, processing_class, train_dataset, eval_dataset)
+        if args is None:
+            name = base_name(model)
+            args = AdvantageConfig(f"{name.split('/')[-1] or 'model'}-head")
+        elif not isinstance(args, AdvantageConfig):
+            raise TypeError(f"`args` is a {type(args).__name__}. AdvantageTrainer needs an AdvantageConfig.")
+        if not isinstance(train_dataset, Dataset):
+            raise TypeError(f"`train_dataset` is a {type(train_dataset).__name__}, but a Dataset of rows is required.")
+        args = copy.copy(args)
+        args.remove_unused_columns = False
+        args.label_names = ["surpluses"]  # by which the Trainer sees that an evaluation has a loss
+        policy, processing_class = _policy_and_tokenizer(model, processing_class, args)
+        vocabulary = policy.config.get_text_config().vocab_size
+        if args.top_k > vocabulary:
+            raise ValueError(f"`top_k` is {args.top_k}, but the policy has {vocabulary} tokens.")
+        with torch.random.fork_rng():
+            torch.manual_seed(args.seed)
+            head = NextTokenRewardModel.from_policy(policy, rank=args.rank, context_scale=args.context_scale)
+        self._locating = (processing_class, args)
+        train_rows = self._compared(train_dataset, "training")
+        eval_rows = self._compared(eval_dataset, "evaluation")
+        with args.main_process_first(desc="computing hidden states"):
+            directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
+            self._store = HiddenStateStore(directory, head, policy, args.top_k)
+            for rows in (train_rows, *(eval_rows.values() if isinstance(eval_rows, dict) else [eval_rows])):
+                self._read(rows)
+        self._look_at(head, train_rows)
+        surpluses = train_rows["surplus"]
+        self.unit = math.sqrt(sum(surplus**2 for surplus in surpluses) / len(surpluses))
+        head.config.reward_unit = self.unit
+
+        super().__init__(
+            model=head,
+            args=args,
+            data_collator=AdvantageCollator(self._store, self.unit),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=processing_class,
+            base_model=base_name(head),
+            **kwargs,
+        )
+        self.model.add_model_tags([*self._own_tags])  # type: ignore[operator]
+
+    def _compared(self, dataset: Any, name: str) -> Any:
+        """The rows of a data set as the collator takes them, or of each of a dictionary of them."""
+        if isinstance(dataset, dict):
+            return {key: self._compared(value, f"{name} ({key})") for key, value in dataset.items()}
+        if not isinstance(dataset, Dataset) or {"input_ids", "surplus", "weight"} <= {*dataset.column_names}:
+            return dataset
+        tokenizer, args = self._locating
+        with args.main_process_first(desc="comparing responses"):
+            rows, dropped = compared_rollouts(dataset, name, tokenizer, args.max_length, args.max_weight)
+        if dropped:
+            logger.warning(
+                "Dropped %d rows of the %s data set: too long, or the only response to a prompt.", dropped, name
+            )
+        return rows
+
+    def _read(self, rows: Any) -> None:
+        """Lets the policy read those responses that it has not read yet."""
+        if isinstance(rows, Dataset):
+            args = self._locating[1]
+            responses = ((row["input_ids"], row["prompt_length"]) for row in rows)
+            self._store.add(responses, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
+
+    def _look_at(self, head: NextTokenRewardModel, rows: Dataset) -> None:
+        """Tells the head what hidden states are like, and warns if the policy did not write the responses."""
+        some = [(row["input_ids"], row["prompt_length"]) for row in itertools.islice(rows, _LOOKED_AT)]
+        head.score.center(torch.cat([self._store.read(*response) for response in some]))
+        foreign = [
+            (self._store.read_candidates(ids, length)[0] != torch.tensor(ids[length:])[:, None]).all(-1).float()
+            for ids, length in some
+        ]
+        share = float(torch.cat(foreign).mean())
+        if share > _FOREIGN:
+            logger.warning(
+                "%.0f %% of the tokens of the responses are not among the policy's %d most likely ones. Advantages "
+                "hold for responses of the policy itself: let it write them with this `top_k` (`rgtg-hf rollouts`).",
+                100 * share,
+                self._store.top_k,
+            )
+
+    def _located(self, dataset: Any) -> Any:
+        rows = self._compared(dataset, "evaluation")
+        with self.args.main_process_first(desc="computing hidden states"):
+            self._read(rows)
+        return rows
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """Takes the batches of a step. The second value is the weight of their responses, over all processes."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            total = self._total_weight([batch["weights"] for batch in batches], device)
+        return batches, total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Computes the squared error of the sum of advantages, the weighted mean over the responses of the step."""
+        mode = "train" if self.model.training else "eval"
+        surpluses, weights = inputs["surpluses"], inputs["weights"]
+        names = ("input_ids", "attention_mask", "hidden_states", "candidates")
+        outputs = model(**{name: inputs[name] for name in names})
+        sums = outputs.logits[:, 0]
+        errors = (sums - surpluses).square()
+        # The losses and gradients of processes are averaged, not added.
+        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = (weights * errors).sum() / total
+        with torch.no_grad():
+            values = {"squared_error": errors, "squared_surplus": surpluses.square()}
+            if mode == "eval":
+                values |= {"covariance": sums * surpluses, "variance": self._variances(model, inputs)}
+                values |= {"loss_sum": weights * errors, "weight_sum": weights}
+            self._keep_values(mode, values)
+        return (loss, outputs) if return_outputs else loss
+
+    def _variances(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """The variance of increments under the policy, summed over the steps of each response, shape `[batch]`."""
+        head: Any = self.accelerator.unwrap_model(model)
+        ids, probabilities = (part.flatten(0, 1) for part in inputs["candidates"])
+        increments = token_increments(
+            head.score.directions(inputs["hidden_states"]).flatten(0, 1), ids, head.token_embeddings
+        )
+        mean = (probabilities * increments).sum(-1, keepdim=True)
+        variances = (probabilities * (increments - mean).square()).sum(-1)
+        return variances.view(inputs["input_ids"].shape).sum(-1)  # probabilities are 0 after a response
+
+    def _means(self, values: dict[str, list[float]]) -> dict[str, float]:
+        sums = {name: sum(of_rows) for name, of_rows in values.items()}
+        count = len(values["squared_error"])
+        means = {"explained": 1 - sums["squared_error"] / sums["squared_surplus"]}
+        if sums.get("variance"):
+            slope = sums["covariance"] / count / math.sqrt(sums["variance"] / count)
+            means["gain_at_1_nat"] = self.unit * slope * math.sqrt(2)
+        return means
+
+    def _guidance(self) -> dict[str, Any]:
+        return super()._guidance() | {"top_k": self.args.top_k}
+
+
+def _policy_and_tokenizer(
+    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, args: AdvantageConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy and its tokenizer, loaded if they were given by name. `model_init_kwargs` is `None` afterwards."""
+    given: Any = args.model_init_kwargs or {}
+    init_kwargs = {"trust_remote_code": args.trust_remote_code} | given
+    args.model_init_kwargs = None
+    if tokenizer is None:
+        where = {key: init_kwargs[key] for key in ("revision", "trust_remote_code") if key in init_kwargs}
+        tokenizer = load_tokenizer(model if isinstance(model, str) else str(model.config.name_or_path), **where)
+    if isinstance(model, str):
+        init_kwargs.setdefault("dtype", "auto")
+        model = load_model(AutoModelForCausalLM, model, **init_kwargs).to(args.device)
+    return model, tokenizer  # type: ignore[return-value]
