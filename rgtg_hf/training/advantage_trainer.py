@@ -115,6 +115,7 @@ class AdvantageTrainer(SavingTrainer):
             raise TypeError(f"`train_dataset` is a {type(train_dataset).__name__}, but a Dataset of rows is required.")
         args = copy.copy(args)
         args.remove_unused_columns = False
+        args.activation_checkpointing = args.gradient_checkpointing = False  # no layer is trained
         args.label_names = ["surpluses"]  # by which the Trainer sees that an evaluation has a loss
         policy, processing_class = _policy_and_tokenizer(model, processing_class, args)
         vocabulary = policy.config.get_text_config().vocab_size

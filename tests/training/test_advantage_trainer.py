@@ -17,7 +17,6 @@ TOKENIZER = make_tokenizer()
 TINY = {
     "bf16": False,
     "use_cpu": True,
-    "gradient_checkpointing": False,
     "report_to": "none",
     "disable_tqdm": True,
     "save_strategy": "no",
