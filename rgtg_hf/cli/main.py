@@ -22,6 +22,7 @@ COMMANDS = {
     "rate": ("rate_command", None, "rate responses that are there already"),
     "train": ("train.train_command", "train", "train a prefix reward model on preference pairs"),
     "train-values": ("train.values_command", "train", "train a prefix value model on rated responses"),
+    "train-head": ("train.head_command", "train", "train a steering head on rated responses"),
     "generate": ("generate.generate_command", None, "generate text that is guided by a reward model"),
     "evaluate": ("evaluate.evaluate_command", "evaluate", "compare guidance with other methods on your own prompts"),
     "push": ("push_command", None, "upload a reward model, so that others can use it by its name"),

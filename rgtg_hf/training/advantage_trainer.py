@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rgtg_hf.rewards.load import load_model, load_tokenizer
@@ -126,13 +127,8 @@ class AdvantageTrainer(SavingTrainer):
             head = NextTokenRewardModel.from_policy(policy, rank=args.rank, context_scale=args.context_scale)
         self._locating = (processing_class, args)
         train_rows = self._compared(train_dataset, "training")
-        eval_rows = self._compared(eval_dataset, "evaluation")
-        with args.main_process_first(desc="computing hidden states"):
-            directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
-            self._store = HiddenStateStore(directory, head, policy, args.top_k)
-            for rows in (train_rows, *(eval_rows.values() if isinstance(eval_rows, dict) else [eval_rows])):
-                self._read(rows)
-        self._look_at(head, train_rows)
+        directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
+        self._store = HiddenStateStore(directory, head, policy, args.top_k)
         surpluses = train_rows["surplus"]
         self.unit = math.sqrt(sum(surplus**2 for surplus in surpluses) / len(surpluses))
         head.config.reward_unit = self.unit
@@ -142,7 +138,7 @@ class AdvantageTrainer(SavingTrainer):
             args=args,
             data_collator=AdvantageCollator(self._store, self.unit),
             train_dataset=train_rows,
-            eval_dataset=eval_rows,
+            eval_dataset=self._compared(eval_dataset, "evaluation"),
             processing_class=processing_class,
             base_model=base_name(head),
             **kwargs,
@@ -164,16 +160,29 @@ class AdvantageTrainer(SavingTrainer):
             )
         return rows
 
-    def _read(self, rows: Any) -> None:
-        """Lets the policy read those responses that it has not read yet."""
-        if isinstance(rows, Dataset):
-            args = self._locating[1]
-            responses = ((row["input_ids"], row["prompt_length"]) for row in rows)
-            self._store.add(responses, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
+    def get_train_dataloader(self) -> DataLoader:
+        """Makes a loader as the Trainer does; now the policy reads those responses that it has not read yet."""
+        self._read(self.train_dataset)
+        self._look_at(self.train_dataset)
+        return super().get_train_dataloader()
 
-    def _look_at(self, head: NextTokenRewardModel, rows: Dataset) -> None:
+    def _located(self, dataset: Any) -> Any:
+        if dataset is None or isinstance(dataset, str):
+            dataset = self.eval_dataset if dataset is None else self.eval_dataset[dataset]  # type: ignore[index]
+        rows = self._compared(dataset, "evaluation")
+        if isinstance(rows, Dataset):
+            self._read(rows)
+        return rows
+
+    def _read(self, rows: Any) -> None:
+        responses = ((row["input_ids"], row["prompt_length"]) for row in rows)
+        with self.args.main_process_first(desc="computing hidden states"):
+            self._store.add(responses, self.args.per_device_eval_batch_size, progress=not self.args.disable_tqdm)
+
+    def _look_at(self, rows: Any) -> None:
         """Tells the head what hidden states are like, and warns if the policy did not write the responses."""
         some = [(row["input_ids"], row["prompt_length"]) for row in itertools.islice(rows, _LOOKED_AT)]
+        head: Any = self.accelerator.unwrap_model(self.model)
         head.score.center(torch.cat([self._store.read(*response) for response in some]))
         foreign = [
             (self._store.read_candidates(ids, length)[0] != torch.tensor(ids[length:])[:, None]).all(-1).float()
@@ -187,12 +196,6 @@ class AdvantageTrainer(SavingTrainer):
                 100 * share,
                 self._store.top_k,
             )
-
-    def _located(self, dataset: Any) -> Any:
-        rows = self._compared(dataset, "evaluation")
-        with self.args.main_process_first(desc="computing hidden states"):
-            self._read(rows)
-        return rows
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

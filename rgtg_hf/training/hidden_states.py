@@ -36,7 +36,7 @@ class HiddenStateStore:
     """Keeps the hidden state before each response token on disk.
 
     Args:
-        directory: The folder. It is created if needed; hidden states of another backbone in it are replaced.
+        directory: The folder. `add` creates it, and replaces hidden states of another backbone in it.
         model: A model whose backbone is frozen.
         policy: The policy of a steering head, where its candidates are kept too.
         top_k: How many of its most likely tokens are candidates.
@@ -71,14 +71,23 @@ class HiddenStateStore:
             settings["top_k"] = top_k
         self._index_file = self.directory / "index.jsonl"
         self._mapped: dict[str, Tensor] = {}
-        settings_file = self.directory / "settings.json"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if settings_file.is_file() and settings_file.read_text(encoding="utf-8") == json.dumps(settings):
+        self._settings = json.dumps(settings)
+        self._settings_file = self.directory / "settings.json"
+        if self._is_ours():
             self._read_index()
-        else:
-            for file in (settings_file, self._index_file, *map(self._file, self._columns)):
+
+    def _is_ours(self) -> bool:
+        file = self._settings_file
+        return file.is_file() and file.read_text(encoding="utf-8") == self._settings
+
+    def _open(self) -> None:
+        """Makes the folder ready for more responses, which other processes may have added too."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self._is_ours():
+            for file in (self._settings_file, self._index_file, *map(self._file, self._columns)):
                 file.unlink(missing_ok=True)
-            settings_file.write_text(json.dumps(settings), encoding="utf-8")
+            self._settings_file.write_text(self._settings, encoding="utf-8")
+        self._read_index()
 
     def _read_index(self) -> None:
         lines = self._index_file.read_text(encoding="utf-8") if self._index_file.is_file() else ""
@@ -109,7 +118,7 @@ class HiddenStateStore:
         Raises:
             ValueError: If a prompt is empty: the first token of a response needs a hidden state before it.
         """
-        self._read_index()  # another process may have added some
+        self._open()
         missing: dict[str, tuple[list[int], int]] = {}
         for ids, prompt_length in responses:
             if prompt_length < 1:

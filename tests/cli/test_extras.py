@@ -63,6 +63,10 @@ def options(policy_folder, reward_folder, tmp_path):
             *("--model_name_or_path", policy_folder, "--dataset_name", rated, "--output_dir", tmp_path / "values"),
             *training,
         ],
+        "train-head": [
+            *("--model_name_or_path", policy_folder, "--dataset_name", rated, "--output_dir", tmp_path / "advantages"),
+            *training,
+        ],
         "sample": [tmp_path / "sampled_pairs.jsonl"],
         "train": ["--model_name_or_path", policy_folder, "--dataset_name", pairs, "--output_dir", out, *training],
         "generate": [*models, *short, "--prompts", prompts, "--output", tmp_path / "out.jsonl"],

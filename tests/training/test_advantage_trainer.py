@@ -184,7 +184,7 @@ def test_another_data_set_can_be_evaluated(make, policy):
 
 def test_responses_of_another_policy_are_told(make, rows, caplog):
     foreign = [row | {"completion_ids": [9, 9], "log_ratios": []} for row in rows]
-    make(foreign, top_k=2)
+    make(foreign, top_k=2).get_train_dataloader()
     assert "are not among the policy's 2 most likely ones" in caplog.text
 
 

@@ -76,14 +76,19 @@ def run_training(arguments: Sequence[str], kind: Kind) -> None:
         "dtype": model.dtype,
         **(training.model_init_kwargs or {}),
     }
+    of_layers = {"quantization_config": get_quantization_config(model), "peft_config": get_peft_config(model)}
+    if not kind.trains_layers:
+        if given := [name for name, value in of_layers.items() if value is not None]:
+            option = "--use_peft" if "peft_config" in given else "quantization"
+            raise UserError(f"{option} is for models with layers to train; leave it out for a {kind.product}")
+        of_layers = {}
     with blame_input("training cannot start", (OSError, TypeError, ValueError)):
         trainer = trainer_class(
             model=model.model_name_or_path,
             args=training,
             train_dataset=datasets["train"],
             eval_dataset=datasets.get("eval"),
-            quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
+            **of_layers,
         )
     if is_main:
         claim_output_dir(output_dir, command=kind.command, finished=False)

@@ -1,4 +1,4 @@
-"""The help of `rgtg-hf train`: our options and TRL's most used ones, without loading TRL, which takes seconds."""
+"""The help of `rgtg-hf train` and its kin: our options and TRL's most used ones, told without loading TRL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rgtg_hf.cli.parser import LineParser
 
-__all__ = ["OPTIONS", "VALUE_OPTIONS", "Shown", "help_parser"]
+__all__ = ["HEAD_OPTIONS", "OPTIONS", "VALUE_OPTIONS", "Shown", "help_parser"]
 
 
 class Shown(NamedTuple):
@@ -96,14 +96,37 @@ VALUE_OPTIONS: dict[str, list[Shown]] = {
 }
 
 
+_LEFT_OUT = ("learning_rate", "per_device_train_batch_size", "no_gradient_checkpointing")
+HEAD_OPTIONS: dict[str, list[Shown]] = {
+    "model and data": [
+        Shown("model_name_or_path", "the policy that wrote the responses"),
+        *VALUE_OPTIONS["model and data"][1:],
+    ],
+    "the head": [
+        Shown("top_k", "candidates, as many as the responses had", 10),
+        Shown("rank", "dimensions in which hidden state and token meet", 128),
+        Shown("context_scale", "how fast contexts are learned", 0.001),
+        Shown("max_weight", "largest weight of a guided response", 10),
+        Shown("hidden_states_dir", "where the policy's hidden states are kept"),
+    ],
+    "training": [
+        Shown("learning_rate", "largest learning rate", 3e-3),
+        Shown("per_device_train_batch_size", "rows per device and step", 16),
+        Shown("weight_decay", "weight decay", 0.1),
+        *(option for option in OPTIONS["training"] if option.name not in _LEFT_OUT),
+    ],
+    **{title: OPTIONS[title] for title in ("while it runs, and after", "other")},
+}
+
+
 def help_parser(command: str, summary: str, example: str, shown: dict[str, list[Shown]]) -> LineParser:
     """The parser that prints the help. TRL's parser is what reads the options."""
-    start = f"rgtg-hf {command} --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 10"
+    start = f"rgtg-hf {command} --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct"
     parser = LineParser(
         command,
         summary,
         "--model_name_or_path NAME --dataset_name NAME --output_dir DIR [options]",
-        [f"{start} \\\n      --dataset_name {example}"],
+        [f"{start} {example}"],
     )
     for title, options in shown.items():
         add = parser.group(title)

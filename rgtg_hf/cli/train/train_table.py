@@ -1,4 +1,4 @@
-"""The progress of training on the terminal: a bar, and a row of five figures for each log."""
+"""The progress of training on the terminal: a bar, and a row of figures for each log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rgtg_hf.cli.lines import json_lines
 
-__all__ = ["LOG_NAME", "OF_REWARDS", "OF_VALUES", "TrainingTable"]
+__all__ = ["LOG_NAME", "OF_ADVANTAGES", "OF_REWARDS", "OF_VALUES", "TrainingTable"]
 
 LOG_NAME = "training_log.jsonl"
 # Each column: its head, the figure of the trainer, how it is written.
@@ -32,6 +32,7 @@ OF_VALUES = (
     ("at the end", "squared_error_at_100", "{:.4f}"),
     _RATE,
 )
+OF_ADVANTAGES = (_LOSS, ("explained", "explained", "{:.3f}"), _RATE)
 _WIDTH = 14  # with the ten letters of the step, a row fits a terminal of 80
 
 
@@ -40,7 +41,7 @@ class TrainingTable(TrainerCallback):
 
     Args:
         folder: Where `training_log.jsonl` is written, with a line for each log of the trainer.
-        columns: The five figures of a row: of each its head, its name in the trainer's logs, and its format.
+        columns: The figures of a row: of each its head, its name in the trainer's logs, and its format.
         console: Where the table is shown. A log file gets rows without a bar.
 
     Example:
