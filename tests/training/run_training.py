@@ -16,8 +16,8 @@ from datasets import Dataset
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback
 
-from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
-from tests.training.helpers import make_reward_model, make_tokenizer, text_rows
+from rgtg_hf import AdvantageConfig, AdvantageTrainer, PrefixRewardConfig, PrefixRewardTrainer
+from tests.training.helpers import make_policy, make_reward_model, make_tokenizer, text_rows
 
 SETTINGS = {
     "bf16": False,
@@ -44,8 +44,29 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def rated_rows(number):
+    """Responses of different lengths and weights to two prompts."""
+    return [
+        {
+            "prompt_ids": [5, 6 + place % 2],
+            "completion_ids": [7 + (place + step) % 9 for step in range(1 + place % 4)],
+            "reward": float(place % 5),
+            "log_ratios": [0.1 * (place % 3)] * (1 + place % 4),
+        }
+        for place in range(number)
+    ]
+
+
 def make_trainer(output_dir, settings):
     datasets.disable_progress_bars()
+    if settings.pop("of_advantages", False):
+        return AdvantageTrainer(
+            make_policy(),
+            AdvantageConfig(str(output_dir), **SETTINGS | {"top_k": 4, "rank": 8} | settings),
+            train_dataset=Dataset.from_list(rated_rows(32)),
+            eval_dataset=Dataset.from_list(rated_rows(7)),
+            processing_class=make_tokenizer(),
+        )
     return PrefixRewardTrainer(
         make_reward_model(),
         PrefixRewardConfig(str(output_dir), **SETTINGS | settings),

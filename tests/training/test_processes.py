@@ -56,6 +56,15 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], abs=1e-5)
 
 
+def test_two_processes_give_the_losses_of_one_head_of_advantages(tmp_path):
+    """One process computes hidden states, and the other reads them."""
+    one = run_training.train(tmp_path / "one", {"per_device_train_batch_size": 8, "of_advantages": True})
+    two = launch(tmp_path / "two", {"per_device_train_batch_size": 4, "of_advantages": True})
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    for name in ("eval_loss", "eval_explained", "eval_gain_at_1_nat"):
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], abs=1e-4)
+
+
 @pytest.mark.slow
 def test_two_sharded_processes_give_the_losses_of_one(tmp_path):
     one = run_training.train_by_hand(tmp_path / "one", {"per_device_train_batch_size": 8})
@@ -82,8 +91,11 @@ def test_two_zero3_processes_give_the_losses_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_with_the_losses_of_an_uninterrupted_one(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 4, "prefixes": "random", "prefixes_per_pair": 2}
+@pytest.mark.parametrize(
+    "more", [{"prefixes": "random", "prefixes_per_pair": 2}, {"of_advantages": True}], ids=["rewards", "advantages"]
+)
+def test_a_killed_run_resumes_with_the_losses_of_an_uninterrupted_one(tmp_path, more):
+    settings = {"save_strategy": "steps", "save_steps": 4} | more
     whole = run_training.train(tmp_path / "whole", dict(settings))
     _, code = start([sys.executable], tmp_path / "killed", settings | {"kill_at": 10})
     assert code == -9
