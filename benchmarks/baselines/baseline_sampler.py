@@ -27,6 +27,7 @@ INSTRUCTIONS = {
 PROMPTED = (1.0, 2.0, 4.0)  # above 1: classifier-free guidance
 DPO = GENARM = (0.5, 1.0, 2.0)
 BLOCKWISE = (4,)
+GUIDED_BEST = (2, 4)
 # In nats per standard deviation of the rewards of a prompt's responses.
 ADVANTAGES = (1.5, 2.7, 4.5, 7.5)
 TARGETS = (0.0, 1.0)  # of CARDS: standard deviations of the policy's rewards above their mean
@@ -37,7 +38,7 @@ class BaselineSampler(ValueSampler):
 
     order: ClassVar[tuple[str, ...]] = (
         *("policy", "prompted", "advantages", "value", "pargs_rollouts", "head_rollouts", "args", "dpo", "genarm"),
-        *("best_of_n", "blockwise", "guided_blockwise", "cards"),
+        *("best_of_n", "guided_best_of_n", "blockwise", "guided_blockwise", "cards"),
     )
     scorers: ClassVar[tuple[str, ...]] = ("value",)
     value_betas: ClassVar[tuple[float, ...]] = (0.0,)
@@ -56,9 +57,15 @@ class BaselineSampler(ValueSampler):
         self._sweep_head("advantages", "advantages", ADVANTAGES)
 
     def _guided_blockwise(self) -> None:
-        """Block-wise best-of-n by the value, of rows that the head of advantages guides."""
+        self._choose_guided("value_guided_blockwise", self.sizes)
+
+    def _guided_best_of_n(self) -> None:
+        self._choose_guided("value_guided_best_of_n", GUIDED_BEST, block_size=self.settings["max_new_tokens"])
+
+    def _choose_guided(self, name: str, sizes: tuple[int, ...], **settings: Any) -> None:
+        """The best by the value of rows that the head of advantages guides."""
         if (model := self._reward_model("value")) is not None:
-            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in self.sizes]
+            runs = [(name, "best", n, {"n": n} | settings) for n in sizes]
             self._keep_guided_searches("advantages", as_reward_model(model), runs)
 
     def _prompted(self) -> None:

@@ -37,6 +37,7 @@ SHOWN = {
     "genarm": Shown("GenARM", strength="{n:g}"),
     "dpo": Shown("DPO", reward_rows="0", strength="{n:g}"),
     "best_of_n_value": Shown("best-of-n by the value", "{n:g}", "0", True, "{n:g} rows"),
+    "value_guided_best_of_n": Shown("best-of-n, guided by advantages", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "value_guided_blockwise": Shown("block-wise, guided by advantages", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "cards": Shown("CARDS", "1", "1", True, "target {n:+g} sd"),
