@@ -262,7 +262,9 @@ def model_card(
         data=f" on {dataset_name}" if dataset_name else "",
         policy=names["policy"],
         evaluation=_evaluation(metrics),
-        training="\n".join(f"- {key}: {value}" for key, value in (settings | _versions()).items()),
+        training="\n".join(
+            f"- {key}: {value}" for key, value in (settings | _versions()).items() if value is not None
+        ),
         citation=CITATION,
     )
     return ModelCard(content)

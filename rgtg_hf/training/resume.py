@@ -27,11 +27,13 @@ LOSS_SETTINGS = (
     "center_rewards_coefficient",
     "num_bins",
     "targets",
+    "top_k",
+    "max_weight",
     "seed",
 )
-MODEL_SETTINGS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
+MODEL_SETTINGS = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size", "rank", "context_scale")
 SAMPLE = 256
-_ROWS = ("chosen_ids", "rejected_ids", "input_ids", "reward")
+_ROWS = ("chosen_ids", "rejected_ids", "input_ids", "reward", "surplus")
 
 
 def describe_run(args: SharedConfig, config: PretrainedConfig, dataset: Any) -> dict[str, Any]:
@@ -46,7 +48,8 @@ def describe_run(args: SharedConfig, config: PretrainedConfig, dataset: Any) -> 
         A dictionary for JSON, without paths and without text of the data.
     """
     run = {name: getattr(args, name) for name in LOSS_SETTINGS if hasattr(args, name)}
-    run |= {name: getattr(config.get_text_config(), name, None) for name in MODEL_SETTINGS}
+    shape = config.get_text_config()
+    run |= {name: getattr(shape, name) for name in MODEL_SETTINGS if hasattr(shape, name)}
     if isinstance(dataset, Dataset):
         run["rows"] = len(dataset)
         sample = dataset.select(range(0, len(dataset), max(1, len(dataset) // SAMPLE)))

@@ -161,6 +161,8 @@ def test_a_saved_head_steers(make, policy, tmp_path, rows):
     card = (folder / "README.md").read_text()
     assert "gain at 1 nat" in card
     assert "advantages" in card
+    assert "- rank: 8" in card
+    assert "None" not in card
     head = NextTokenRewardModel.from_pretrained(folder).attach(policy)
     ids = torch.tensor([TOKENIZER("ab")["input_ids"]])
     assert_close(head.next_token_rewards(ids), trainer.model.next_token_rewards(ids))
@@ -204,3 +206,9 @@ def test_what_cannot_be_trained_is_refused(make, change, error, words):
 def test_settings_of_another_trainer_are_refused(policy, rows, tmp_path):
     with pytest.raises(TypeError, match="needs an AdvantageConfig"):
         AdvantageTrainer(policy, PrefixValueConfig(str(tmp_path), bf16=False), Dataset.from_list(rows))
+
+
+def test_a_checkpoint_of_another_number_of_candidates_is_refused(make, policy):
+    make(save_strategy="steps", save_steps=1, max_steps=1).train()
+    with pytest.raises(ValueError, match="top_k was 4 and is 3"):
+        make(top_k=3, save_strategy="steps", save_steps=1, max_steps=2).train(resume_from_checkpoint=True)

@@ -32,7 +32,7 @@ OF_VALUES = (
     ("at the end", "squared_error_at_100", "{:.4f}"),
     _RATE,
 )
-OF_ADVANTAGES = (_LOSS, ("explained", "explained", "{:.3f}"), _RATE)
+OF_ADVANTAGES = (_LOSS, ("explained", "explained", "{:.3f}"), ("gain at 1 nat", "gain_at_1_nat", "{:.4g}"), _RATE)
 _WIDTH = 14  # with the ten letters of the step, a row fits a terminal of 80
 
 

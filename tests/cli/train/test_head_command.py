@@ -27,7 +27,7 @@ def test_a_head_is_trained_and_steers(rollouts, policy_folder, tmp_path, capsys)
     options = ["--dataset_name", rollouts, "--output_dir", trained, *OPTIONS, *evaluated]
     assert main(["train-head", *model, *options]) == 0
     shown = capsys.readouterr().out
-    assert "explained" in shown
+    assert "gain at 1 nat" in shown
     assert f"The steering head is in {trained}." in shown
     assert json.loads((tmp_path / "head" / "config.json").read_text())["reward_unit"] > 0
     assert "eval_gain_at_1_nat" in (tmp_path / "head" / "training_log.jsonl").read_text()
