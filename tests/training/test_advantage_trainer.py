@@ -127,6 +127,8 @@ def test_the_step_does_not_depend_on_how_it_is_cut_into_batches(make, rows):
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulated,
             max_steps=1,
+            context_scale=1.0,
+            adam_epsilon=1e-3,  # a first step would enlarge the rounding of gradients near 0
         )
         trainer.train()
         trained.append(torch.cat([parameter.flatten() for parameter in trainer.model.parameters()]))
