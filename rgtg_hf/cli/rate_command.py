@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
         rewards = [row["reward"] for _, row in json_rows("--output", Path(options.output))]
         print(f"{options.output}: {len(rewards)} responses, {describe_rewards(rewards)}")
         start = ("--model_name_or_path", "owner/policy", "--dataset_name", options.output)
-        suggest("rgtg-hf", "train-values", *start, "--num_train_epochs", "2", "--output_dir", "my_value_model")
+        suggest("rgtg-hf", "train-head", *start, "--output_dir", "my_head")
 
 
 def _read(file: str) -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ def _finish(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(rows)} rollouts, {describe_rewards([row['reward'] for row in rows])}")
     if options.pairs is None:
         start = ("--model_name_or_path", options.model, "--dataset_name", options.output)
-        suggest("rgtg-hf", "train-values", *start, "--num_train_epochs", "2", "--output_dir", "my_value_model")
+        suggest("rgtg-hf", "train-head", *start, "--output_dir", "my_head")
         return
     pairs = pairs_of_rollouts(rows, options.seed)
     with blame_input(f"--pairs: {options.pairs} cannot be written", (OSError,)):

@@ -62,6 +62,8 @@ class SavingTrainer(Trainer):
         self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` to transformers before 5.19
+        # Some versions of transformers let accelerate divide the loss by the number of batches once more.
+        self.accelerator.gradient_accumulation_steps = 1
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains as the Trainer does. A checkpoint of another run is refused; `True` means the last complete one."""
