@@ -52,7 +52,6 @@ HEAD: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "weight_decay": 0.1,
 }
-ADVANTAGE: dict[str, Any] = HEAD
 # The paper uses LoRA of rank 16. Learning rate, beta and bfloat16 are what TRL suggests for LoRA.
 DPO: dict[str, Any] = {"learning_rate": 1e-4, "beta": 0.1, "bf16": True}
 # GenARM's own: the loss of DPO on log-probabilities alone, which is DPO with a reference that finds all texts equally
@@ -149,7 +148,7 @@ def _reward_trainer(
         policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
         rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
         states = {"hidden_states_dir": str(folder.with_name("steps"))}
-        advantages = AdvantageConfig(**common | ADVANTAGE | states | other)
+        advantages = AdvantageConfig(**common | HEAD | states | other)
         return AdvantageTrainer(policy, advantages, train_dataset=rated, processing_class=tokenizer)
     if kind == "head":
         policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")

@@ -15,7 +15,6 @@ from rgtg_hf.evaluation.cards import cards_responses
 from rgtg_hf.evaluation.prompts import with_instruction
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
-from rgtg_hf.rewards.value_model import as_reward_model
 
 __all__ = ["BaselineSampler"]
 
@@ -43,6 +42,7 @@ class BaselineSampler(ValueSampler):
     scorers: ClassVar[tuple[str, ...]] = ("value",)
     value_betas: ClassVar[tuple[float, ...]] = (0.0,)
     sizes: ClassVar[tuple[int, ...]] = BLOCKWISE
+    guide: ClassVar[str] = "advantages"
     head_beta: ClassVar[float] = 2.7
 
     @cached_property
@@ -56,17 +56,8 @@ class BaselineSampler(ValueSampler):
     def _advantages(self) -> None:
         self._sweep_head("advantages", "advantages", ADVANTAGES)
 
-    def _guided_blockwise(self) -> None:
-        self._choose_guided("value_guided_blockwise", self.sizes)
-
     def _guided_best_of_n(self) -> None:
         self._choose_guided("value_guided_best_of_n", GUIDED_BEST, block_size=self.settings["max_new_tokens"])
-
-    def _choose_guided(self, name: str, sizes: tuple[int, ...], **settings: Any) -> None:
-        """The best by the value of rows that the head of advantages guides."""
-        if (model := self._reward_model("value")) is not None:
-            runs = [(name, "best", n, {"n": n} | settings) for n in sizes]
-            self._keep_guided_searches("advantages", as_reward_model(model), runs)
 
     def _prompted(self) -> None:
         policy, tokenizer = self._models

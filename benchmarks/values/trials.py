@@ -36,6 +36,7 @@ from benchmarks.values.rollout_models import ROLLOUTS, rated_rollouts, train_on_
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor
 from rgtg_hf.evaluation.prompts import encode_batch
 from rgtg_hf.rewards.load import load_reward_model
+from rgtg_hf.training.hidden_states import HiddenStateStore
 
 PAGE = ROOT / "docs" / "values-log.md"
 FOLDS = 4  # of the prompts; the first is held out
@@ -108,22 +109,23 @@ def training_rows(rows: Rows, share: float) -> Rows:
     return [row for row in rows if prompt_of(row) in kept]
 
 
-@torch.inference_mode()
-def held_out_steps(rows: Rows, policy: Any, top_k: int) -> Steps:
-    """The steps of the responses that are judged."""
+def held_out_steps(rows: Rows, policy: Any, folder: Path) -> Steps:
+    """The steps of the responses that are judged. What the policy says of them is kept in `folder`."""
     by_prompt: dict[str, Rows] = defaultdict(list)
     for row in rows:
         if not fold_of(prompt_of(row), FOLDS):
             by_prompt[prompt_of(row)].append(row)
     judged = [row for group in by_prompt.values() if len(group) >= JUDGED for row in group[:JUDGED]]
     longest = max(len(row["completion_ids"]) for row in judged)
+    responses = [(row["prompt_ids"] + row["completion_ids"], len(row["prompt_ids"])) for row in judged]
+    store = HiddenStateStore(folder, NextTokenRewardModel.from_policy(policy, rank=1), policy, ROLLOUTS["top_k"])
+    store.add(responses)
     candidates, scores = [], []
-    for row in judged:
-        ids = row["prompt_ids"] + row["completion_ids"]
-        found = policy(torch.tensor([ids])).logits[0, len(row["prompt_ids"]) - 1 : -1].float().topk(top_k)
-        place = torch.arange(longest).clamp(max=len(row["completion_ids"]) - 1)
-        candidates.append(found.indices[place])
-        scores.append(found.values[place].log_softmax(-1))
+    for response in responses:
+        ids, probabilities = store.read_candidates(*response)
+        place = torch.arange(longest).clamp(max=len(ids) - 1)
+        candidates.append(ids[place].long())
+        scores.append(probabilities[place].log())
     return Steps(judged, torch.stack(candidates), torch.stack(scores))
 
 
@@ -195,7 +197,7 @@ def folder_of(options: argparse.Namespace, task: str, kind: str) -> Path:
 
 def report(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
     policy, tokenizer = load_policy()
-    steps = held_out_steps(rated_rollouts(options.folder, task, options.seed), policy, ROLLOUTS["top_k"])
+    steps = held_out_steps(rated_rollouts(options.folder, task, options.seed), policy, options.folder / "steps")
     gold = centre([row["reward"] for row in steps.rows], JUDGED)
     results, first = [], None
     for kind, trial in TRIALS.items():

@@ -39,6 +39,7 @@ class ValueSampler(SearchSampler):
     scorers: ClassVar[tuple[str, ...]] = ("value", "rollouts")
     value_betas: ClassVar[tuple[float, ...]] = VALUE_BETAS
     sizes: ClassVar[tuple[int, ...]] = SIZES
+    guide: ClassVar[str] = "rollouts_head"  # the head that guides the rows of a search
 
     def _value(self) -> None:
         """Tokenwise, V_b for several b, at strengths that reach the target divergences."""
@@ -68,10 +69,13 @@ class ValueSampler(SearchSampler):
         self._sweep_head("head_rollouts", "rollouts_head", HEAD_BETAS[self.task])
 
     def _guided_blockwise(self) -> None:
-        """Block-wise best-of-n by the value, of rows that the steering head guides."""
+        self._choose_guided("value_guided_blockwise", self.sizes)
+
+    def _choose_guided(self, name: str, sizes: tuple[int, ...], **settings: Any) -> None:
+        """Block-wise best-of-n by the value, of rows that a steering head guides."""
         if (model := self._reward_model("value")) is not None:
-            runs = [("value_guided_blockwise", "best", n, {"n": n}) for n in self.sizes]
-            self._keep_guided_searches("rollouts_head", as_reward_model(model), runs)
+            runs = [(name, "best", n, {"n": n} | settings) for n in sizes]
+            self._keep_guided_searches(self.guide, as_reward_model(model), runs)
 
     def _blockwise(self) -> None:
         for kind, model in self._scorers():

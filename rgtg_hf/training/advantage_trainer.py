@@ -22,30 +22,28 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rgtg_hf.rewards.load import load_model, load_tokenizer
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.training.advantage_config import AdvantageConfig
 from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts
-from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.hidden_states import LOOKED_AT, HiddenStateStore, center_head, states_directory
+from rgtg_hf.training.models import load_policy_and_tokenizer
 from rgtg_hf.training.saving import SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_types
+from rgtg_hf.training.value_rows import each_prepared
 
 __all__ = ["AdvantageTrainer"]
 
 logger = logging.getLogger(__name__)
 _FOREIGN = 0.02  # the share of tokens not among the candidates that leads to a warning
-_LOOKED_AT = 500  # responses, for the mean of hidden states and for that warning
 
 
 class AdvantageTrainer(SavingTrainer):
@@ -118,17 +116,15 @@ class AdvantageTrainer(SavingTrainer):
         args.remove_unused_columns = False
         args.activation_checkpointing = args.gradient_checkpointing = False  # no layer is trained
         args.label_names = ["surpluses"]  # by which the Trainer sees that an evaluation has a loss
-        policy, processing_class = _policy_and_tokenizer(model, processing_class, args)
+        policy, processing_class = load_policy_and_tokenizer(model, processing_class, args)
         vocabulary = policy.config.get_text_config().vocab_size
         if args.top_k > vocabulary:
             raise ValueError(f"`top_k` is {args.top_k}, but the policy has {vocabulary} tokens.")
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
             head = NextTokenRewardModel.from_policy(policy, rank=args.rank, context_scale=args.context_scale)
-        self._locating = (processing_class, args)
-        train_rows = self._compared(train_dataset, "training")
-        directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
-        self._store = HiddenStateStore(directory, head, policy, args.top_k)
+        train_rows = _compared(train_dataset, "training", processing_class, args)
+        self._store = HiddenStateStore(states_directory(args), head, policy, args.top_k)
         surpluses = train_rows["surplus"]
         self.unit = math.sqrt(sum(surplus**2 for surplus in surpluses) / len(surpluses))
         head.config.reward_unit = self.unit
@@ -138,27 +134,12 @@ class AdvantageTrainer(SavingTrainer):
             args=args,
             data_collator=AdvantageCollator(self._store, self.unit),
             train_dataset=train_rows,
-            eval_dataset=self._compared(eval_dataset, "evaluation"),
+            eval_dataset=_compared(eval_dataset, "evaluation", processing_class, args),
             processing_class=processing_class,
             base_model=base_name(head),
             **kwargs,
         )
         self.model.add_model_tags([*self._own_tags])  # type: ignore[operator]
-
-    def _compared(self, dataset: Any, name: str) -> Any:
-        """The rows of a data set as the collator takes them, or of each of a dictionary of them."""
-        if isinstance(dataset, dict):
-            return {key: self._compared(value, f"{name} ({key})") for key, value in dataset.items()}
-        if not isinstance(dataset, Dataset) or {"input_ids", "surplus", "weight"} <= {*dataset.column_names}:
-            return dataset
-        tokenizer, args = self._locating
-        with args.main_process_first(desc="comparing responses"):
-            rows, dropped = compared_rollouts(dataset, name, tokenizer, args.max_length, args.max_weight)
-        if dropped:
-            logger.warning(
-                "Dropped %d rows of the %s data set: too long, or the only response to a prompt.", dropped, name
-            )
-        return rows
 
     def get_train_dataloader(self) -> DataLoader:
         """Makes a loader as the Trainer does; now the policy reads those responses that it has not read yet."""
@@ -169,7 +150,7 @@ class AdvantageTrainer(SavingTrainer):
     def _located(self, dataset: Any) -> Any:
         if dataset is None or isinstance(dataset, str):
             dataset = self.eval_dataset if dataset is None else self.eval_dataset[dataset]  # type: ignore[index]
-        rows = self._compared(dataset, "evaluation")
+        rows = _compared(dataset, "evaluation", self.processing_class, self.args)
         if isinstance(rows, Dataset):
             self._read(rows)
         return rows
@@ -181,9 +162,8 @@ class AdvantageTrainer(SavingTrainer):
 
     def _look_at(self, rows: Any) -> None:
         """Tells the head what hidden states are like, and warns if the policy did not write the responses."""
-        some = [(row["input_ids"], row["prompt_length"]) for row in itertools.islice(rows, _LOOKED_AT)]
-        head: Any = self.accelerator.unwrap_model(self.model)
-        head.score.center(torch.cat([self._store.read(*response) for response in some]))
+        some = [(row["input_ids"], row["prompt_length"]) for row in itertools.islice(rows, LOOKED_AT)]
+        center_head(self.accelerator.unwrap_model(self.model), self._store, some)
         foreign = [
             (self._store.read_candidates(ids, length)[0] != torch.tensor(ids[length:])[:, None]).all(-1).float()
             for ids, length in some
@@ -196,15 +176,6 @@ class AdvantageTrainer(SavingTrainer):
                 100 * share,
                 self._store.top_k,
             )
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | int | None]:
-        """Takes the batches of a step. The second value is the weight of their responses, over all processes."""
-        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            total = self._total_weight([batch["weights"] for batch in batches], device)
-        return batches, total
 
     def compute_loss(
         self,
@@ -220,9 +191,7 @@ class AdvantageTrainer(SavingTrainer):
         outputs = model(**{name: inputs[name] for name in names})
         sums = outputs.logits[:, 0]
         errors = (sums - surpluses).square()
-        # The losses and gradients of processes are averaged, not added.
-        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = (weights * errors).sum() / total
+        loss = self._mean_loss(errors, weights, num_items_in_batch)
         with torch.no_grad():
             values = {"squared_error": errors, "squared_surplus": surpluses.square()}
             if mode == "eval":
@@ -255,17 +224,11 @@ class AdvantageTrainer(SavingTrainer):
         return super()._guidance() | {"top_k": self.args.top_k}
 
 
-def _policy_and_tokenizer(
-    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, args: AdvantageConfig
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy and its tokenizer, loaded if they were given by name. `model_init_kwargs` is `None` afterwards."""
-    given: Any = args.model_init_kwargs or {}
-    init_kwargs = {"trust_remote_code": args.trust_remote_code} | given
-    args.model_init_kwargs = None
-    if tokenizer is None:
-        where = {key: init_kwargs[key] for key in ("revision", "trust_remote_code") if key in init_kwargs}
-        tokenizer = load_tokenizer(model if isinstance(model, str) else str(model.config.name_or_path), **where)
-    if isinstance(model, str):
-        init_kwargs.setdefault("dtype", "auto")
-        model = load_model(AutoModelForCausalLM, model, **init_kwargs).to(args.device)
-    return model, tokenizer  # type: ignore[return-value]
+def _compared(dataset: Any, name: str, tokenizer: PreTrainedTokenizerBase, args: AdvantageConfig) -> Any:
+    """The rows of a data set as the collator takes them, or of each of a dictionary of them."""
+
+    def prepare(one: Dataset, its_name: str) -> tuple[Dataset, int]:
+        return compared_rollouts(one, its_name, tokenizer, args.max_length, args.max_weight)
+
+    why = "too long, or the only response to a prompt"
+    return each_prepared(dataset, name, args, {"input_ids", "surplus", "weight"}, prepare, why)

@@ -1,9 +1,9 @@
 """Computes a frozen backbone's hidden states once, and keeps them on disk for all epochs and runs.
 
-A folder holds three files: `settings.json` names the backbone, `hidden_states.bin` holds the bare numbers, and
-`index.jsonl` has a line for each complete response. A line is written after its numbers, so a run that was killed goes
-on where it stopped. New responses are added at the end. Where the policy's candidates are kept too, their ids and
-probabilities are in `candidate_ids.bin` and `candidate_probabilities.bin`.
+In a folder, `settings.json` names the backbone, `hidden_states.bin` holds the bare numbers, and `index.jsonl` has a
+line for each complete response. A line is written after its numbers, so a run that was killed goes on where it
+stopped. New responses are added at the end. Where the policy's candidates are kept too, their ids and probabilities
+are in `candidate_ids.bin` and `candidate_probabilities.bin`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,21 @@ from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.parts import find_decoder
 from rgtg_hf.rewards.policy_identity import fingerprint
+from rgtg_hf.training.advantage_config import AdvantageConfig
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
 
-__all__ = ["HiddenStateCollator", "HiddenStateStore", "keep_hidden_states"]
+__all__ = [
+    "LOOKED_AT",
+    "HiddenStateCollator",
+    "HiddenStateStore",
+    "center_head",
+    "keep_hidden_states",
+    "states_directory",
+]
+
+LOOKED_AT = 500  # rows of training that tell what hidden states are like
+Response = tuple[list[int], int]  # token ids, prompt included, and the length of the prompt
 
 
 class HiddenStateStore:
@@ -103,7 +114,7 @@ class HiddenStateStore:
         """Number of complete hidden states."""
         return max((start + length for start, length in self.index.values()), default=0)
 
-    def add(self, responses: Iterable[tuple[list[int], int]], batch_size: int = 8, *, progress: bool = True) -> int:
+    def add(self, responses: Iterable[Response], batch_size: int = 8, *, progress: bool = True) -> int:
         """Computes the missing hidden states.
 
         Args:
@@ -119,7 +130,7 @@ class HiddenStateStore:
             ValueError: If a prompt is empty: the first token of a response needs a hidden state before it.
         """
         self._open()
-        missing: dict[str, tuple[list[int], int]] = {}
+        missing: dict[str, Response] = {}
         for ids, prompt_length in responses:
             if prompt_length < 1:
                 raise ValueError(
@@ -145,7 +156,7 @@ class HiddenStateStore:
         return len(work)
 
     @torch.no_grad()
-    def _add_batch(self, work: Sequence[tuple[str, tuple[list[int], int]]], first: int) -> int:
+    def _add_batch(self, work: Sequence[tuple[str, Response]], first: int) -> int:
         device = input_device(self.model.backbone)
         longest = max(len(ids) for _, (ids, _) in work)
         input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
@@ -213,8 +224,9 @@ class HiddenStateStore:
         key = _key(ids, prompt_length)
         if key not in self.index:
             raise KeyError(
-                "A response has no hidden states on disk. Add its row first, by "
-                "`trainer.data_collator.store.add(rows)`, or give the data set when the trainer is made."
+                "A response has no hidden states on disk. Add it first, by "
+                "`trainer.data_collator.store.add([(ids, prompt_length)])`, or give the data set when the trainer is "
+                "made."
             )
         if not self._mapped:
             self._mapped = self._map(self.rows)
@@ -275,16 +287,31 @@ def keep_hidden_states(
     Returns:
         A collator whose batches carry hidden states.
     """
-    directory = Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
     rows = itertools.chain.from_iterable(dataset for dataset in datasets if dataset is not None)
     responses = ((row[column], row["prompt_length"]) for row in rows for column in TOKENIZED)
     with args.main_process_first(desc="computing hidden states"):
-        store = HiddenStateStore(directory, model)
+        store = HiddenStateStore(states_directory(args), model)
         store.add(responses, args.per_device_eval_batch_size, progress=not args.disable_tqdm)
-    if model.score.is_linear:
-        some = itertools.islice(datasets[0], 500)
-        model.score.center(torch.cat([store.read(row[c], row["prompt_length"]) for row in some for c in TOKENIZED]))
+    some = itertools.islice(datasets[0], LOOKED_AT)
+    center_head(model, store, ((row[column], row["prompt_length"]) for row in some for column in TOKENIZED))
     return HiddenStateCollator(store, collator)
+
+
+def states_directory(args: PrefixRewardConfig | AdvantageConfig) -> Path:
+    """The folder of the hidden states of a run."""
+    return Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
+
+
+def center_head(model: NextTokenRewardModel, store: HiddenStateStore, responses: Iterable[Response]) -> None:
+    """Tells a fresh linear head what hidden states are like.
+
+    Args:
+        model: The model of the head.
+        store: Holds the hidden states of the responses.
+        responses: Some of those of training.
+    """
+    if model.score.is_linear:
+        model.score.center(torch.cat([store.read(*response) for response in responses]))
 
 
 def _key(ids: Sequence[int], prompt_length: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,7 +19,13 @@ from rgtg_hf.rewards.load import HEADS, load_model, load_tokenizer, reading
 from rgtg_hf.rewards.text_decoder import text_decoder_of
 from rgtg_hf.training.shared_config import SharedConfig
 
-__all__ = ["keep_first_layers", "load_for_training", "load_model_and_tokenizer", "match_trained_dtype"]
+__all__ = [
+    "keep_first_layers",
+    "load_for_training",
+    "load_model_and_tokenizer",
+    "load_policy_and_tokenizer",
+    "match_trained_dtype",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -42,22 +49,52 @@ def load_model_and_tokenizer(
     Returns:
         The model and the tokenizer.
     """
-    init_kwargs: Any = args.model_init_kwargs or {}
     if tokenizer is None:
-        tokenizer = load_tokenizer(
-            model if isinstance(model, str) else model.config.name_or_path,
-            revision=init_kwargs.get("revision"),
-            trust_remote_code=args.trust_remote_code,
-        )
+        tokenizer = _tokenizer_of(model, args)
     if isinstance(model, str):
-        model_kwargs = {"trust_remote_code": args.trust_remote_code, **init_kwargs}
-        args.model_init_kwargs = None
+        model_kwargs = _take_model_kwargs(args)
         if quantization_config is not None:
             model_kwargs["quantization_config"] = quantization_config
         model = load_for_training(model, args.num_layers, seed=args.seed, labels=labels, **model_kwargs)
     elif args.num_layers is not None:
         logger.warning("`num_layers` is ignored: the model is built already. Give its name instead.")
     return model, tokenizer
+
+
+def load_policy_and_tokenizer(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, args: SharedConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a policy and a tokenizer that were given by name, the policy in the dtype of its checkpoint.
+
+    Args:
+        model: A policy, which is returned as it is, or a name.
+        tokenizer: A tokenizer, or `None` for the policy's.
+        args: Settings. `model_init_kwargs` is set to `None` after it was used.
+
+    Returns:
+        The policy and the tokenizer.
+    """
+    if tokenizer is None:
+        tokenizer = _tokenizer_of(model, args)
+    if isinstance(model, str):
+        model = load_model(AutoModelForCausalLM, model, **{"dtype": "auto"} | _take_model_kwargs(args)).to(args.device)
+    return model, tokenizer
+
+
+def _tokenizer_of(model: Any, args: SharedConfig) -> PreTrainedTokenizerBase:
+    init_kwargs: Any = args.model_init_kwargs or {}
+    return load_tokenizer(
+        model if isinstance(model, str) else model.config.name_or_path,
+        revision=init_kwargs.get("revision"),
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def _take_model_kwargs(args: SharedConfig) -> dict[str, Any]:
+    """The arguments of `from_pretrained` in the settings, where they are `None` afterwards."""
+    taken: Any = args.model_init_kwargs or {}
+    args.model_init_kwargs = None
+    return {"trust_remote_code": args.trust_remote_code} | taken
 
 
 def load_for_training(

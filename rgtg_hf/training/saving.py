@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,28 @@ class SavingTrainer(Trainer):
         """A data set for evaluation as the collator takes it. Prepared ones and names of them stay as they are."""
         raise NotImplementedError
 
-    def _total_weight(self, weights: Sequence[Tensor], device: torch.device) -> Tensor:
-        """The weight of all prefixes of a step, over all processes."""
-        total = torch.stack([own.sum() for own in weights]).sum()
-        return self.accelerator.gather(total.to(device)).sum()
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """Takes the batches of a step. The second value is the weight of all that counts in them, over all processes.
+
+        Dividing by this total makes the loss the mean over the step, however it is cut into batches and processes.
+        """
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weights = [own.sum() for batch in batches if (own := self._weights_of(batch)) is not None]
+        if weights:
+            total = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum()
+        return batches, total
+
+    def _weights_of(self, batch: dict[str, Any]) -> Tensor | None:
+        """How much each loss of a batch counts."""
+        return batch["weights"]
+
+    def _mean_loss(self, losses: Tensor, weights: Tensor, total: Tensor | int | None) -> Tensor:
+        """This batch's share of the mean over the step, whose total weight is given, or its own mean."""
+        # The losses and gradients of processes are averaged, not added.
+        whole = weights.sum() if total is None else total / self.accelerator.num_processes
+        return (weights * losses).sum() / whole
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as the Trainer does; in training with the means since the last log."""

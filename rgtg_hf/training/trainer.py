@@ -6,7 +6,7 @@ import copy
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -274,20 +274,12 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
     def _report_stream(self, name: str) -> None:
         self._report_dropped(name, dropped_rows(self._stream_counts[name]))
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | int | None]:
-        """Weighs the prefixes of a step's batches. The second value is their total weight over all processes.
-
-        Dividing by this total makes the loss the mean over all prefixes of the step, however the step is cut into
-        batches and processes.
-        """
-        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and "prompt_length" in batches[0]:
-            for batch in batches:
-                batch["prefix_weights"] = self._prefix_weights(batch, self.args.prefixes)
-            total = self._total_weight([batch["prefix_weights"] for batch in batches], device)
-        return batches, total
+    def _weights_of(self, batch: dict[str, Any]) -> Tensor | None:
+        """Weighs the prefixes of a batch, once for its step: the loss takes what is drawn here."""
+        if "prompt_length" not in batch:
+            return None
+        batch["prefix_weights"] = self._prefix_weights(batch, self.args.prefixes)
+        return batch["prefix_weights"]
 
     def _prefix_weights(self, batch: dict[str, Tensor], prefixes: Any) -> Tensor:
         seeds: list[int] = []
@@ -320,7 +312,6 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             # Evaluation reads all prefixes, so that its figures do not depend on a draw.
             drawn = self.args.prefixes == "random" and not self._is_encoder
             weights = self._prefix_weights(inputs, "all" if drawn else self.args.prefixes)
-        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
 
         if self._is_encoder:
             fractions = () if mode == "train" else (*FRACTIONS, *CURVE_FRACTIONS)
@@ -342,8 +333,7 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
             margin=inputs.get("margin"),
             center_rewards_coefficient=self.args.center_rewards_coefficient,
         )
-        # The losses and gradients of processes are averaged, not added: see `total`.
-        loss = (weights * losses).sum() / total
+        loss = self._mean_loss(losses, weights, num_items_in_batch)
         with torch.no_grad():
             counted = weights > 0 if self._is_encoder else None
             fractions = () if self._is_encoder and mode == "train" else FRACTIONS

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from rgtg_hf.arguments import shown
 from rgtg_hf.rewards.pairs import pair_ids
 
-__all__ = ["ValueCollator", "located_rollouts", "rollout_ids"]
+__all__ = ["ValueCollator", "each_prepared", "located_rollouts", "rollout_ids"]
+
+logger = logging.getLogger(__name__)
 
 
 def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def located_rollouts(
         raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
 
     low, high = value_range
-    slack = 1e-6 * (high - low) if low > -math.inf else 0.0  # bins are float32
+    slack = 1e-6 * (high - low)  # bins are float32
 
     def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
         try:
@@ -116,6 +119,40 @@ def located_rollouts(
     if not len(kept):
         raise ValueError(f"All {len(found)} rows of the {name} data set are longer than `max_length` ({max_length}).")
     return kept, len(found) - len(kept)
+
+
+def each_prepared(
+    dataset: Any,
+    name: str,
+    args: TrainingArguments,
+    columns: set[str],
+    prepare: Callable[[Dataset, str], tuple[Dataset, int]],
+    why: str,
+) -> Any:
+    """Prepares a data set of rated responses, or each of a dictionary of them, in the main process first.
+
+    Args:
+        dataset: The data set. One that is prepared stays as it is, and so does what is no data set.
+        name: Its name, for errors and warnings.
+        args: Settings that know the processes.
+        columns: Columns that prepared data sets have.
+        prepare: Takes a data set and its name, and returns its rows and how many were dropped.
+        why: The reasons for which rows are dropped, for the warning.
+
+    Returns:
+        The data set, or a dictionary of them.
+    """
+    if isinstance(dataset, dict):
+        return {
+            key: each_prepared(value, f"{name} ({key})", args, columns, prepare, why) for key, value in dataset.items()
+        }
+    if not isinstance(dataset, Dataset) or columns <= {*dataset.column_names}:
+        return dataset
+    with args.main_process_first(desc="locating responses"):
+        rows, dropped = prepare(dataset, name)
+    if dropped:
+        logger.warning("Dropped %d rows of the %s data set: %s.", dropped, name, why)
+    return rows
 
 
 class ValueCollator:

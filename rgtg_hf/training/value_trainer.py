@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,11 +21,10 @@ from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
 from rgtg_hf.training.value_config import PrefixValueConfig
 from rgtg_hf.training.value_loss import return_targets, value_losses, value_metrics
-from rgtg_hf.training.value_rows import ValueCollator, located_rollouts
+from rgtg_hf.training.value_rows import ValueCollator, each_prepared, located_rollouts
 
 __all__ = ["PrefixValueTrainer"]
 
-logger = logging.getLogger(__name__)
 _CALIBRATION = "calibration "
 _STRENGTH = 16.0  # nats for a candidate that goes from the lowest return to the highest
 
@@ -144,15 +141,6 @@ class PrefixValueTrainer(SavingTrainer):
             check_reward_model(as_reward_model(self.accelerator.unwrap_model(self.model)))
         check_head(self.model)
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | int | None]:
-        """Takes the batches of a step. The second value is the weight of their prefixes, over all processes."""
-        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            total = self._total_weight([batch["weights"] for batch in batches], device)
-        return batches, total
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -167,9 +155,7 @@ class PrefixValueTrainer(SavingTrainer):
         logits, is_prefix, weights = captured[0], inputs["is_prefix"], inputs["weights"]
         bins, rewards = self._bins.to(logits.device), inputs["rewards"].float()
         losses = value_losses(logits, return_targets(rewards, bins, self.args.targets)).masked_fill(~is_prefix, 0.0)
-        # The losses and gradients of processes are averaged, not added.
-        total = weights.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = (weights * losses).sum() / total
+        loss = self._mean_loss(losses, weights, num_items_in_batch)
         with torch.no_grad():
             values = value_metrics(logits, rewards, is_prefix, bins)
             if mode == "eval":
@@ -194,15 +180,11 @@ class PrefixValueTrainer(SavingTrainer):
 
     def _locate(self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig) -> Any:
         """The token ids of a data set, or of each of a dictionary of them."""
-        if isinstance(dataset, dict):
-            return {key: self._locate(value, f"{name} ({key})", tokenizer, args) for key, value in dataset.items()}
-        if not isinstance(dataset, Dataset) or {"input_ids", "prompt_length", "log_ratios"} <= {*dataset.column_names}:
-            return dataset
-        with args.main_process_first(desc="locating responses"):
-            rows, dropped = located_rollouts(dataset, name, tokenizer, args.max_length, self._ends)
-        if dropped:
-            logger.warning("Dropped %d rows of the %s data set: too long.", dropped, name)
-        return rows
+
+        def prepare(one: Dataset, its_name: str) -> tuple[Dataset, int]:
+            return located_rollouts(one, its_name, tokenizer, args.max_length, self._ends)
+
+        return each_prepared(dataset, name, args, {"input_ids", "prompt_length", "log_ratios"}, prepare, "too long")
 
     @property
     def _ends(self) -> tuple[float, float]:

@@ -10,16 +10,6 @@ pytest.importorskip("trl")
 OPTIONS = ["--report_to", "none", "--bf16", "False", "--max_steps", "2", "--logging_steps", "1"]
 
 
-@pytest.fixture
-def rollouts(policy_folder, reward_folder, tmp_path):
-    (tmp_path / "prompts.txt").write_text("Why?\nTell me more about the sea.\n")
-    file = tmp_path / "rollouts.jsonl"
-    made = ["--prompts", str(tmp_path / "prompts.txt"), "--reward", reward_folder, "--output", str(file)]
-    short = ["--num_responses", "4", "--max_new_tokens", "5"]
-    assert main(["rollouts", "--model", policy_folder, *made, *short]) == 0
-    return str(file)
-
-
 def test_a_value_model_is_trained_and_steers(rollouts, policy_folder, tmp_path, capsys):
     trained = str(tmp_path / "values")
     model = ["--model_name_or_path", policy_folder, "--num_layers", "2"]
