@@ -25,7 +25,8 @@ class AdvantageConfig(SharedConfig):
         top_k (`int`, *optional*, defaults to 10):
             The policy's most likely tokens, from which the responses were sampled. Guidance gets the same number.
         max_weight (`float`, *optional*, defaults to 10):
-            The largest importance weight of a response of a guided policy; greater ones are cut.
+            The largest importance weight of a response of a guided policy, in the mean with which the others are
+            compared. In the loss all responses count the same.
         hidden_states_dir (`str`, *optional*):
             The folder for the policy's hidden states; another run with the same policy uses them again. Defaults to
             `hidden_states` in `output_dir`.
@@ -56,7 +57,7 @@ class AdvantageConfig(SharedConfig):
         default=10, metadata={"help": "The policy's most likely tokens, from which the responses were sampled."}
     )
     max_weight: float = field(
-        default=10.0, metadata={"help": "The largest importance weight of a response of a guided policy."}
+        default=10.0, metadata={"help": "The largest weight of a guided response in the mean of the others."}
     )
     hidden_states_dir: str | None = field(
         default=None,

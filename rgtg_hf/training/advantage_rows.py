@@ -59,11 +59,11 @@ def compared_rollouts(
         name: The data set's name, for errors.
         tokenizer: The policy's tokenizer.
         max_length: Longer rows, in tokens, are dropped. `None` for no limit.
-        max_weight: The largest importance weight.
+        max_weight: The largest importance weight of a response of a guided policy, in the mean of the others.
 
     Returns:
-        The data set with `input_ids`, `prompt_length`, `surplus` and `weight`, and how many rows were dropped: too
-        long, or the only response to their prompt.
+        The data set with `input_ids`, `prompt_length` and `surplus`, and how many rows were dropped: too long, or the
+        only response to their prompt.
 
     Raises:
         ValueError: If there are no rows, one cannot be used, no prompt has two responses, or none differ in reward.
@@ -83,7 +83,7 @@ def compared_rollouts(
             f"All responses to one prompt have equal rewards in the {name} data set, so there is nothing to learn."
         )
     columns = ["input_ids", "prompt_length"]
-    compared = rows.select_columns(columns).add_column("surplus", found).add_column("weight", weights)
+    compared = rows.select_columns(columns).add_column("surplus", found)
     return compared.select(kept), len(dataset) - len(kept)
 
 
@@ -106,8 +106,8 @@ class AdvantageCollator:
 
         Returns:
             `input_ids` and `attention_mask`, shape `[batch, length]`, padded on the right; `hidden_states` of shape
-            `[batch, length, hidden_size]`; `candidates`, two tensors of shape `[batch, length, top_k]`; `surpluses`
-            in units, and `weights`, each of shape `[batch]`.
+            `[batch, length, hidden_size]`; `candidates`, two tensors of shape `[batch, length, top_k]`; and
+            `surpluses` in units, shape `[batch]`.
         """
         store = self.store
         lengths = torch.tensor([len(row["input_ids"]) - row["prompt_length"] + 1 for row in rows])
@@ -128,5 +128,4 @@ class AdvantageCollator:
             "hidden_states": hidden,
             "candidates": (candidates, probabilities),
             "surpluses": torch.tensor([row["surplus"] / self.unit for row in rows]),
-            "weights": torch.tensor([row["weight"] for row in rows]),
         }

@@ -10,7 +10,9 @@ responses, with its mean under the policy taken away at every step:
     loss = E [ ( R - V(x) - sum over t of (A(y_t) - E_policy[A]) )² ]
 
 which the true A makes smallest (Pan et al., "Direct Advantage Estimation", arXiv:2109.06093). V(x) is replaced by the
-mean reward of the other responses to x, and A is a steering head.
+mean reward of the other responses to x, and A is a steering head. The sum holds for every single response, whoever
+wrote it, because nothing but its tokens happens (Pan and Schölkopf, "Skill or Luck?", arXiv:2402.12874). So responses
+of a guided policy teach the policy's advantages too, and all count the same.
 
 A value model learns V at every prefix and steers by the difference of two of them. An error of V after one token is
 taken back at the next, but not before tokens were chosen by it. An error of A stays in the sum, so it is unlearned.
@@ -184,21 +186,24 @@ class AdvantageTrainer(SavingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Computes the squared error of the sum of advantages, the weighted mean over the responses of the step."""
+        """Computes the squared error of the sum of advantages, the mean over the responses of the step."""
         mode = "train" if self.model.training else "eval"
-        surpluses, weights = inputs["surpluses"], inputs["weights"]
+        surpluses = inputs["surpluses"]
         names = ("input_ids", "attention_mask", "hidden_states", "candidates")
         outputs = model(**{name: inputs[name] for name in names})
         sums = outputs.logits[:, 0]
         errors = (sums - surpluses).square()
-        loss = self._mean_loss(errors, weights, num_items_in_batch)
+        loss = self._mean_loss(errors, torch.ones_like(errors), num_items_in_batch)
         with torch.no_grad():
             values = {"squared_error": errors, "squared_surplus": surpluses.square()}
             if mode == "eval":
                 values |= {"covariance": sums * surpluses, "variance": self._variances(model, inputs)}
-                values |= {"loss_sum": weights * errors, "weight_sum": weights}
+                values |= {"loss_sum": errors, "weight_sum": torch.ones_like(errors)}
             self._keep_values(mode, values)
         return (loss, outputs) if return_outputs else loss
+
+    def _weights_of(self, batch: dict[str, Any]) -> Tensor:
+        return torch.ones_like(batch["surpluses"])
 
     def _variances(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """The variance of increments under the policy, summed over the steps of each response, shape `[batch]`."""
@@ -231,4 +236,4 @@ def _compared(dataset: Any, name: str, tokenizer: PreTrainedTokenizerBase, args:
         return compared_rollouts(one, its_name, tokenizer, args.max_length, args.max_weight)
 
     why = "too long, or the only response to a prompt"
-    return each_prepared(dataset, name, args, {"input_ids", "surplus", "weight"}, prepare, why)
+    return each_prepared(dataset, name, args, {"input_ids", "surplus"}, prepare, why)

@@ -38,11 +38,11 @@ def test_a_long_response_does_not_count_among_the_others():
     assert (rows["surplus"], dropped) == ([-2.0, 2.0], 1)
 
 
-def test_guided_responses_weigh_what_they_would_under_the_policy():
+def test_guided_responses_weigh_in_the_mean_what_they_would_under_the_policy():
     ratios = [[math.log(0.5)], [math.log(2.0), math.log(3.0)], [math.log(99.0)], [-9999.0]]
     rows, _ = compared([row([5], [6] * len(own), reward, own) for reward, own in enumerate(ratios)], max_weight=8.0)
-    assert rows["weight"] == pytest.approx([0.5, 6.0, 8.0, 0.0])
-    assert rows["surplus"][0] == pytest.approx(0 - (6 * 1 + 8 * 2) / 14)
+    total = 0.5 * 0 + 6 * 1 + 8 * 2
+    assert rows["surplus"] == pytest.approx([0 - total / 14, 1 - 16 / 8.5, 2 - 6 / 6.5, 3 - total / 14.5])
 
 
 @pytest.mark.parametrize(

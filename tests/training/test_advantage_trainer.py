@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.testing import assert_close
+from transformers import LogitsProcessor
 
 from rgtg_hf import AdvantageConfig, AdvantageTrainer, NextTokenRewardModel, PrefixValueConfig, steering
 from rgtg_hf.evaluation.rollouts import rollouts
@@ -25,6 +26,7 @@ TINY = {
     "rank": 8,
 }
 PROMPTS = ["ab", "q?"]
+SAMPLED = {"num_responses": 300, "top_k": 4, "max_new_tokens": 2, "chat_template": False}
 
 
 def count_of_letters(prompts, responses):
@@ -44,8 +46,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def rows(policy):
-    settings = {"num_responses": 300, "top_k": 4, "max_new_tokens": 2, "chat_template": False}
-    return rollouts(policy, TOKENIZER, PROMPTS, count_of_letters, **settings)
+    return rollouts(policy, TOKENIZER, PROMPTS, count_of_letters, **SAMPLED)
 
 
 @pytest.fixture
@@ -84,8 +85,20 @@ def enumerated(policy, prompt, written=(), head=None, beta=0.0):
     return float((steered * rewards).sum()), float(kl), (tokens, shares, rewards)
 
 
-def test_it_learns_the_advantages_of_the_policys_tokens(make, policy):
-    trainer = make(num_train_epochs=12, learning_rate=3e-2, context_scale=1.0)
+class Fond(LogitsProcessor):
+    """Makes every second one of the candidates several times as likely."""
+
+    def __call__(self, input_ids, scores):
+        candidates = scores >= scores.topk(SAMPLED["top_k"]).values[:, -1:]
+        return (scores + 1.5 * (torch.arange(scores.shape[-1]) % 2)).where(candidates, -torch.inf)
+
+
+@pytest.mark.parametrize("guide", [None, Fond()], ids=["of the policy", "of a guided policy"])
+def test_it_learns_the_advantages_of_the_policys_tokens_from_responses(make, policy, rows, guide):
+    given = (
+        rows if guide is None else rollouts(policy, TOKENIZER, PROMPTS, count_of_letters, **SAMPLED, processor=guide)
+    )
+    trainer = make(given, num_train_epochs=12, learning_rate=3e-2, context_scale=1.0)
     trainer.train()
     for prompt in PROMPTS:
         mean, _, (tokens, shares, rewards) = enumerated(policy, prompt)
@@ -96,8 +109,11 @@ def test_it_learns_the_advantages_of_the_policys_tokens(make, policy):
         assert_close(found, exact, atol=0.1 * exact.abs().max().item(), rtol=0)
 
 
-def test_the_loss_is_the_squared_error_of_the_sum_of_advantages(make):
-    trainer = make()
+def test_the_loss_is_the_squared_error_of_the_sum_of_advantages(make, rows):
+    # Of a guided policy: the responses count the same in the loss.
+    trainer = make(
+        [row | {"log_ratios": [place % 3 - 1.0] * len(row["completion_ids"])} for place, row in enumerate(rows)]
+    )
     for parameter in trainer.model.score.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -115,15 +131,10 @@ def test_the_loss_is_the_squared_error_of_the_sum_of_advantages(make):
     assert_close(loss, torch.stack(errors).mean(), atol=1e-4, rtol=1e-4)
 
 
-def test_the_step_does_not_depend_on_how_it_is_cut_into_batches(make, rows):
-    # Weights differ, so that a mean over batches would differ from a mean over responses.
-    weighted = [
-        row | {"log_ratios": [math.log(1 + place % 3)] * len(row["completion_ids"])} for place, row in enumerate(rows)
-    ]
+def test_the_step_does_not_depend_on_how_it_is_cut_into_batches(make):
     trained = []
     for batch, accumulated in ((16, 1), (4, 4)):
         trainer = make(
-            weighted,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulated,
             max_steps=1,
