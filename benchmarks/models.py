@@ -146,7 +146,7 @@ def _reward_trainer(
         return PrefixValueTrainer(str(demo_policy_path()), values, train_dataset=rated, processing_class=tokenizer)
     if kind == "advantage":
         policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
-        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward")
+        rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward", "log_ratios")
         states = {"hidden_states_dir": str(folder.with_name("steps"))}
         advantages = AdvantageConfig(**common | HEAD | states | other)
         return AdvantageTrainer(policy, advantages, train_dataset=rated, processing_class=tokenizer)

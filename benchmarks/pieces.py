@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -45,7 +45,9 @@ class Shown(NamedTuple):
     by_order: bool = False
 
 
-def keep_figures(folder: Path, tasks: Iterable[str], file: Path, *, texts: bool = False) -> list[Piece]:
+def keep_figures(
+    folder: Path, tasks: Iterable[str], file: Path, methods: Container[str], *, texts: bool = False
+) -> list[Piece]:
     """Adds the figures of the pieces in a folder to those kept before, and returns all, one for each piece.
 
     The texts of a piece are not kept. `gold` has a value for each prompt.
@@ -54,6 +56,7 @@ def keep_figures(folder: Path, tasks: Iterable[str], file: Path, *, texts: bool 
         folder: The folder of the pieces.
         tasks: Keys of `TASKS`.
         file: Where figures are kept.
+        methods: The methods whose pieces are added.
         texts: Whether to measure the texts too: a second gold reward for each prompt, length, perplexity, variety.
     """
     kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
@@ -63,7 +66,7 @@ def keep_figures(folder: Path, tasks: Iterable[str], file: Path, *, texts: bool 
             if path.name.startswith((f"{task}-", "any-")):  # the policy's own responses are for any task
                 found = json.loads(path.read_text(encoding="utf-8"))
                 piece = {"task": task} | {name: found[name] for name in _KEPT} | {"kl": fmean(found["divergences"])}
-                if _key(piece) not in figures:
+                if found["method"] in methods and _key(piece) not in figures:
                     piece["gold"] = [round(value, 4) for value in TASKS[task].gold(found["texts"])]
                     figures[_key(piece)] = piece | (_measures(task, found) if texts else {})
     pieces = [figures[key] for key in sorted(figures)]

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
+from benchmarks.values.rollout_models import GUIDE_BETA
 from benchmarks.values.value_sampler import ValueSampler
 from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
@@ -43,7 +44,7 @@ class BaselineSampler(ValueSampler):
     value_betas: ClassVar[tuple[float, ...]] = (0.0,)
     sizes: ClassVar[tuple[int, ...]] = BLOCKWISE
     guide: ClassVar[str] = "advantages"
-    head_beta: ClassVar[float] = 2.7
+    head_beta: ClassVar[float] = GUIDE_BETA
 
     @cached_property
     def _prompts(self) -> list[str]:

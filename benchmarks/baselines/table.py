@@ -72,7 +72,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     train_and_sample(options, options.kinds, BaselineSampler, SETTINGS)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES, texts=True)
+        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN, texts=True)
         results = {
             task: {
                 "gold": TASKS[task].gold_name,

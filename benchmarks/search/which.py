@@ -92,7 +92,7 @@ def main() -> None:
         used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
         used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": TRAINING}
         pictures.mkdir(parents=True, exist_ok=True)
-        figures = keep_figures(options.folder, options.tasks, FIGURES)
+        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)
         results = {task: report(figures, task, pictures) for task in options.tasks}
         print(record("which_method", used, results, options.output))
 

@@ -57,7 +57,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     train_and_sample(options, list(KINDS), ValueSampler)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES)
+        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)
         results = {
             task: {
                 "gold": TASKS[task].gold_name,

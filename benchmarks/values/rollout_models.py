@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from benchmarks.paper.sample import Sampler
 from benchmarks.paper.table import sample_texts
 from benchmarks.record import commit
 from benchmarks.tasks import TASKS
+from rgtg_hf import steering
 from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["BASELINES", "KINDS", "ROLLOUTS", "rated_rollouts", "train_and_sample", "train_on_rows"]
+__all__ = ["BASELINES", "GUIDE_BETA", "KINDS", "ROLLOUTS", "rated_rollouts", "train_and_sample", "train_on_rows"]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
+GUIDE_BETA = 2.7  # of a head of advantages: about a nat per response
 _PROMPTS_PER_BATCH = 16
 # Names of the models, which other benchmarks know, and what is trained for each. A pair has two responses and each is
 # in two pairs, so one epoch of pairs reads as many tokens as two of rated responses.
@@ -95,25 +98,36 @@ def train_on_rows(
     print(f"trained {target.name} on {len(trained)} rows in {seconds:.0f} s", flush=True)
 
 
-def rated_rollouts(folder: Path, task: str, seed: int) -> list[dict[str, Any]]:
-    """The rollouts of a seed, rated by a task's gold reward. All tasks have the same responses, sampled once."""
-    file = folder / f"rollouts-{seed}.jsonl"
+def rated_rollouts(folder: Path, task: str, seed: int, guide: Path | None = None) -> list[dict[str, Any]]:
+    """The rollouts of a seed, rated by a task's gold reward, sampled once.
+
+    Args:
+        folder: Where rollouts are kept.
+        task: A key of `TASKS`.
+        seed: Of sampling.
+        guide: A steering head that guides the policy. Otherwise all tasks have the same responses.
+    """
+    file = folder / (f"rollouts-{seed}.jsonl" if guide is None else f"rollouts-{guide.name}-guided.jsonl")
     if not file.exists():
-        write_whole(file, json_lines(_sampled(seed)))
+        write_whole(file, json_lines(_sampled(seed, guide)))
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
     rated = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
     return [row for row in rated if row["completion_ids"]]
 
 
-def _sampled(seed: int) -> list[dict[str, Any]]:
+def _sampled(seed: int, guide: Path | None) -> list[dict[str, Any]]:
     policy, tokenizer = load_policy()
     prompts, found = training_prompts(), []
-    for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
-        batch = prompts[start : start + _PROMPTS_PER_BATCH]
-        own = rollouts(policy, tokenizer, batch, _no_reward, seed=1000 * seed + start, **ROLLOUTS)
-        found += own
-        print(f"seed {seed}: rollouts of {start + len(batch)} of {len(prompts)} prompts", flush=True)
+    with contextlib.ExitStack() as stack:
+        processor = None
+        if guide is not None:
+            processor = stack.enter_context(steering(policy, [(str(guide), GUIDE_BETA)], top_k=ROLLOUTS["top_k"]))
+        for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
+            batch = prompts[start : start + _PROMPTS_PER_BATCH]
+            settings = ROLLOUTS | {"seed": 1000 * seed + start, "processor": processor}
+            found += rollouts(policy, tokenizer, batch, _no_reward, **settings)
+            print(f"seed {seed}: rollouts of {start + len(batch)} of {len(prompts)} prompts", flush=True)
     return found
 
 
