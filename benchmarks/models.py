@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 
@@ -28,6 +29,7 @@ from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_for_training
 
 KINDS = ("prefix", "full", "head", "dpo")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where comparisons of methods train and sample
 # Nothing is saved, logged or reported while a benchmark trains.
 QUIET: dict[str, Any] = {
     "bf16": False,
@@ -38,7 +40,7 @@ QUIET: dict[str, Any] = {
     "disable_tqdm": True,
 }
 COMMON: dict[str, Any] = QUIET | {
-    "use_cpu": True,
+    "use_cpu": DEVICE == "cpu",
     "num_train_epochs": 1,
     "per_device_train_batch_size": 8,
     "max_length": None,
@@ -61,12 +63,13 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": 
 TRAINING = {"common": COMMON, "reward models": REWARD, "value models": VALUE, "head": HEAD, "dpo": DPO, "lora": LORA}
 
 
-def load_policy() -> tuple[Any, Any]:
+def load_policy(device: str = "cpu") -> tuple[Any, Any]:
     """The demo's policy and its tokenizer."""
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     path = demo_policy_path()
-    return AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval(), AutoTokenizer.from_pretrained(path)
+    policy = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval().to(device)
+    return policy, AutoTokenizer.from_pretrained(path)
 
 
 def train(
@@ -145,13 +148,13 @@ def _reward_trainer(
         values = PrefixValueConfig(**common | VALUE | other, num_layers=num_layers)
         return PrefixValueTrainer(str(demo_policy_path()), values, train_dataset=rated, processing_class=tokenizer)
     if kind == "advantage":
-        policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+        policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32").to(DEVICE)
         rated = ids_dataset(rows, "prompt_ids", "completion_ids", "reward", "log_ratios")
         states = {"hidden_states_dir": str(folder.with_name("steps"))}
         advantages = AdvantageConfig(**common | HEAD | states | other)
         return AdvantageTrainer(policy, advantages, train_dataset=rated, processing_class=tokenizer)
     if kind == "head":
-        policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+        policy = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32").to(DEVICE)
         set_seed(common["seed"])
         model: Any = NextTokenRewardModel.from_policy(policy, **head)
         settings = common | HEAD | {"hidden_states_dir": str(folder.with_name("hidden_states"))}

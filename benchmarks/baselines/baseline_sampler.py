@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
+from benchmarks.models import DEVICE
 from benchmarks.values.rollout_models import GUIDE_BETA
 from benchmarks.values.value_sampler import ValueSampler
 from rgtg_hf.cli.demo.demo_rows import training_prompts
@@ -63,7 +64,7 @@ class BaselineSampler(ValueSampler):
     def _prompted(self) -> None:
         policy, tokenizer = self._models
         told = [with_instruction(prompt, INSTRUCTIONS[self.task]) for prompt in self._prompts]
-        self._sweep_expert("prompted", policy, PROMPTED, prompts=dict(encode_prompts(tokenizer, told)))
+        self._sweep_expert("prompted", policy, PROMPTED, prompts=dict(encode_prompts(tokenizer, told).to(DEVICE)))
 
     def _dpo(self) -> None:
         self._sweep_adapter("dpo", "rollouts_dpo", DPO)

@@ -14,12 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
+from transformers import AutoModelForSequenceClassification, DynamicCache
 
-from benchmarks.models import load_policy
+from benchmarks.models import DEVICE, load_policy
 from benchmarks.tasks import TASKS, held_out_prompts
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
-from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
@@ -70,7 +69,7 @@ class Sampler:
 
     @cached_property
     def _models(self) -> tuple[Any, Any]:
-        return load_policy()
+        return load_policy(DEVICE)
 
     @cached_property
     def _prompts(self) -> list[str]:
@@ -92,7 +91,7 @@ class Sampler:
     def _encode(self, prompts: list[str]) -> dict[str, Any]:
         """A left-padded batch with the cache of all but its last column, for use by many generations."""
         policy, tokenizer = self._models
-        batch = dict(encode_prompts(tokenizer, prompts))
+        batch = dict(encode_prompts(tokenizer, prompts).to(DEVICE))
         ids, mask = batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1]
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
@@ -164,9 +163,9 @@ class Sampler:
                 continue
             if (model := self._reward_model(kind)) is None:
                 continue
-            start = time.process_time()
+            start = clock()
             rewards = [self._rewards(model, draw["ids"]) for draw in draws]
-            seconds = time.process_time() - start
+            seconds = clock() - start
             for n in sizes:
                 chosen = self._choose(draws[:n], rewards[:n], seconds * n / len(draws))
                 self._keep(f"best_of_n_{kind}", n, lambda chosen=chosen: chosen, kind)
@@ -206,7 +205,7 @@ class Sampler:
     def _sweep_adapter(self, name: str, kind: str, strengths: Sequence[float], **settings: Any) -> None:
         """Samples with the policy under an adapter as the expert."""
         if self._missing(name, strengths) and (adapter := self._saved(kind)) is not None:
-            base = AutoModelForCausalLM.from_pretrained(demo_policy_path(), dtype="float32")
+            base, _ = load_policy(DEVICE)
             self._sweep_expert(name, PeftModel.from_pretrained(base, adapter), strengths, **settings)
 
     def _sweep_expert(self, name: str, expert: Any, strengths: Sequence[float], **settings: Any) -> None:
@@ -234,7 +233,8 @@ class Sampler:
     def _reward_model(self, kind: str) -> Any:
         if (saved := self._saved(kind)) is None:
             return None
-        return AutoModelForSequenceClassification.from_pretrained(saved, dtype=self.settings["dtype"]).eval()
+        loaded = AutoModelForSequenceClassification.from_pretrained(saved, dtype=self.settings["dtype"])
+        return loaded.eval().to(DEVICE)
 
     def _steering_head(self, kind: str) -> NextTokenRewardModel | None:
         if (saved := self._saved(kind)) is None:
@@ -288,11 +288,11 @@ class Sampler:
         file = self._file(method, strength)
         if file.exists():
             return
-        start = time.process_time()
+        start = clock()
         sampled = draw()
         if not method.startswith("best_of_n"):
-            # The processor's clock, which other work disturbs little. The prompts were read before.
-            sampled = replace(sampled, seconds=time.process_time() - start)
+            # The prompts were read before.
+            sampled = replace(sampled, seconds=clock() - start)
         record = {
             "method": method,
             "seed": self.seed,
@@ -310,6 +310,11 @@ class Sampler:
             f"{sampled.seconds:5.0f} s",
             flush=True,
         )
+
+
+def clock() -> float:
+    """Seconds of processor time, which other work disturbs little. On a GPU, seconds."""
+    return time.process_time() if DEVICE == "cpu" else time.perf_counter()
 
 
 def _beta_for(records: list[Any], target: float) -> float:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import load_policy, train
+from benchmarks.models import DEVICE, load_policy, train
 from benchmarks.paper.sample import Sampler
 from benchmarks.paper.table import sample_texts
 from benchmarks.record import commit
@@ -117,7 +117,7 @@ def rated_rollouts(folder: Path, task: str, seed: int, guide: Path | None = None
 
 
 def _sampled(seed: int, guide: Path | None) -> list[dict[str, Any]]:
-    policy, tokenizer = load_policy()
+    policy, tokenizer = load_policy(DEVICE)
     prompts, found = training_prompts(), []
     with contextlib.ExitStack() as stack:
         processor = None
