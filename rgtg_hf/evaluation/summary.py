@@ -21,11 +21,13 @@ class MethodRun:
         sampled: The responses.
         gold: Gold reward per prompt.
         steering: Rewards of the responses by the reward model that steered; None if the method uses no reward model.
+        second: Rewards by a second, independent judge; None if there is none.
     """
 
     sampled: SampledResponses
     gold: list[float]
     steering: list[float] | None = None
+    second: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class MethodSummary:
         reward_model_tokens: Reward-model tokens per generated token, including prompts and padding; None if it was
             not measured.
         gold_by_run: Mean gold reward of each run.
+        second_gold: Mean reward by a second judge; None if there is none. So the next three.
+        second_gold_se: Standard error of `second_gold`.
+        second_gain_low: Lower end of the 95 % interval of its mean above the policy's on the same prompt.
+        second_gain_high: Upper end of that interval.
     """
 
     method: str
@@ -86,6 +92,15 @@ class MethodSummary:
     tokens_per_s: float | None
     reward_model_tokens: float | None
     gold_by_run: list[float]
+    second_gold: float | None = None
+    second_gold_se: float | None = None
+    second_gain_low: float | None = None
+    second_gain_high: float | None = None
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the gold reward rises and the second one falls, each by more than its interval."""
+        return self.gain_low > 0 and self.second_gain_high is not None and self.second_gain_high < 0
 
 
 def summarize(
@@ -111,9 +126,9 @@ def summarize(
     Raises:
         ValueError: If there are no runs, or fewer than two prompts.
     """
-    gold, plain = _per_prompt(runs), _per_prompt(unguided)
+    gold, plain = (_per_prompt([run.gold for run in those]) for those in (runs, unguided))
     difference = paired_difference(gold, plain)
-    low, high = bootstrap_interval([a - b for a, b in zip(gold, plain, strict=True)])
+    low, high = _interval(gold, plain)
     # Wins are counted for each pair of responses, because means over seeds almost never tie.
     pairs = [(run, other) for run in runs for other in unguided]
     wins = [win_rate(run.gold, other.gold) for run, other in pairs]
@@ -151,7 +166,23 @@ def summarize(
         tokens_per_s=_mean(sampled.tokens_per_second for sampled in timed),
         reward_model_tokens=_mean(sampled.reward_model_tokens / max(1, sampled.tokens) for sampled in timed),
         gold_by_run=[fmean(run.gold) for run in runs],
+        **_second(runs, unguided),
     )
+
+
+def _second(runs: Sequence[MethodRun], unguided: Sequence[MethodRun]) -> dict[str, float]:
+    both = [[run.second for run in those if run.second is not None] for those in (runs, unguided)]
+    if not all(both):
+        return {}
+    second, plain = map(_per_prompt, both)
+    mean, error = mean_with_error(second)
+    low, high = _interval(second, plain)
+    return {"second_gold": mean, "second_gold_se": error, "second_gain_low": low, "second_gain_high": high}
+
+
+def _interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    low, high = bootstrap_interval([a - b for a, b in zip(ours, theirs, strict=True)])
+    return low, high
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -159,8 +190,15 @@ def _mean(values: Iterable[float]) -> float | None:
     return fmean(known) if known else None
 
 
-def _per_prompt(runs: Sequence[MethodRun]) -> list[float]:
-    return [fmean(values) for values in zip(*(run.gold for run in runs), strict=True)]
+def _per_prompt(runs: Sequence[list[float]]) -> list[float]:
+    return [fmean(values) for values in zip(*runs, strict=True)]
+
+
+def _second_shown(row: MethodSummary) -> str:
+    if row.second_gold is None:
+        return ""
+    gain = f" [{row.second_gain_low:+.2g}, {row.second_gain_high:+.2g}]"
+    return f"{row.second_gold:.3g} ± {row.second_gold_se:.2g}{gain}"
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -173,6 +211,7 @@ COLUMNS: dict[str, Callable[[MethodSummary], str]] = {
     "strength": lambda row: f"{row.strength:g}" if row.strength else "",
     "gold": lambda row: f"{row.gold:.3g} ± {row.gold_se:.2g}",
     "gain [95 %]": lambda row: f"{row.gain:+.3g} [{row.gain_low:+.2g}, {row.gain_high:+.2g}]",
+    "second gold [gain, 95 %]": _second_shown,
     "wins": lambda row: f"{row.win_rate:.0%} ± {row.win_rate_se:.0%}",
     "KL": lambda row: f"{'≤ ' if row.kl_is_bound else ''}{row.kl:.2f}",
     "steering reward": lambda row: _shown(row.steering_reward, ".2f"),
@@ -194,7 +233,9 @@ def markdown_table(rows: Sequence[MethodSummary]) -> str:
 
     Returns:
         The lines of the table. KL is in nats per response, with "≤" if it is an upper bound. "RM tokens" are
-        reward-model tokens per generated token.
+        reward-model tokens per generated token. A second judge has a column if there is one.
     """
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *([show(row) for show in COLUMNS.values()] for row in rows)]
+    judged_twice = any(row.second_gold is not None for row in rows)
+    columns = {name: show for name, show in COLUMNS.items() if judged_twice or show is not _second_shown}
+    lines = [list(columns), ["---"] * len(columns), *([show(row) for show in columns.values()] for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

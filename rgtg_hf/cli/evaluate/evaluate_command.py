@@ -73,7 +73,9 @@ def run(arguments: Sequence[str]) -> None:
 
     quiet_transformers()
     options.device = processes.own_device
-    gold = load_judge(options.gold, device=options.device, trust_remote_code=options.trust_remote_code)
+    judging = {"device": options.device, "trust_remote_code": options.trust_remote_code}
+    gold = load_judge(options.gold, **judging)
+    second = load_judge(options.second_gold, option="--second_gold", **judging) if options.second_gold else None
     if processes.index == 0:
         _warn_of_overlap(options.training_data, prompts)
         claim_output_dir(folder, command="evaluate", configuration=configuration)
@@ -84,7 +86,7 @@ def run(arguments: Sequence[str]) -> None:
     if processes.index == 0:
         from rgtg_hf.cli.evaluate.evaluate_report import write_report
 
-        write_report(folder, options, prompts, gold)
+        write_report(folder, options, prompts, gold, second)
         if options.reward_model and Path(options.reward_model).is_dir():
             suggest("rgtg-hf", "push", options.reward_model, "your-name/your-reward-model", "--private")
 
@@ -233,6 +235,7 @@ def _parser() -> LineParser:
     add = parser.group("prompts and results")
     add("--prompts", required=True, metavar="FILE", help="one prompt per line, or .jsonl rows with a `prompt`")
     add("--gold", required=True, help="vader, flesch, module:function or a reward model")
+    add("--second_gold", metavar="GOLD", help="another judge, which shows what only the first one likes")
     add("--output", required=True, metavar="DIR", help="folder; an interrupted evaluation continues")
     add("--batch_size", type=int, default=32, help="prompts decoded together")
     add("--training_data", help="training pairs, to warn of prompts that are among them")

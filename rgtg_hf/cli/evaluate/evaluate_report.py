@@ -31,7 +31,9 @@ _TARGETS = [0.5, 1.0, 2.0, 5.0, 10.0]  # nats per response
 Runs = dict[str, dict[float, MethodRun]]  # method -> strength -> run, weakest first
 
 
-def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[Any], gold: Gold) -> None:
+def write_report(
+    folder: Path, options: argparse.Namespace, prompts: Sequence[Any], gold: Gold, second: Gold | None = None
+) -> None:
     """Judges the responses in `texts.jsonl` and writes the report beside them.
 
     Args:
@@ -39,13 +41,16 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
         options: The options of the command.
         prompts: All prompts.
         gold: The gold reward.
+        second: A second judge.
 
     Raises:
-        UserError: If the gold reward does not return one number per response.
+        UserError: If a judge does not return one number per response.
     """
     from rich.console import Console
 
-    runs = _read(folder / "texts.jsonl", [last_message(prompt) for prompt in prompts], gold, options.gold)
+    judges = {"gold": gold} if second is None else {"gold": gold, "second_gold": second}
+    names = {f"--{name}: {getattr(options, name)}": judge for name, judge in judges.items()}
+    runs = _read(folder / "texts.jsonl", [last_message(prompt) for prompt in prompts], names)
     plain = runs["policy"][0.0]
     rows = [
         summarize(method, strength, [run], [plain], kl_is_bound=METHODS[method].kl_is_bound)
@@ -61,11 +66,7 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
         rows,
         at_equal_kl=equal,
         accuracy_by_fraction_read=accuracy,
-        gold={
-            f"{method} {strength:g}": run.gold
-            for method, of_method in runs.items()
-            for strength, run in of_method.items()
-        },
+        **_rewards(runs),
         settings={name: _without_place(value) for name, value in settings.items()},
         prompts=len(prompts),
         versions=describe_versions(_PACKAGES),
@@ -74,6 +75,11 @@ def write_report(folder: Path, options: argparse.Namespace, prompts: Sequence[An
     )
     write_whole(folder / "report.md", _markdown(markdown_table(rows), equal, options, len(prompts)))
     Console(highlight=False).print(_terminal_table(rows))
+    if overfit := [f"{row.method} {row.strength:g}" for row in rows if row.overfits]:
+        Console(stderr=True, highlight=False).print(
+            f"[bold]Warning:[/bold] the gold reward rises and the second one falls for: {', '.join(overfit)}. They "
+            "may have found what only the first judge likes; a weaker one is safer"
+        )
     Console(stderr=True, highlight=False).print(
         f"Written to {folder}: report.md with all measures, report.json, texts.jsonl and the pictures"
     )
@@ -105,7 +111,18 @@ def _with_error(mean: float, error: float, sign: str = "") -> str:
     return f"{mean:{sign}.{decimals}f} ± {error:.{decimals}f}"
 
 
-def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
+def _rewards(runs: Runs) -> dict[str, dict[str, list[float]]]:
+    """The rewards of each response by each judge, by method and strength."""
+    every = {
+        f"{method} {strength:g}": run for method, of_method in runs.items() for strength, run in of_method.items()
+    }
+    rewards = {"gold": {name: run.gold for name, run in every.items()}}
+    second = {name: run.second for name, run in every.items() if run.second is not None}
+    return rewards | ({"second_gold": second} if second else {})
+
+
+def _read(file: Path, prompts: list[str], judges: dict[str, Gold]) -> Runs:
+    """The responses, and what the first judge and the second, if there is one, say of them."""
     rows: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -113,8 +130,10 @@ def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
     runs: Runs = defaultdict(dict)
     for (method, strength), of_method in _shown(rows.items(), "judging"):
         texts = [row["response"] for row in of_method]
-        with blame_input(f"--gold: {name} cannot be used", (ValueError,)):
-            judged = rate(gold, prompts, texts)
+        judged = []
+        for name, judge in judges.items():
+            with blame_input(f"{name} cannot be used", (ValueError,)):
+                judged.append(rate(judge, prompts, texts))
         steering = [row["steering_reward"] for row in of_method]
         sampled = SampledResponses(
             texts=texts,
@@ -125,7 +144,9 @@ def _read(file: Path, prompts: list[str], gold: Gold, name: str) -> Runs:
             log_likelihoods=[row["log_likelihood"] for row in of_method],
             reward_model_tokens=round(sum(row["reward_model_tokens"] for row in of_method)),
         )
-        runs[method][strength] = MethodRun(sampled, judged, None if None in steering else steering)
+        runs[method][strength] = MethodRun(
+            sampled, judged[0], None if None in steering else steering, judged[1] if judged[1:] else None
+        )
     return runs
 
 
@@ -220,6 +241,11 @@ def _markdown(table: str, equal: list[dict[str, Any]], options: argparse.Namespa
         "reward-model tokens per generated token.\n",
         table,
     ]
+    if options.second_gold:
+        lines.append(
+            f"Second gold reward: {_without_place(options.second_gold)}. Where it falls while the first rises, a "
+            "method may have found what only the first judge likes.\n"
+        )
     if equal:
         lines += ["## At equal divergence\n", "Gold reward, interpolated between the two nearest strengths.\n"]
         names = list(dict.fromkeys(name for row in equal for name in row if name != "kl"))

@@ -149,6 +149,7 @@ def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkey
         (["--gold", "./nothing-here"], "--gold"),
         (["--ns", "0"], "--ns has 0"),
         (["--value_beta", "much"], "--value_beta"),
+        (["--second_gold", "nobody"], "--second_gold: there is no judge 'nobody'"),
         (["--top_k", "0"], "--top_k is 0"),
         (["--max_new_tokens", "0"], "--max_new_tokens is 0"),
     ],
@@ -170,6 +171,15 @@ def test_a_folder_belongs_to_one_configuration(evaluate, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert evaluate(tmp_path / "mine") == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_a_second_judge_can_be_asked_later(evaluate, tmp_path):
+    assert evaluate(tmp_path / "out", "--methods", "policy") == 0
+    written = (tmp_path / "out" / "texts.jsonl").read_bytes()
+    assert evaluate(tmp_path / "out", "--methods", "policy", "--second_gold", "flesch") == 0
+    assert (tmp_path / "out" / "texts.jsonl").read_bytes() == written
+    (row,) = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert row["second_gold"] is not None
 
 
 def test_a_folder_is_free_after_a_run_that_ended_before_its_first_text(

@@ -7,7 +7,10 @@ from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.evaluate.evaluate_report import write_report
 
 PROMPTS = ["one", "two", "three"]
-SETTINGS = {"gold": "judge", "top_k": 5, "max_new_tokens": 4, "seed": 0, "pairs": None, "output": "o", "device": "cpu"}
+SETTINGS = {
+    **{"gold": "judge", "second_gold": None, "top_k": 5, "max_new_tokens": 4, "seed": 0, "pairs": None},
+    **{"output": "o", "device": "cpu"},
+}
 
 
 @pytest.fixture
@@ -53,6 +56,33 @@ def test_the_report_holds_every_method_and_compares_them(folder, capsys):
 def test_a_gold_reward_must_judge_every_response(folder):
     with pytest.raises(UserError, match="judge cannot be used: The reward returned 1 numbers for 3"):
         write_report(folder, Namespace(**SETTINGS), PROMPTS, lambda prompts, texts: [0.0])
+
+
+def test_a_second_judge_tells_of_methods_that_only_the_first_one_likes(folder, capsys):
+    def brevity(prompts, texts):
+        return [9 - 2 * number for number in length(prompts, texts)]
+
+    write_report(folder, Namespace(**SETTINGS | {"second_gold": "brevity"}), PROMPTS, length, brevity)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["second_gold"] == {"policy 0": [7, 5, 3], "pargs 1": [5, 3, 1], "pargs 2": [3, 1, -1]}
+    row = report["rows"][2]
+    assert (row["gain"], row["second_gold"]) == (2.0, 1.0)
+    assert (row["second_gain_low"], row["second_gain_high"]) == (-4.0, -4.0)
+    warning = " ".join(capsys.readouterr().err.split())
+    assert "the gold reward rises and the second one falls for: pargs 1, pargs 2" in warning
+    text = (folder / "report.md").read_text()
+    assert "Second gold reward: brevity" in text
+    assert "| 1 ± 1.2 [-4, -4] |" in text
+
+
+def test_a_second_judge_that_agrees_gives_no_warning(folder, capsys):
+    write_report(folder, Namespace(**SETTINGS | {"second_gold": "length"}), PROMPTS, length, length)
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_without_a_second_judge_there_is_no_column_for_it(folder):
+    write_report(folder, Namespace(**SETTINGS), PROMPTS, length)
+    assert "second" not in (folder / "report.md").read_text().casefold()
 
 
 def test_a_folder_is_named_without_its_path(folder):
