@@ -126,6 +126,7 @@ def rows_of(figures: Iterable[Piece], task: str, shown: Mapping[str, Shown]) -> 
                 | {
                     "method": method,
                     "name": look.name,
+                    "strength": n,
                     "setting": "" if method == "policy" else look.strength.format(n=n),
                     "seeds": sorted(of_strength),
                     "gold": estimate(gold),
