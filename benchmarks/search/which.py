@@ -14,13 +14,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frontier_picture import draw_frontier
 from benchmarks.models import TRAINING
 from benchmarks.paper.table import make_parser, sample_texts, train_models
 from benchmarks.pieces import Shown, keep_figures, rows_of
 from benchmarks.record import RESULTS, ROOT, record
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
 from benchmarks.tasks import TASKS
-from rgtg_hf.evaluation.chart import Series, draw_series
 
 FIGURES = RESULTS / "which_method.jsonl"
 SHOWN = {
@@ -55,27 +55,9 @@ def _draw(rows: list[dict[str, Any]], task: str, pictures: Path) -> None:
         if row["method"] != "policy" and row["kl"] == row["kl"]:
             guided = row["method"].startswith("guided")
             by_name["searches guided by the head" if guided else row["name"]].append(row)
-    series = []
-    for name, own in by_name.items():
-        bound = own[0]["kl is a bound"]
-        points = own if bound else [policy, *own]
-        series.append(
-            Series(
-                name + (" (KL: bound)" if bound else ""),
-                [row["kl"] for row in points],
-                [row["gold"][0] for row in points],
-                [row["gold"][1] for row in points],
-                line=not name.startswith("searches"),
-                dashed=bound,
-            )
-        )
-    draw_series(
-        series,
-        pictures / f"which_method_{task}.svg",
-        title=f"Gold reward and divergence of each method, {task}",
-        x_name="KL to the policy, nats per response",
-        y_name=f"{TASKS[task].gold_name}, mean ± standard error",
-    )
+    lines = {name: own if own[0]["kl is a bound"] else [policy, *own] for name, own in by_name.items()}
+    title = f"Gold reward and divergence of each method, {task}"
+    draw_frontier(lines, pictures / f"which_method_{task}.svg", title=title, gold=TASKS[task].gold_name)
 
 
 def main() -> None:
