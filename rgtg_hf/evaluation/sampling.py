@@ -9,10 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, TopKLogitsWarper, set_seed
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    TopKLogitsWarper,
+    set_seed,
+)
 
+from rgtg_hf.compat import cache_argument, cache_in
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
+from rgtg_hf.rewards.parts import find_backbone
+from rgtg_hf.scoring.backbone import is_recurrent
 
 __all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
 
@@ -90,11 +100,11 @@ def sample_responses(
     set_seed(seed)
     start = time.perf_counter()
     with torch.inference_mode():
+        repeated = _read_once(policy, inputs, responses_per_prompt)
         output = policy.generate(
-            **inputs,
+            **repeated,
             **(_GREEDY if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": top_k}),
             max_new_tokens=max_new_tokens,
-            num_return_sequences=responses_per_prompt,
             logits_processor=LogitsProcessorList([recorder]),
             stopping_criteria=[] if on_step is None else [_Tell(on_step)],
         )
@@ -111,6 +121,31 @@ def sample_responses(
         log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
         reward_model_tokens=_reward_model_tokens(processor),
     )
+
+
+def _read_once(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[str, Any]:
+    """Repeats each prompt, with a cache for which all but its last token was read once.
+
+    `generate()` reads a prompt as often as it is repeated. It still does so for models with recurrent layers, some of
+    which keep their state elsewhere than in the cache.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    index = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
+    repeated = {name: part[index] if isinstance(part, Tensor) else part for name, part in inputs.items()}
+    if copies == 1 or len(inputs) > 2 or is_recurrent(policy) or int(mask.sum(-1).min()) < 2:
+        return repeated
+    read = policy.generate(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        **_GREEDY,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+    )
+    cache = cache_in(read)
+    if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
+        return repeated
+    cache.reorder_cache(index)  # type: ignore[arg-type]
+    return repeated | {cache_argument(find_backbone(policy).forward): cache}
 
 
 class _Tell(StoppingCriteria):
