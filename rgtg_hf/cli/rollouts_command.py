@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rgtg_hf.cli.partial import PartialOutput, work_through
 from rgtg_hf.cli.processes import join_processes
 from rgtg_hf.cli.prompt_files import check_length, read_prompts
 from rgtg_hf.cli.quiet import quiet_transformers
-from rgtg_hf.config import RewardGuidanceConfig
+from rgtg_hf.config import RewardGuidanceConfig, resolve_guidance
 from rgtg_hf.files import write_whole
 
 __all__ = ["run"]
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     options.device = processes.own_device
     judging = {"option": "--reward", "device": options.device, "trust_remote_code": options.trust_remote_code}
     reward = load_judge(options.reward, **judging)
-    with PartialOutput(Path(options.output), header, processes) as output:
+    with PartialOutput(Path(options.output), header, processes) as output, ExitStack() as stack:
         chat_template = not options.no_chat_template
 
         def lengths_of(tokenizer: Any, config: Any) -> list[int]:
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
             ]
 
         if options.engine == _TRANSFORMERS:
-            policy, tokenizer, processor = _load(options, guidance)
+            policy, tokenizer, processor = _load(options, guidance, stack)
             lengths = lengths_of(tokenizer, policy.config)
         else:
             tokenizer, config = _load_tokenizer(options)
@@ -132,22 +133,25 @@ def _guidance(options: argparse.Namespace) -> RewardGuidanceConfig | None:
     return replace(resolve_options(options, options.guide), search="tokens")
 
 
-def _load(options: argparse.Namespace, guidance: RewardGuidanceConfig | None) -> tuple[Any, Any, Any]:
-    """The policy, its tokenizer, and the processor that guides it."""
+def _load(
+    options: argparse.Namespace, guidance: RewardGuidanceConfig | None, stack: ExitStack
+) -> tuple[Any, Any, Any]:
+    """The policy, its tokenizer, and the processor that guides it while the stack is open."""
     if guidance is None:
         return *load_policy(options), None
-    from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
+    from rgtg_hf.decoding.processor_choice import guidance_processor
 
     options.reward_model = options.guide
     policy, tokenizer, reward_model = load_models(options, option="--guide")
     with blame_input("--guide: it cannot guide this policy", (TypeError, ValueError)):
-        processor = RewardGuidedLogitsProcessor(
+        guided = guidance_processor(
+            policy,
             reward_model,
-            guidance_config=guidance,
+            guidance_config=resolve_guidance({}, guidance),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=policy.generation_config.eos_token_id,
         )
-    return policy, tokenizer, processor
+        return policy, tokenizer, stack.enter_context(guided)
 
 
 def _load_tokenizer(options: argparse.Namespace) -> tuple[Any, Any]:

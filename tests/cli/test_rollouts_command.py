@@ -75,8 +75,9 @@ def test_the_pairs_train_a_reward_model(arguments, policy_folder, tmp_path):
     assert (tmp_path / "reward_model" / "model.safetensors").exists()
 
 
-def test_a_second_round_is_guided_and_weighed(arguments, reward_folder, tmp_path, capsys):
-    guide = ["--guide", reward_folder, "--beta", "3"]
+@pytest.mark.parametrize("guide", ["reward_folder", "head_folder"])
+def test_a_second_round_is_guided_and_weighed(arguments, guide, request, tmp_path):
+    guide = ["--guide", request.getfixturevalue(guide), "--beta", "3"]
     assert main([*arguments, *guide, "--output", str(tmp_path / "out.jsonl")]) == 0
     rows = rows_in(tmp_path / "out.jsonl")
     assert all(len(row["log_ratios"]) == row["tokens"] for row in rows)
