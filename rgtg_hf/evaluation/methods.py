@@ -28,8 +28,8 @@ class Method:
     Attributes:
         name: Name in tables.
         needs: What it needs besides the policy: names of attributes of [`Contestants`].
-        strengths: The setting of its strength: `"betas"`, `"args_betas"`, `"ns"`, `"strengths"` or `"cards_targets"`;
-            None for no setting.
+        strengths: The setting of its strength: `"betas"`, `"args_betas"`, `"head_betas"`, `"ns"`, `"strengths"` or
+            `"cards_targets"`; None for no setting.
         greedy: Whether it takes the most likely candidate instead of sampling.
         kl_is_bound: Whether its divergence is only known as an upper bound.
         on_frontier: Whether its strengths form a curve that starts at the sampled policy.
@@ -60,7 +60,7 @@ METHODS = {
     "halving": Method("best-of-n by halving, prefix RM", _PREFIX, "ns", kl_is_bound=True, search="halve"),
     "particles": Method("particles, prefix RM", _PREFIX, "betas", kl_is_bound=True, search="resample"),
     "cards": Method("CARDS", _FULL, "cards_targets", kl_is_bound=True),
-    "head": Method("steering head", ("head",), "betas", on_frontier=True),
+    "head": Method("steering head", ("head",), "head_betas", on_frontier=True),
     "offline": Method("fine-tuned policy", ("fine_tuned",), "strengths", on_frontier=True),
     "proxy": Method("proxy tuning", ("proxy_tuned", "proxy_base"), "strengths", on_frontier=True),
     "genarm": Method("GenARM", ("autoregressive_rm",), "strengths", on_frontier=True),

@@ -24,9 +24,9 @@ __all__ = ["run"]
 _MODELS = ("reward_model", "full_reward_model", "head", "fine_tuned", "proxy_tuned", "proxy_base", "autoregressive_rm")
 # The settings that the results depend on. An output folder belongs to one choice of them.
 _CONFIGURATION = [
-    *("model", *_MODELS, "instruction", "methods", "betas", "args_betas", "ns", "strengths", "cards_targets"),
-    *("gold", "top_k", "block_size", "value_beta", "max_new_tokens", "seed", "batch_size", "no_chat_template"),
-    *("dtype", "trust_remote_code"),
+    *("model", *_MODELS, "instruction", "methods", "betas", "args_betas", "head_betas", "ns", "strengths"),
+    *("cards_targets", "gold", "top_k", "block_size", "value_beta", "max_new_tokens", "seed", "batch_size"),
+    *("no_chat_template", "dtype", "trust_remote_code"),
 ]
 
 
@@ -100,10 +100,8 @@ def _check(options: argparse.Namespace) -> None:
     for option in ("model", *_MODELS):
         if getattr(options, option):
             check_model_name(f"--{option}", getattr(options, option))
-    beta: Any = resolve_options(options, options.reward_model).beta
-    options.betas = options.betas or [beta / 2, beta, 2 * beta]
-    options.args_betas = options.args_betas or options.betas
-    for beta in [*options.betas, *options.args_betas]:
+    _choose_betas(options)
+    for beta in [*options.betas, *options.args_betas, *options.head_betas]:
         check_guidance(beta, options.top_k)
     if options.methods is None:
         options.methods = [name for name, method in METHODS.items() if not _missing(method, options)]
@@ -114,6 +112,18 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--methods: {name} needs --{' and --'.join(missing)}; give it, or leave the method out")
     # All methods are compared with the policy.
     options.methods = list(dict.fromkeys(["policy", *options.methods]))
+
+
+def _choose_betas(options: argparse.Namespace) -> None:
+    """Gives every method its strengths. By default they are around the one that is saved beside a model."""
+    given, own = options.betas, argparse.Namespace(**vars(options))
+    beta: Any = resolve_options(options, options.reward_model or options.head).beta
+    options.betas = given or [beta / 2, beta, 2 * beta]
+    options.args_betas = options.args_betas or options.betas
+    if not options.head_betas:
+        if options.reward_model and options.head and not given:
+            beta = resolve_options(own, options.head).beta  # a head's rewards have another unit
+        options.head_betas = given or [beta / 2, beta, 2 * beta]
 
 
 def _missing(method: Any, options: argparse.Namespace) -> list[str]:
@@ -260,6 +270,7 @@ def _parser() -> LineParser:
     add("--betas", type=float, nargs="+", shown="the model's x 0.5 1 2", help="strengths of steering, particles")
     add_model_settings(add, "value_beta")
     add("--args_betas", type=float, nargs="+", shown="--betas", help="strengths of args, on another scale")
+    add("--head_betas", type=float, nargs="+", shown="--betas, or the head's x 0.5 1 2", help="strengths of head")
     add("--ns", type=int, nargs="+", default=[8], help="responses, rows or particles")
     add("--strengths", type=float, nargs="+", default=[1.0], help="of prompted, offline, proxy, genarm")
     add("--cards_targets", type=float, nargs="+", help="rewards for cards to reach")

@@ -236,6 +236,22 @@ def test_strengths_are_around_the_one_that_is_saved_beside_the_reward_model(
     assert sorted(set(found)) == betas
 
 
+def test_a_head_has_strengths_of_its_own(arguments, head_folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    head = shutil.copytree(head_folder, tmp_path / "head")
+    RewardGuidanceConfig(beta=4.0).save_pretrained(head)
+    found = {}
+    for name, given in (("of the models", []), ("of --betas", ["--betas", "3"])):
+        command = arguments(tmp_path / name, "--head", str(head), "--methods", "head", "pargs")
+        del command[(place := command.index("--betas")) : place + 3]
+        assert main([*command, *given]) == 0
+        found[name] = sorted({(row["method"], row["strength"]) for row in texts(tmp_path / name)} - {("policy", 0.0)})
+    assert found["of the models"] == [
+        (name, beta) for name, first in (("head", 2), ("pargs", 0.5)) for beta in (first, 2 * first, 4 * first)
+    ]
+    assert found["of --betas"] == [("head", 3), ("pargs", 3)]
+
+
 def test_candidates_are_as_many_as_the_model_says(arguments, reward_folder, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     model = Path(shutil.copytree(reward_folder, tmp_path / "model"))
