@@ -14,6 +14,8 @@ from rgtg_hf.cli.option_checks import check_model_name
 from rgtg_hf.cli.output_dir import check_output_dir, claim_output_dir
 from rgtg_hf.cli.parser import LineParser
 from rgtg_hf.cli.quiet import quiet_transformers
+from rgtg_hf.config import resolve_guidance
+from rgtg_hf.rewards.source import RewardModelSource
 
 __all__ = ["run"]
 
@@ -28,11 +30,11 @@ def run(arguments: Sequence[str]) -> None:
         UserError: If the input is wrong.
     """
     options = _parser().parse_args(list(arguments))
-    betas = options.betas * (len(options.heads) if len(options.betas) == 1 else 1)
-    if len(betas) != len(options.heads):
-        raise UserError(f"--betas has {len(betas)} values for {len(options.heads)} heads; give one for each, or one")
-    if not all(map(math.isfinite, betas)):
-        raise UserError(f"--betas is {betas}; the numbers must be finite")
+    given = options.betas or []
+    if len(given) not in (0, 1, len(options.heads)):
+        raise UserError(f"--betas has {len(given)} values for {len(options.heads)} heads; give one for each, or one")
+    if not all(map(math.isfinite, given)):
+        raise UserError(f"--betas is {given}; the numbers must be finite")
     check_model_name("--model", options.model)
     for head in options.heads:
         check_model_name("--heads", head)
@@ -55,17 +57,24 @@ def run(arguments: Sequence[str]) -> None:
         tokenizer = load_tokenizer(options.model)
     with blame_input("the heads cannot be merged"):
         heads = [load_model(NextTokenRewardModel, head) for head in options.heads]
+        betas = given * len(heads) if len(given) == 1 else given or [_own_beta(head) for head in options.heads]
         merged: Any = merge(policy, list(zip(heads, betas, strict=True)))
     claim_output_dir(folder)
     merged.save_pretrained(folder)
+    strengths = ", ".join(f"{beta:g}" for beta in betas)
     if options.lora:
         rank, named = str(merged.config.r), f"{folder.name}={folder}"
-        print(f"Written: {folder}, a LoRA adapter of rank {rank}")
+        print(f"Written: {folder}, a LoRA adapter of rank {rank}, beta {strengths}")
         suggest("vllm", "serve", options.model, "--enable-lora", "--max-lora-rank", rank, "--lora-modules", named)
         return
     tokenizer.save_pretrained(folder)
-    print(f"Written: {folder}, an ordinary checkpoint")
+    print(f"Written: {folder}, an ordinary checkpoint, beta {strengths}")
     suggest("vllm", "serve", str(folder))
+
+
+def _own_beta(head: str) -> float:
+    """The strength that is saved beside a head, or 1."""
+    return resolve_guidance({}, source=RewardModelSource(head)).config.beta  # type: ignore[return-value]
 
 
 def _way_of_merging(lora: bool) -> Callable[..., Any]:
@@ -92,7 +101,7 @@ def _parser() -> LineParser:
     add = parser.group("policy and heads")
     add("--model", required=True, help="the policy that the heads were trained on")
     add("--heads", nargs="+", required=True, help="linear heads, the default kind")
-    add("--betas", type=float, nargs="+", default=[1.0], help="strength of each head, or one for all")
+    add("--betas", type=float, nargs="+", shown="each head's own", help="strength of each head, or one for all")
     add("--lora", action="store_true", help="write a LoRA adapter, which a server uses for the requests that ask")
     add("--output_dir", metavar="DIR", required=True, help="folder of the merged policy, or of the adapter")
     return parser

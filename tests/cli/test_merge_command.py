@@ -2,6 +2,7 @@ import pytest
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rgtg_hf import RewardGuidanceConfig
 from rgtg_hf.cli.main import main
 from tests.tiny_models import tiny_steering_head
 
@@ -24,6 +25,19 @@ def test_the_merged_checkpoint_is_the_steered_policy(tmp_path, policy_folder, sa
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     expected = AutoModelForCausalLM.from_pretrained(policy_folder)(ids).logits[:, -1]
     expected = expected + 1.5 * one.next_token_rewards(ids) - 0.5 * other.next_token_rewards(ids)
+    assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_is_merged_with_the_strength_that_is_saved_beside_it(tmp_path, policy_folder, save_head, capsys):
+    (first, one), (second, other) = save_head(3), save_head(4)
+    RewardGuidanceConfig(beta=3.0).save_pretrained(first)
+    arguments = ["--heads", first, second, "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", "--model", policy_folder, *arguments]) == 0
+    assert "beta 3, 1" in capsys.readouterr().out
+    ids = AutoTokenizer.from_pretrained(tmp_path / "merged")("Hello", return_tensors="pt")["input_ids"]
+    expected = AutoModelForCausalLM.from_pretrained(policy_folder)(ids).logits[:, -1]
+    expected = expected + 3.0 * one.next_token_rewards(ids) + other.next_token_rewards(ids)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert_close(merged(ids).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
 
 
