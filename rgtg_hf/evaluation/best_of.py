@@ -21,6 +21,8 @@ from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
 
 __all__ = ["best_of_n", "log_likelihoods", "search_responses"]
 
+_LOGITS_AT_ONCE = 2**27  # half a gigabyte
+
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
     """Finds the best of the `n` responses to each prompt.
@@ -135,12 +137,16 @@ def log_likelihoods(policy: Any, prompts: list[list[int]], responses: list[list[
     Returns:
         Nats per response, over the whole vocabulary, at temperature 1.
     """
-    # Padding is on the right, where a causal model does not see it.
     rows = [torch.tensor(prompt + own) for prompt, own in zip(prompts, responses, strict=True)]
-    ids = pad_sequence(rows, batch_first=True).to(policy.device)
-    logits = policy(ids).logits[:, :-1].double().log_softmax(-1)
-    chosen = logits.gather(2, ids[:, 1:, None])[..., 0]
+    per_row = max(map(len, rows)) * policy.config.get_text_config().vocab_size
+    together = max(1, _LOGITS_AT_ONCE // per_row)
+    found: list[Tensor] = []
+    for start in range(0, len(rows), together):
+        # Padding is on the right, where a causal model does not see it.
+        ids = pad_sequence(rows[start : start + together], batch_first=True).to(policy.device)
+        logits = policy(ids).logits[:, :-1].float()
+        found += logits.gather(2, ids[:, 1:, None])[..., 0].double() - logits.logsumexp(-1).double()
     return [
         float(row[len(prompt) - 1 : len(prompt) - 1 + len(own)].sum())
-        for row, prompt, own in zip(chosen, prompts, responses, strict=True)
+        for row, prompt, own in zip(found, prompts, responses, strict=True)
     ]

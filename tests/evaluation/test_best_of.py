@@ -48,8 +48,10 @@ def test_blocks_raise_the_reward_and_count_their_choices(policy, reward_model):
     assert many.reward_model_tokens > many.tokens
 
 
+@pytest.mark.parametrize("at_once", [2**27, 1], ids=["in one pass", "row by row"])
 @pytest.mark.parametrize("search", ["best", "halve", "none", "resample"])
-def test_log_likelihoods_are_the_policys(policy, reward_model, search):
+def test_log_likelihoods_are_the_policys(policy, reward_model, search, at_once, monkeypatch):
+    monkeypatch.setattr("rgtg_hf.evaluation.best_of._LOGITS_AT_ONCE", at_once)
     sampled = run(policy, reward_model, search=search)
     for prompt, ids, log_likelihood in zip(PROMPTS, sampled.ids, sampled.log_likelihoods, strict=True):
         with torch.no_grad():
