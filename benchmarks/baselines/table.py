@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
 from benchmarks.estimates import difference, estimate, mean_curve
-from benchmarks.paper.table import make_parser
+from benchmarks.paper.table import make_parser, settings_of
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
@@ -83,7 +83,7 @@ def main() -> None:
             }
             for task in options.tasks
         }
-        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used = settings_of(options)
         print(record("baselines", used | {"rollouts": ROLLOUTS, "settings": SETTINGS}, results, options.output))
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, DynamicCache
+from transformers import AutoModelForSequenceClassification
 
 from benchmarks.models import DEVICE, load_policy
 from benchmarks.tasks import TASKS, held_out_prompts
@@ -25,7 +25,7 @@ from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound
 from rgtg_hf.evaluation.best_of import best_of_n, search_responses
 from rgtg_hf.evaluation.experts import ExpertProcessor
-from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, sample_responses
+from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, prompt_cache, sample_responses
 from rgtg_hf.files import write_whole
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 
@@ -92,17 +92,11 @@ class Sampler:
         """A left-padded batch with the cache of all but its last column, for use by many generations."""
         policy, tokenizer = self._models
         batch = dict(encode_prompts(tokenizer, prompts).to(DEVICE))
-        ids, mask = batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1]
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            cache = policy.model(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=DynamicCache(), use_cache=True
-            )
-        return batch | {"past_key_values": cache.past_key_values}
+        return batch | prompt_cache(policy, batch)
 
     def _sample(self, inputs: dict[str, Any], processor: Any, seed: int, *, greedy: bool = False) -> SampledResponses:
         policy, tokenizer = self._models
-        fresh = inputs | {"past_key_values": copy.deepcopy(inputs["past_key_values"])}
+        fresh = copy.deepcopy(inputs)  # the cache grows
         chosen = {name: self.settings[name] for name in ("top_k", "max_new_tokens")}
         return sample_responses(policy, tokenizer, fresh, seed=seed, processor=processor, greedy=greedy, **chosen)
 

@@ -69,10 +69,12 @@ def write_report(options: argparse.Namespace) -> None:
     pictures = options.output or ROOT / "docs" / "assets"
     pictures.mkdir(parents=True, exist_ok=True)
     tasks = {task: result for task in options.tasks if (result := report_task(options.folder, task, pictures))}
-    settings = vars(options).copy()
-    for name in ("folder", "output", "stages"):
-        del settings[name]
-    print(record("paper_table", settings | {"training": TRAINING}, tasks, options.output))
+    print(record("paper_table", settings_of(options) | {"training": TRAINING}, tasks, options.output))
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on, for its record: all options but where things are and which part is run."""
+    return {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
 
 
 def _layers(text: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.frontier_picture import draw_frontier
 from benchmarks.models import TRAINING
-from benchmarks.paper.table import make_parser, sample_texts, train_models
+from benchmarks.paper.table import make_parser, sample_texts, settings_of, train_models
 from benchmarks.pieces import Shown, keep_figures, rows_of
 from benchmarks.record import RESULTS, ROOT, record
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
@@ -71,7 +71,7 @@ def main() -> None:
         sample_texts(options, SearchSampler)
     if "report" in options.stages:
         pictures = options.output or ROOT / "docs" / "assets"
-        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used = settings_of(options)
         used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": TRAINING}
         pictures.mkdir(parents=True, exist_ok=True)
         figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.estimates import difference
-from benchmarks.paper.table import make_parser
+from benchmarks.paper.table import make_parser, settings_of
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
@@ -66,7 +66,7 @@ def main() -> None:
             }
             for task in options.tasks
         }
-        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used = settings_of(options)
         print(record("values", used | {"rollouts": ROLLOUTS}, results, options.output))
 
 

@@ -19,7 +19,16 @@ from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.rollouts import pairs_of_rollouts, rollouts
 from rgtg_hf.files import write_whole
 
-__all__ = ["BASELINES", "GUIDE_BETA", "KINDS", "ROLLOUTS", "rated_rollouts", "train_and_sample", "train_on_rows"]
+__all__ = [
+    "BASELINES",
+    "GUIDE_BETA",
+    "KINDS",
+    "ROLLOUTS",
+    "rated_rollouts",
+    "train_and_sample",
+    "train_on_rollouts",
+    "train_on_rows",
+]
 
 ROLLOUTS: dict[str, Any] = {"num_responses": 12, "top_k": 10, "max_new_tokens": 48}
 GUIDE_BETA = 2.7  # of a head of advantages: about a nat per response
@@ -119,10 +128,10 @@ def rated_rollouts(folder: Path, task: str, seed: int, guide: Path | None = None
 def _sampled(seed: int, guide: Path | None) -> list[dict[str, Any]]:
     policy, tokenizer = load_policy(DEVICE)
     prompts, found = training_prompts(), []
-    with contextlib.ExitStack() as stack:
-        processor = None
-        if guide is not None:
-            processor = stack.enter_context(steering(policy, [(str(guide), GUIDE_BETA)], top_k=ROLLOUTS["top_k"]))
+    guided: Any = contextlib.nullcontext()
+    if guide is not None:
+        guided = steering(policy, [(str(guide), GUIDE_BETA)], top_k=ROLLOUTS["top_k"])
+    with guided as processor:
         for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
             batch = prompts[start : start + _PROMPTS_PER_BATCH]
             settings = ROLLOUTS | {"seed": 1000 * seed + start, "processor": processor}

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from benchmarks.baselines.baseline_sampler import ADVANTAGES, BaselineSampler
 from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.models import load_policy
-from benchmarks.paper.table import make_parser, sample_texts
+from benchmarks.paper.table import make_parser, sample_texts, settings_of
 from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
 from benchmarks.record import RESULTS, record
 from benchmarks.tasks import TASKS
-from benchmarks.values.rollout_models import GUIDE_BETA, ROLLOUTS, rated_rollouts, train_on_rows
+from benchmarks.values.rollout_models import GUIDE_BETA, ROLLOUTS, rated_rollouts, train_on_rollouts, train_on_rows
 
 FIGURES = RESULTS / "rounds.jsonl"
 DIVERGENCES = (1.0, 2.0, 4.0)
@@ -47,17 +47,14 @@ class RoundsSampler(BaselineSampler):
 
 def train_heads(options: argparse.Namespace, task: str, seed: int) -> None:
     """Trains the heads that are missing, the first one included."""
+    folder, num_layers = options.folder, options.num_layers[task]
+    train_on_rollouts(folder, task, seed, ["advantages"], num_layers, {})
     _, tokenizer = load_policy()
-    folder = options.folder
-    first = folder / f"{task}-advantages-{seed}"
-    guides = {"advantages": None, "two_rounds": None, "guided_round": first}
-    for kind, guide in guides.items():
+    for kind, guide in {"two_rounds": None, "guided_round": folder / f"{task}-advantages-{seed}"}.items():
         target = folder / f"{task}-{kind}-{seed}"
         if not target.exists():
-            rows = rated_rollouts(folder, task, seed)
-            if kind != "advantages":
-                rows += rated_rollouts(folder, task, seed + SECOND, guide)
-            train_on_rows("advantage", target, tokenizer, rows, seed=seed, num_layers=0)
+            rows = rated_rollouts(folder, task, seed) + rated_rollouts(folder, task, seed + SECOND, guide)
+            train_on_rows("advantage", target, tokenizer, rows, seed=seed, num_layers=num_layers)
 
 
 def compare(figures: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
@@ -96,7 +93,7 @@ def main() -> None:
             }
             for task in options.tasks
         }
-        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used = settings_of(options)
         settings = used | {"rollouts": ROLLOUTS, "guide_beta": GUIDE_BETA}
         print(record("rounds", settings, results, options.output))
 

@@ -30,6 +30,7 @@ from benchmarks.estimates import estimate
 from benchmarks.heads.slopes import Moments, centre, compare, fold_of, moments_of_steps
 from benchmarks.models import load_policy
 from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.paper.table import settings_of
 from benchmarks.record import ROOT, record
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import ROLLOUTS, rated_rollouts, train_on_rows
@@ -244,7 +245,7 @@ def main() -> None:
             train_trials(options, task)
     if "report" in options.stages:
         results = {task: report(options, task) for task in options.tasks}
-        used = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "stages")}
+        used = settings_of(options)
         print(record("value_trials", used | {"rollouts": ROLLOUTS}, results, options.output))
         if options.output is None and "plain" in results:
             page = PAGE.read_text(encoding="utf-8")

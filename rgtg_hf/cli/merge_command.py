@@ -31,7 +31,9 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = _parser().parse_args(list(arguments))
     given = options.betas or []
-    if len(given) not in (0, 1, len(options.heads)):
+    if len(given) == 1:
+        given *= len(options.heads)
+    if given and len(given) != len(options.heads):
         raise UserError(f"--betas has {len(given)} values for {len(options.heads)} heads; give one for each, or one")
     if not all(map(math.isfinite, given)):
         raise UserError(f"--betas is {given}; the numbers must be finite")
@@ -57,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
         tokenizer = load_tokenizer(options.model)
     with blame_input("the heads cannot be merged"):
         heads = [load_model(NextTokenRewardModel, head) for head in options.heads]
-        betas = given * len(heads) if len(given) == 1 else given or [_own_beta(head) for head in options.heads]
+        betas = given or [_own_beta(head) for head in options.heads]
         merged: Any = merge(policy, list(zip(heads, betas, strict=True)))
     claim_output_dir(folder)
     merged.save_pretrained(folder)

@@ -24,7 +24,7 @@ from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 from rgtg_hf.rewards.parts import find_backbone
 from rgtg_hf.scoring.backbone import is_recurrent
 
-__all__ = ["SampledResponses", "end_token_ids", "sample_responses"]
+__all__ = ["SampledResponses", "end_token_ids", "prompt_cache", "sample_responses"]
 
 # generate() warns about sampling settings in greedy decoding.
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -100,9 +100,8 @@ def sample_responses(
     set_seed(seed)
     start = time.perf_counter()
     with torch.inference_mode():
-        repeated = _read_once(policy, inputs, responses_per_prompt)
         output = policy.generate(
-            **repeated,
+            **_repeat(policy, inputs, responses_per_prompt),
             **(_GREEDY if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": top_k}),
             max_new_tokens=max_new_tokens,
             logits_processor=LogitsProcessorList([recorder]),
@@ -123,17 +122,21 @@ def sample_responses(
     )
 
 
-def _read_once(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[str, Any]:
-    """Repeats each prompt, with a cache for which all but its last token was read once.
+@torch.inference_mode()
+def prompt_cache(policy: Any, inputs: Mapping[str, Tensor]) -> dict[str, DynamicCache]:
+    """Reads all but the last token of each prompt, for several calls of `generate()` or several rows of one.
 
-    `generate()` reads a prompt as often as it is repeated. It still does so for models with recurrent layers, some of
-    which keep their state elsewhere than in the cache.
+    Args:
+        policy: A causal language model.
+        inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
+
+    Returns:
+        The cache under the name by which `generate()` takes it. Nothing for models with recurrent layers, some of
+        which keep their state elsewhere, for a policy that keeps another kind of cache, and for prompts of one token.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    index = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
-    repeated = {name: part[index] if isinstance(part, Tensor) else part for name, part in inputs.items()}
-    if copies == 1 or len(inputs) > 2 or is_recurrent(policy) or int(mask.sum(-1).min()) < 2:
-        return repeated
+    if is_recurrent(policy) or int(mask.sum(-1).min()) < 2:
+        return {}
     read = policy.generate(
         input_ids=ids[:, :-1],
         attention_mask=mask[:, :-1],
@@ -143,9 +146,21 @@ def _read_once(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[s
     )
     cache = cache_in(read)
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
-        return repeated
-    cache.reorder_cache(index)  # type: ignore[arg-type]
-    return repeated | {cache_argument(find_backbone(policy).forward): cache}
+        return {}
+    return {cache_argument(find_backbone(policy).forward): cache}
+
+
+def _repeat(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[str, Any]:
+    """Repeats each prompt, which is read once. `generate()` itself would read it as often as it is repeated."""
+    if copies == 1:
+        return dict(inputs)
+    ids = inputs["input_ids"]
+    index = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
+    read = prompt_cache(policy, inputs) if len(inputs) == 2 else {}  # with more, such as token types, it differs
+    for cache in read.values():
+        cache.reorder_cache(index)  # type: ignore[arg-type]
+    repeated = {name: part[index] if isinstance(part, Tensor) else part for name, part in inputs.items()}
+    return repeated | read
 
 
 class _Tell(StoppingCriteria):

@@ -188,17 +188,17 @@ class AdvantageTrainer(SavingTrainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """Computes the squared error of the sum of advantages, the mean over the responses of the step."""
         mode = "train" if self.model.training else "eval"
-        surpluses = inputs["surpluses"]
+        surpluses, weights = inputs["surpluses"], self._weights_of(inputs)
         names = ("input_ids", "attention_mask", "hidden_states", "candidates")
         outputs = model(**{name: inputs[name] for name in names})
         sums = outputs.logits[:, 0]
         errors = (sums - surpluses).square()
-        loss = self._mean_loss(errors, torch.ones_like(errors), num_items_in_batch)
+        loss = self._mean_loss(errors, weights, num_items_in_batch)
         with torch.no_grad():
             values = {"squared_error": errors, "squared_surplus": surpluses.square()}
             if mode == "eval":
                 values |= {"covariance": sums * surpluses, "variance": self._variances(model, inputs)}
-                values |= {"loss_sum": errors, "weight_sum": torch.ones_like(errors)}
+                values |= {"loss_sum": errors, "weight_sum": weights}
             self._keep_values(mode, values)
         return (loss, outputs) if return_outputs else loss
 

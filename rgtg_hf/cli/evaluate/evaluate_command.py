@@ -118,12 +118,16 @@ def _choose_betas(options: argparse.Namespace) -> None:
     """Gives every method its strengths. By default they are around the one that is saved beside a model."""
     given, own = options.betas, argparse.Namespace(**vars(options))
     beta: Any = resolve_options(options, options.reward_model or options.head).beta
-    options.betas = given or [beta / 2, beta, 2 * beta]
+    options.betas = given or _around(beta)
     options.args_betas = options.args_betas or options.betas
     if not options.head_betas:
         if options.reward_model and options.head and not given:
             beta = resolve_options(own, options.head).beta  # a head's rewards have another unit
-        options.head_betas = given or [beta / 2, beta, 2 * beta]
+        options.head_betas = given or _around(beta)
+
+
+def _around(beta: float) -> list[float]:
+    return [beta / 2, beta, 2 * beta]
 
 
 def _missing(method: Any, options: argparse.Namespace) -> list[str]:

@@ -49,8 +49,7 @@ def write_report(
     from rich.console import Console
 
     judges = {"gold": gold} if second is None else {"gold": gold, "second_gold": second}
-    names = {f"--{name}: {getattr(options, name)}": judge for name, judge in judges.items()}
-    runs = _read(folder / "texts.jsonl", [last_message(prompt) for prompt in prompts], names)
+    runs = _read(folder / "texts.jsonl", [last_message(prompt) for prompt in prompts], judges, options)
     plain = runs["policy"][0.0]
     rows = [
         summarize(method, strength, [run], [plain], kl_is_bound=METHODS[method].kl_is_bound)
@@ -121,8 +120,8 @@ def _rewards(runs: Runs) -> dict[str, dict[str, list[float]]]:
     return rewards | ({"second_gold": second} if second else {})
 
 
-def _read(file: Path, prompts: list[str], judges: dict[str, Gold]) -> Runs:
-    """The responses, and what the first judge and the second, if there is one, say of them."""
+def _read(file: Path, prompts: list[str], judges: dict[str, Gold], options: argparse.Namespace) -> Runs:
+    """The responses, and what the judges say of them. Judges go by the option that names them."""
     rows: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -130,10 +129,10 @@ def _read(file: Path, prompts: list[str], judges: dict[str, Gold]) -> Runs:
     runs: Runs = defaultdict(dict)
     for (method, strength), of_method in _shown(rows.items(), "judging"):
         texts = [row["response"] for row in of_method]
-        judged = []
-        for name, judge in judges.items():
-            with blame_input(f"{name} cannot be used", (ValueError,)):
-                judged.append(rate(judge, prompts, texts))
+        judged = {}
+        for option, judge in judges.items():
+            with blame_input(f"--{option}: {getattr(options, option)} cannot be used", (ValueError,)):
+                judged[option] = rate(judge, prompts, texts)
         steering = [row["steering_reward"] for row in of_method]
         sampled = SampledResponses(
             texts=texts,
@@ -145,7 +144,7 @@ def _read(file: Path, prompts: list[str], judges: dict[str, Gold]) -> Runs:
             reward_model_tokens=round(sum(row["reward_model_tokens"] for row in of_method)),
         )
         runs[method][strength] = MethodRun(
-            sampled, judged[0], None if None in steering else steering, judged[1] if judged[1:] else None
+            sampled, judged["gold"], None if None in steering else steering, judged.get("second_gold")
         )
     return runs
 
