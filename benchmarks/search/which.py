@@ -18,11 +18,10 @@ from benchmarks.frontier_picture import draw_frontier
 from benchmarks.models import TRAINING
 from benchmarks.paper.table import make_parser, sample_texts, settings_of, train_models
 from benchmarks.pieces import Shown, keep_figures, rows_of
-from benchmarks.record import RESULTS, ROOT, record
+from benchmarks.record import ROOT, record, result_path
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
 from benchmarks.tasks import TASKS
 
-FIGURES = RESULTS / "which_method.jsonl"
 SHOWN = {
     "policy": Shown("policy, sampled", "1", "0"),
     "head": Shown("steering head", "1", "0", strength="beta {n:g}"),
@@ -74,7 +73,8 @@ def main() -> None:
         used = settings_of(options)
         used |= {"block_size": BLOCK_SIZE, "beta of the head that guides": HEAD_BETA, "training": TRAINING}
         pictures.mkdir(parents=True, exist_ok=True)
-        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)
+        file = result_path("which_method.jsonl", options.output)
+        figures = keep_figures(options.folder, options.tasks, file, SHOWN)
         results = {task: report(figures, task, pictures) for task in options.tasks}
         print(record("which_method", used, results, options.output))
 

@@ -9,17 +9,14 @@ results/values.jsonl and is made from that file, so that seeds can run on differ
 
 from __future__ import annotations
 
-from typing import Any
-
-from benchmarks.estimates import difference
 from benchmarks.paper.table import make_parser, settings_of
-from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
-from benchmarks.record import RESULTS, record
+from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
+from benchmarks.record import record, result_path
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import KINDS, ROLLOUTS, train_and_sample
 from benchmarks.values.value_sampler import HALVED, ValueSampler
 
-FIGURES = RESULTS / "values.jsonl"
+COMPARED = ("value_b0", "value_b4", "value_b16", "head_rollouts", "pargs_rollouts")
 DIVERGENCES = (0.5, 1.0, 1.2, 2.0, 3.0, 5.0, 8.0)  # 1.2 is the bound of best-of-8
 _TOKENWISE = {"strength": "strength {n:g}", "by_order": True}
 SHOWN = {
@@ -40,16 +37,6 @@ SHOWN = {
 }
 
 
-def compare(figures: list[dict[str, Any]], task: str) -> dict[str, Any]:
-    """How much more gold reward values and the head have than PARGS on the same rollouts, at given divergences."""
-    found = {}
-    for method in ("value_b0", "value_b4", "value_b16", "head_rollouts"):
-        for kl in DIVERGENCES:
-            ours, theirs = (gold_at(figures, task, name, kl) for name in (method, "pargs_rollouts"))
-            found |= difference(ours, theirs, f"{method} - pargs_rollouts at {kl:g} nats")
-    return found
-
-
 def main() -> None:
     parser = make_parser(__doc__, "outputs/values", ValueSampler.order)
     parser.set_defaults(divergences=[0.5, 1.5, 4.0, 9.0])
@@ -57,12 +44,14 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     train_and_sample(options, list(KINDS), ValueSampler)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)
+        file = result_path("values.jsonl", options.output)
+        figures = keep_figures(options.folder, options.tasks, file, SHOWN)
+        pairs = [(method, COMPARED[-1]) for method in COMPARED[:-1]]
         results = {
             task: {
                 "gold": TASKS[task].gold_name,
                 "rows": rows_of(figures, task, SHOWN),
-                "differences": compare(figures, task),
+                "at equal divergence": compare_at(figures, task, DIVERGENCES, COMPARED, pairs),
             }
             for task in options.tasks
         }

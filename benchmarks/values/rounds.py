@@ -10,18 +10,16 @@ a head is trained on the responses of both. Another head learns from as many res
 from __future__ import annotations
 
 import argparse
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from benchmarks.baselines.baseline_sampler import ADVANTAGES, BaselineSampler
-from benchmarks.estimates import difference, estimate, mean_curve
 from benchmarks.models import load_policy
 from benchmarks.paper.table import make_parser, sample_texts, settings_of
-from benchmarks.pieces import Shown, gold_at, keep_figures, rows_of
-from benchmarks.record import RESULTS, record
+from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
+from benchmarks.record import record, result_path
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import GUIDE_BETA, ROLLOUTS, rated_rollouts, train_on_rollouts, train_on_rows
 
-FIGURES = RESULTS / "rounds.jsonl"
 DIVERGENCES = (1.0, 2.0, 4.0)
 _HEAD = {"reward_rows": "0", "strength": "beta {n:g}"}
 SHOWN = {
@@ -30,6 +28,8 @@ SHOWN = {
     "two_rounds": Shown("two rounds of the policy", **_HEAD),
     "guided_round": Shown("the second round guided", **_HEAD),
 }
+HEADS = ("advantages", "two_rounds", "guided_round")
+PAIRS = (("two_rounds", "advantages"), ("guided_round", "advantages"), ("guided_round", "two_rounds"))
 SECOND = 100  # added to a seed: responses that no other benchmark trains on
 
 
@@ -57,22 +57,6 @@ def train_heads(options: argparse.Namespace, task: str, seed: int) -> None:
             train_on_rows("advantage", target, tokenizer, rows, seed=seed, num_layers=num_layers)
 
 
-def compare(figures: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """The gold rewards at given divergences, and how far two rounds are ahead of one."""
-    found = []
-    for kl in DIVERGENCES:
-        by_kind = {kind: gold_at(figures, task, kind, kl) for kind in SHOWN if kind != "policy"}
-        row: dict[str, Any] = {"kl": kl}
-        for kind, of_seed in by_kind.items():
-            if of_seed:
-                row[kind] = estimate(mean_curve(of_seed.values()))
-                if kind != "advantages":
-                    row |= difference(of_seed, by_kind["advantages"], f"{kind} - one round")
-        row |= difference(by_kind["guided_round"], by_kind["two_rounds"], "guided - two rounds of the policy")
-        found.append(row)
-    return found
-
-
 def main() -> None:
     parser = make_parser(__doc__, "outputs/baselines", RoundsSampler.order)
     parser.set_defaults(tasks=["plain"], seeds=[0])
@@ -84,12 +68,13 @@ def main() -> None:
     if "sample" in options.stages:
         sample_texts(options, RoundsSampler)
     if "report" in options.stages:
-        figures = keep_figures(options.folder, options.tasks, FIGURES, SHOWN)
+        file = result_path("rounds.jsonl", options.output)
+        figures = keep_figures(options.folder, options.tasks, file, SHOWN)
         results = {
             task: {
                 "gold": TASKS[task].gold_name,
                 "rows": rows_of(figures, task, SHOWN),
-                "at equal divergence": compare(figures, task),
+                "at equal divergence": compare_at(figures, task, DIVERGENCES, HEADS, PAIRS),
             }
             for task in options.tasks
         }
