@@ -70,7 +70,7 @@ FAMILIES = {
         **{"num_hidden_layers": 3, "unpadded_vocab_size": 64, "n_layers_per_attn_res_block": 1},
         **{"loop_layer_index_start": 1, "loop_layer_index_end": 2},
     },
-    "inkling2_text": {},
+    "inkling2_text": {"unpadded_vocab_size": 64},
     "inkling_text": {},
     "internlm3": {},
     "iquestcoder": {},

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rgtg_hf.compat import cache_in
 from rgtg_hf.rewards.parts import find_backbone
 
 
@@ -28,7 +29,7 @@ class CacheMeter:
         self._hook.remove()
 
     def _look(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        layers = getattr(kwargs.get("past_key_values"), "layers", [])
+        layers = getattr(cache_in(kwargs), "layers", [])
         # The storage, not the view, so that reserved memory counts.
         held = sum(
             part.untyped_storage().nbytes()

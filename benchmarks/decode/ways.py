@@ -19,6 +19,7 @@ from transformers import DynamicCache, StoppingCriteria
 
 from benchmarks.random_head import fill_head
 from rgtg_hf import NextTokenRewardModel, RewardGuidanceConfig, RewardGuidedLogitsProcessor, steering
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.rewards.parts import find_backbone, find_score_head
 from rgtg_hf.scoring.scorer import PrefixBatch
 
@@ -100,7 +101,7 @@ class Setting:
         if self.static_cache:
             cache = {"cache_implementation": "static"}
         else:
-            cache = {"past_key_values": copy.deepcopy(self.prompt_cache)}
+            cache = {cache_argument(self.policy.forward): copy.deepcopy(self.prompt_cache)}
         self.policy.generate(
             self.ids,
             attention_mask=torch.ones_like(self.ids),
@@ -189,17 +190,19 @@ class HandLoop:
     def read(self, cache: DynamicCache, ids: Tensor) -> None:
         """Reads the last tokens of the prompts."""
         place = torch.full_like(ids, cache.get_seq_length())
-        self.backbone(input_ids=ids, position_ids=place, past_key_values=cache, use_cache=True)
+        shared = {cache_argument(self.backbone.forward): cache, "use_cache": True}
+        self.backbone(input_ids=ids, position_ids=place, **shared)
 
     def run(self, steps: int) -> Steps:
         """Times steps, and the reward model's forward pass in each."""
         setting, device = self.setting, self.setting.device
         policy_cache, cache = copy.deepcopy(setting.prompt_cache), copy.deepcopy(self.cache)
+        shared = {cache_argument(setting.policy.forward): policy_cache, "use_cache": True}
         last, result = setting.ids[:, -1:], Steps([], tokens=setting.top_k)
         for step in range(steps + 1):
             start = now(device)
             length = cache.get_seq_length()
-            logits = setting.policy(input_ids=last, past_key_values=policy_cache, use_cache=True).logits[:, -1].float()
+            logits = setting.policy(input_ids=last, **shared).logits[:, -1].float()
             scores, candidates = logits.topk(setting.top_k)
             middle = now(device)
             rewards = self.rewards(cache, candidates, length)
@@ -221,9 +224,8 @@ class HandLoop:
         among = torch.full((k, k), torch.finfo(dtype).min, dtype=dtype, device=candidates.device).fill_diagonal_(0)
         mask = torch.cat([among.new_zeros(k, length), among], dim=1).expand(rows, 1, k, length + k)
         positions = torch.full_like(candidates, length)
-        output = self.backbone(
-            input_ids=candidates, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        shared = {cache_argument(self.backbone.forward): cache, "use_cache": True}
+        output = self.backbone(input_ids=candidates, attention_mask=mask, position_ids=positions, **shared)
         return self.head(output.last_hidden_state)[..., 0].float()
 
 
@@ -236,6 +238,7 @@ def shared_prompt_cache(model: Any, ids: Tensor) -> DynamicCache:
     cache = DynamicCache()
     if ids.shape[1] > 1:
         # The backbone fills the cache; the output layer is not needed.
-        find_backbone(model)(input_ids=ids[:1, :-1], past_key_values=cache, use_cache=True)
+        backbone = find_backbone(model)
+        backbone(input_ids=ids[:1, :-1], use_cache=True, **{cache_argument(backbone.forward): cache})
         cache.batch_repeat_interleave(len(ids))
     return cache

@@ -25,6 +25,7 @@ from benchmarks.random_head import fill_head
 from benchmarks.record import record
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor, steering
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.training.models import load_for_training
 
 SHORT, LONG = 4, 24
@@ -45,10 +46,10 @@ def step_time(generate: Callable[[int], Any]) -> tuple[float, float]:
 @torch.inference_mode()
 def read_tokens(model: NextTokenRewardModel, ids: torch.Tensor, steps: int) -> None:
     """The least that a reward model must read: its prompt, then one token per step."""
-    cache = DynamicCache()
-    model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+    shared = {cache_argument(model.backbone.forward): DynamicCache(), "use_cache": True}
+    model.backbone(input_ids=ids, **shared)
     for _ in range(steps):
-        model.backbone(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+        model.backbone(input_ids=ids[:, -1:], **shared)
 
 
 def main() -> None:

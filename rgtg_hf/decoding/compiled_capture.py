@@ -1,9 +1,9 @@
 """The hidden states of compiled passes of a policy, which call no hook that came after their compilation.
 
 In a compiled pass a hook is left out, or breaks the graph; what a module of another class does is compiled like
-everything else. So the policy's embedding and output layer are replaced, through the policy's own setters, by modules
-with the same contents that note the ids that a pass reads and the states that it ends with. `torch` compiles the
-policy once more when it meets them, and goes on with what it had compiled before when they are gone.
+everything else. So the policy's embedding and output layer become modules of another class for a while, as they do
+in `torch.nn.utils.parametrize`: one that notes the ids that a pass reads and the states that it ends with. `torch`
+compiles the policy once more when it meets them, and goes on with what it had compiled before when they are gone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class _Watched(nn.Module):
     """A module that says what it is given in a compiled pass."""
 
     watchers: list[CompiledPasses]
-    watched: tuple[nn.Module]
     tell: Callable[[CompiledPasses, Tensor], None]
 
     def forward(self, given: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -93,41 +92,28 @@ def watch_compiled(policy: PreTrainedModel) -> Iterator[CompiledPasses]:
         The compiled passes, to be taken at each step.
     """
     passes = CompiledPasses()
+    ends: dict[type[_Watched], Any] = {
+        _Embedding: policy.get_input_embeddings(),
+        _OutputLayer: policy.get_output_embeddings(),
+    }
     with _lock:
-        for kind, module, replace in _ends_of(policy):
+        for kind, module in ends.items():
             if not isinstance(module, kind):
-                replace(module := _watched(kind, module))
+                module.watchers = []
+                module.__class__ = _watched(kind, type(module))  # type: ignore[arg-type]
             module.watchers.append(passes)
     try:
         yield passes
     finally:
         with _lock:
-            for kind, module, replace in _ends_of(policy):
-                if isinstance(module, kind):
-                    module.watchers.remove(passes)
-                    if not module.watchers:
-                        del module.watchers
-                        replace(module.__dict__.pop("watched")[0])
-
-
-def _ends_of(policy: Any) -> list[tuple[type[_Watched], Any, Any]]:
-    return [
-        (_Embedding, policy.get_input_embeddings(), policy.set_input_embeddings),
-        (_OutputLayer, policy.get_output_embeddings(), policy.set_output_embeddings),
-    ]
-
-
-def _watched(kind: type[_Watched], module: nn.Module) -> _Watched:
-    """A module of another class with the very attributes of a module, so that a change of one is one of both."""
-    both: Any = _class_of(kind, type(module))  # type: ignore[arg-type]
-    watched: _Watched = both.__new__(both)
-    object.__setattr__(watched, "__dict__", module.__dict__)
-    watched.watchers = []
-    watched.watched = (module,)  # in a tuple, which is no part of the model
-    return watched
+            for module in ends.values():
+                module.watchers.remove(passes)
+                if not module.watchers:
+                    del module.watchers
+                    module.__class__ = type(module).__bases__[1]
 
 
 @cache
-def _class_of(kind: type[_Watched], other: type[nn.Module]) -> type:
+def _watched(kind: type[_Watched], other: type[nn.Module]) -> type:
     """The same class for the same two, so that a second block finds what the first one had compiled."""
     return type(other.__name__, (kind, other), {})

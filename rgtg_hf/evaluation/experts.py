@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, LogitsProcessor
 
+from rgtg_hf.compat import cache_argument, cache_in
 from rgtg_hf.config import resolve_guidance
 from rgtg_hf.decoding.padding import infer_attention_mask
 from rgtg_hf.decoding.reward_prompts import RewardPrompts
@@ -122,6 +123,7 @@ class _Reader:
         self._model = model.eval()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
         taken = inspect.signature(inner.forward).parameters
+        self._cache_argument = cache_argument(inner.forward)
         self._has_positions = "position_ids" in taken
         # Logits of every token of long prompts would take gigabytes.
         self._last_alone = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
@@ -141,10 +143,10 @@ class _Reader:
         output = self._model(
             ids[:, new],
             attention_mask=mask,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._cache_argument: self._cache},
             **positions,
             **self._last_alone,
         )
-        self._cache, self._read = output.past_key_values, ids
+        self._cache, self._read = cache_in(output), ids
         return output.logits[:, -1].float()

@@ -17,6 +17,7 @@ from rgtg_hf.rewards.text_decoder import text_decoder_of
 from rgtg_hf.training.models import load_for_training
 from tests.families import tiny
 from tests.training.helpers import make_tokenizer
+from tests.versions import is_at_least
 
 _VISION = {
     **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "num_layers": 1},
@@ -67,6 +68,8 @@ def last_hidden(model):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_reads_text_as_the_whole_model_does(kind, tmp_path):
+    if kind == "llama4" and is_at_least("5.24") and not is_at_least("5.25"):
+        pytest.skip("transformers' own whole model fails")
     model = tiny_multimodal(kind)
     model.save_pretrained(tmp_path / "whole")
     reward_model = load_for_training(str(tmp_path / "whole"))

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import DynamicCache, JambaConfig
 
+from rgtg_hf.compat import cache_argument
 from rgtg_hf.scoring.hybrid_cache import HybridCache, check_layers
 from rgtg_hf.scoring.shared_attention import CandidateLayout
 from tests.tiny_models import tiny_reward_model
@@ -17,7 +18,7 @@ def read():
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     with torch.no_grad():
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, use_cache=True, **{cache_argument(model.forward): cache})
     layout = CandidateLayout(torch.arange(2).repeat_interleave(3), torch.arange(3).repeat(2), 3, ids >= 0)
     return model, cache, layout
 
