@@ -147,6 +147,8 @@ def prompt_cache(policy: Any, inputs: Mapping[str, Tensor]) -> dict[str, Dynamic
     cache = cache_in(read)
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
         return {}
+    if not all(getattr(layer, "is_initialized", True) for layer in cache.layers):  # a state is kept elsewhere
+        return {}
     return {cache_argument(find_backbone(policy).forward): cache}
 
 

@@ -64,12 +64,13 @@ class OnlyThese(PathFinder):
 def hide_all_but(extra):
     """Hides the modules of all distributions that the extra does not install."""
     OnlyThese.distributions = closure(requirements(extra))
-    owners = metadata.packages_distributions()
-    OnlyThese.hidden_modules = {
-        module
-        for module, names in owners.items()
-        if not OnlyThese.distributions & {canonicalize_name(name) for name in names}
-    }
+    owned, shown = set(), set()
+    for distribution in metadata.distributions():
+        # `metadata.packages_distributions()` of Python 3.10 leaves out those that do not list their modules.
+        modules = {file.parts[0].removesuffix(".py") for file in distribution.files or () if file.suffix == ".py"}
+        owned |= modules
+        shown |= modules if canonicalize_name(distribution.name) in OnlyThese.distributions else set()
+    OnlyThese.hidden_modules = owned - shown
     # Other finders are those of editable installs.
     sys.meta_path[:] = [
         f for f in sys.meta_path if getattr(f, "__name__", "") in ("BuiltinImporter", "FrozenImporter")

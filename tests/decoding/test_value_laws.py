@@ -10,7 +10,7 @@ from rgtg_hf.rewards.value_model import bins_of
 from rgtg_hf.training.value_loss import return_targets, value_losses
 from tests.tiny_models import tiny_policy, tiny_reward_model
 
-VOCABULARY, LENGTH, LEVELS, STEPS = 4, 3, 5, 2000
+VOCABULARY, LENGTH, LEVELS, STEPS = 4, 3, 5, 3000
 SMALL = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": None, "bos_token_id": None}
 PROMPT = [1, 2]
 

@@ -21,7 +21,7 @@ pytestmark = [
     # PEFT asks transformers a question by a name that transformers is about to retire.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # PEFT warns that the output embedding is tied. An adapter beside it is right, which is tested here.
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning"),
 ]
 
 
