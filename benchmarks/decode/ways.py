@@ -184,14 +184,15 @@ class HandLoop:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.backbone, self.head = find_backbone(setting.reward_model), find_score_head(setting.reward_model)
+        # Asked once: looking at a signature takes longer than it should within what is timed.
+        self.cache_name = cache_argument(self.backbone.forward)
         self.cache = shared_prompt_cache(self.backbone, setting.ids)
         self.read(self.cache, setting.ids[:, -1:])
 
     def read(self, cache: DynamicCache, ids: Tensor) -> None:
         """Reads the last tokens of the prompts."""
         place = torch.full_like(ids, cache.get_seq_length())
-        shared = {cache_argument(self.backbone.forward): cache, "use_cache": True}
-        self.backbone(input_ids=ids, position_ids=place, **shared)
+        self.backbone(input_ids=ids, position_ids=place, use_cache=True, **{self.cache_name: cache})
 
     def run(self, steps: int) -> Steps:
         """Times steps, and the reward model's forward pass in each."""
@@ -224,8 +225,8 @@ class HandLoop:
         among = torch.full((k, k), torch.finfo(dtype).min, dtype=dtype, device=candidates.device).fill_diagonal_(0)
         mask = torch.cat([among.new_zeros(k, length), among], dim=1).expand(rows, 1, k, length + k)
         positions = torch.full_like(candidates, length)
-        shared = {cache_argument(self.backbone.forward): cache, "use_cache": True}
-        output = self.backbone(input_ids=candidates, attention_mask=mask, position_ids=positions, **shared)
+        shared = {"attention_mask": mask, "use_cache": True, self.cache_name: cache}
+        output = self.backbone(input_ids=candidates, position_ids=positions, **shared)
         return self.head(output.last_hidden_state)[..., 0].float()
 
 

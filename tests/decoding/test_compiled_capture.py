@@ -34,9 +34,9 @@ def static_cache(backend="eager"):
     return {"cache_implementation": "static", "compile_config": config}
 
 
-def steered(policy, rows=BATCH, run=None, **settings):
+def steered(policy, rows=BATCH, run=None, before=(), **settings):
     with steering(policy, [(tiny_steering_head(policy, 3), 2.0), (tiny_steering_head(policy, 4), 1.0)]) as processor:
-        return generate(policy if run is None else run, rows, logits_processor=[processor], **settings)
+        return generate(policy if run is None else run, rows, logits_processor=[*before, processor], **settings)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -158,9 +158,7 @@ def test_a_garbage_collection_between_steps_changes_nothing():
             gc.collect()
             return scores
 
-    head = [(tiny_steering_head(policy, 3), 2.0), (tiny_steering_head(policy, 4), 1.0)]
-    with steering(policy, head) as processor:
-        assert torch.equal(generate(policy, BATCH, logits_processor=[Collect(), processor]), expected)
+    assert torch.equal(steered(policy, before=[Collect()]), expected)
 
 
 @torch.no_grad()
