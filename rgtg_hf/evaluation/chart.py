@@ -73,7 +73,7 @@ def draw_series(
     if named:
         figure.legend(fontsize=9, frameon=False, loc="outside lower left", ncols=columns, labelcolor=_INK)
     if log_x:
-        axes.set_xscale("log")
+        _make_logarithmic(axes)
     axes.set_title(title, color=_INK, fontsize=11, loc="left")
     axes.set_xlabel(x_name, color=_INK)
     axes.set_ylabel(y_name, color=_INK)
@@ -84,6 +84,16 @@ def draw_series(
     axes.spines[["left", "bottom"]].set_color(_INK)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path, title)
+
+
+def _make_logarithmic(axes: Any) -> None:
+    """The horizontal axis gets numbers such as 0.5 and 20, because most charts span less than a power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_reward_vs_kl(rows: Sequence[ReportRow], path: Path, *, title: str, reward_name: str) -> None:

@@ -36,3 +36,11 @@ def test_rows_of_a_report_are_drawn_into_a_png(tmp_path):
     rows = [ReportRow("m", beta, 0.2 + beta / 10, 0.05, 0.0, 0.0, beta**2, 9.0) for beta in (0.0, 1.0, 2.0)]
     draw_reward_vs_kl(rows, tmp_path / "chart.png", title="Title", reward_name="Sentiment")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_logarithmic_axis_has_plain_numbers(tmp_path):
+    draw_series(
+        [Series("guided", [0.3, 4.0], [0.1, 0.5])], tmp_path / "c.svg", title="T", x_name="KL", y_name="y", log_x=True
+    )
+    svg = (tmp_path / "c.svg").read_text()
+    assert {">0.5<", ">1<", ">2<"} <= set(re.findall(r">[0-9.]+<", svg))
