@@ -191,7 +191,7 @@ class RewardGuidanceConfig:
     value_beta: float | str | None = _setting(
         0.0, _check_value_beta, "soft value of a value model, or beta", _number_or_beta
     )
-    search: str | None = _setting("tokens", _check_choice, "its kind")
+    search: str | None = _setting("tokens", _check_choice, "method")
     num_rows: int | None = _setting(4, check_count, "rows per prompt")
     block_size: int | None = _setting(8, check_count, "tokens per block")
     max_rows: int | None = _setting(0, _check_count_or_zero("no limit"), "most rows that run at once; 0: no limit")
