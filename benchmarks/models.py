@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import os
 import shutil
 import time
@@ -27,6 +28,7 @@ from rgtg_hf import (
 )
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path
 from rgtg_hf.training.models import load_for_training
+from rgtg_hf.training.resume import last_checkpoint
 
 KINDS = ("prefix", "full", "head", "dpo")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where comparisons of methods train and sample
@@ -46,6 +48,7 @@ COMMON: dict[str, Any] = QUIET | {
     "max_length": None,
     "activation_checkpointing": False,
 }
+CHECKPOINTS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
 REWARD: dict[str, Any] = {"learning_rate": 1e-4}
 VALUE: dict[str, Any] = {"learning_rate": 1e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16}
 HEAD: dict[str, Any] = {
@@ -86,6 +89,9 @@ def train(
 ) -> float:
     """Trains one model into `folder`, which appears when it is complete, and returns the seconds of training.
 
+    A training that was stopped goes on at its last checkpoint if its settings are the same. The seconds are then those
+    of the rest.
+
     Args:
         kind: `prefix` trains a reward model on every prefix of a response, `full` on whole responses (TRL's trainer),
             `head` trains a steering head on pairs and `advantage` one on rated responses, `value` a value model, `dpo`
@@ -100,20 +106,30 @@ def train(
         **other: Settings of the trainer that replace those above.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    common = {**COMMON, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
+    common = {**COMMON, **CHECKPOINTS, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
+    _make_ready(partial, [kind, num_layers, head, len(rows), common | other])
     if kind in ("dpo", "arm"):
         trainer = _dpo_trainer(common | (DPO if kind == "dpo" else ARM) | other, tokenizer, rows)
     else:
         trainer = _reward_trainer(kind, folder, common, other, tokenizer, rows, num_layers, head or {})
     start = time.perf_counter()
     with quiet_trainer():
-        trainer.train()
+        trainer.train(resume_from_checkpoint=last_checkpoint(partial))
     seconds = time.perf_counter() - start
     shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
     os.replace(partial, folder)
     return seconds
+
+
+def _make_ready(folder: Path, settings: list[Any]) -> None:
+    """Keeps the checkpoints in a folder only if they are of a training with these settings."""
+    written = json.dumps(settings)
+    file = folder / "settings.json"
+    if not file.is_file() or file.read_text(encoding="utf-8") != written:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        file.write_text(written, encoding="utf-8")
 
 
 @contextlib.contextmanager
