@@ -6,12 +6,13 @@
 
 All models are trained on the same rated responses of the policy to the demo's training prompts, and strengths are
 chosen on those prompts. The report adds the figures of finished pieces to results/baselines.jsonl, and is made from
-that file, so that seeds can run on different days and machines.
+that file, so that seeds can run on different days and machines. It writes its tables into docs/results.md.
 """
 
 from __future__ import annotations
 
 from benchmarks.baselines.baseline_sampler import INSTRUCTIONS, BaselineSampler
+from benchmarks.baselines.page import write_page
 from benchmarks.paper.table import make_parser, settings_of
 from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
 from benchmarks.record import record, result_path
@@ -40,7 +41,7 @@ SHOWN = {
 }
 CURVES = ("prompted", "advantages", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
 JUDGES = ("gold", "second")
-FIRST = "advantages"  # how far the others are behind it is told
+FIRST = "pargs_rollouts"  # how far the others are ahead of it is told
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     if "report" in options.stages:
         file = result_path("baselines.jsonl", options.output)
         figures = keep_figures(options.folder, options.tasks, file, SHOWN, texts=True)
-        pairs = [(FIRST, method) for method in CURVES if method != FIRST]
+        pairs = [(method, FIRST) for method in CURVES if method != FIRST]
         results = {
             task: {
                 "gold": TASKS[task].gold_name,
@@ -67,6 +68,8 @@ def main() -> None:
         }
         used = settings_of(options)
         print(record("baselines", used | {"rollouts": ROLLOUTS, "settings": SETTINGS}, results, options.output))
+        if options.output is None:
+            write_page(results, FIRST)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""The table and the pictures of docs/results.md, from the comparison of the field's methods."""
+
+from __future__ import annotations
+
+import json
+from statistics import median
+from typing import Any
+
+from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.record import RESULTS, ROOT
+from rgtg_hf.evaluation.chart import Series, draw_series
+
+__all__ = ["write_page"]
+
+PAGE = ROOT / "docs" / "results.md"
+PICTURES = ROOT / "docs" / "assets"
+SPEEDS = RESULTS / "baselines_speed.json"  # of benchmarks/baselines/speed.py
+# At strength 1 these need no policy beside them. The benchmark has one for the divergence.
+NO_POLICY = (("prompted", 1.0), ("dpo", 1.0))
+AS_IT_IS = ("policy", "prompted")  # nobody sets a strength
+AT = 2.0  # nats, in the table of all tasks
+# A picture has room for eight methods. The others are in the tables.
+PICTURED = (
+    *("prompted", "advantages", "value_b0", "pargs_rollouts", "args", "dpo"),
+    *("best_of_n_value", "value_guided_best_of_n"),
+)
+
+
+def write_page(results: dict[str, Any], first: str) -> None:
+    """Writes the numbers of all tasks into the page, and draws their pictures.
+
+    Args:
+        results: The results of [`benchmarks.baselines.table`], by task.
+        first: The method that the others are compared with.
+    """
+    measured = json.loads(SPEEDS.read_text(encoding="utf-8"))["results"] if SPEEDS.is_file() else []
+    for result in results.values():
+        for row in result["rows"]:
+            row["speed"] = speed_of(measured, row)
+    tables = {"results": both_tasks_table(results)}
+    for task, result in results.items():
+        draw(task, result)
+        tables[f"{task}-equal"] = equal_table(result, first)
+        tables[f"{task}-rows"] = rows_table(result)
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def speed_of(measured: list[dict[str, Any]], row: dict[str, Any]) -> float | None:
+    """Tokens per second of a method as a share of the policy's. Only of a search does it depend on the strength."""
+    if (row["method"], row["strength"]) in NO_POLICY:
+        return 1.0
+    of_method = {own["strength"]: own["of the policy's"] for own in measured if own["method"] == row["method"]}
+    if row["kl is a bound"]:
+        return of_method.get(row["strength"])
+    return median(of_method.values()) if of_method else None
+
+
+def both_tasks_table(results: dict[str, Any]) -> str:
+    """Both judges of every task: of methods with a strength at one divergence, of the others at theirs."""
+    head = ["method"]
+    for result in results.values():
+        head += [result["gold"], result["second"]]
+    methods = {row["method"]: row["name"] for result in results.values() for row in result["rows"]}
+    lines = [[*head, "speed"], ["---"] * (len(head) + 1)]
+    for method, name in methods.items():
+        cells, speeds = [], []
+        for result in results.values():
+            golds, speed = _at_or_of(result, method)
+            cells += golds
+            speeds += [] if speed is None else [_share(speed)]
+        if any(cells):
+            lines.append([name, *cells, " and ".join(dict.fromkeys(speeds))])
+    return markdown_table(lines)
+
+
+def _at_or_of(result: dict[str, Any], method: str) -> tuple[list[str], float | None]:
+    """Gold and second reward at the table's divergence, or of the row nearest to it, and the speed.
+
+    The latter where divergence is only bounded, or where users would not set a strength.
+    """
+    at = {row["judge"]: row for row in result["at equal divergence"] if row["kl"] == AT}
+    rows = _rows(result, method)
+    if method in at["gold"] and method not in AS_IT_IS:
+        strongest = max(rows, key=lambda row: row["strength"])
+        return [_with_error(at[judge][method]) for judge in ("gold", "second")], strongest["speed"]
+    rows = [row for row in rows if method in AS_IT_IS or row["kl is a bound"]]
+    if not rows:
+        return ["", ""], None
+    row = min(rows, key=lambda row: abs(row["kl"] - AT))
+    where = "" if method == "policy" else f" at {_divergence(row)}"
+    return [_with_error(row["gold"]) + where, _with_error(row["second"])], row["speed"]
+
+
+def equal_table(result: dict[str, Any], first: str) -> str:
+    """The gold rewards of the methods with a strength at equal divergence, and how far each is ahead of the first."""
+    names = {row["method"]: row["name"] for row in result["rows"]}
+    at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
+    lines = [["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in at)]]
+    lines.append(["---"] * len(lines[0]))
+    for method, name in names.items():
+        if any(method in row for row in at):
+            lines.append([name, *(_with_lead(row, method, first) for row in at)])
+    return markdown_table(lines)
+
+
+def _with_lead(row: dict[str, Any], method: str, first: str) -> str:
+    key = f"{method} - {first}: 95 %"
+    ahead = f" ({_interval(row[key])})" if key in row else ""
+    return _with_error(row.get(method)) + ahead
+
+
+def rows_table(result: dict[str, Any]) -> str:
+    """Everything that was measured, a line for each method and strength."""
+    head = ["method", "setting", "gold", "above the policy, 95 %", result["second"], "KL", "speed"]
+    lines = [[*head, "perplexity", "distinct-2", "length"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in result["rows"]:
+        cells = [row["name"], row["setting"], _with_error(row["gold"])]
+        cells += ["" if row["method"] == "policy" else _interval(row["gain: 95 %"]), _with_error(row["second"])]
+        cells += [_divergence(row), _share(row["speed"]), f"{row['perplexity']:.1f}"]
+        lines.append([*cells, f"{row['distinct_2']:.2f}", f"{row['length']:.0f}"])
+    return markdown_table(lines)
+
+
+def draw(task: str, result: dict[str, Any]) -> None:
+    """Draws gold reward over divergence. The policy, at no divergence, is in the title."""
+    (policy,) = _rows(result, "policy")
+    series = []
+    for method in PICTURED:
+        if rows := sorted(_rows(result, method), key=lambda row: row["kl"]):
+            bound = rows[0]["kl is a bound"]
+            golds, errors = zip(*(row["gold"] for row in rows), strict=True)
+            name = rows[0]["name"] + " (KL: bound)" * bound
+            series.append(Series(name, [row["kl"] for row in rows], golds, errors, dashed=bound))
+    draw_series(
+        series,
+        PICTURES / f"results_{task}.svg",
+        title=f"{result['gold']}; without guidance {policy['gold'][0]:.3g}",
+        x_name="KL to the policy, nats per response",
+        y_name="mean ± standard error",
+        log_x=True,
+    )
+
+
+def _rows(result: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [row for row in result["rows"] if row["method"] == method]
+
+
+def _divergence(row: dict[str, Any]) -> str:
+    return f"{'≤ ' * row['kl is a bound']}{row['kl']:.2f}"
+
+
+def _interval(bounds: list[float]) -> str:
+    digits = 2 if max(map(abs, bounds)) < 1 else 1
+    return " to ".join(f"{bound:+.{digits}f}" for bound in bounds)
+
+
+def _share(speed: float | None) -> str:
+    return "" if speed is None else f"{100 * speed:.0f} %"
+
+
+def _with_error(estimate: list[float] | None) -> str:
+    return "" if estimate is None else f"{estimate[0]:.3g} ± {estimate[1]:.2g}"
