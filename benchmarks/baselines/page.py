@@ -6,9 +6,9 @@ import json
 from statistics import median
 from typing import Any
 
+from benchmarks.frontier_picture import draw_frontier
 from benchmarks.paper.docs import fill, markdown_table
 from benchmarks.record import RESULTS, ROOT
-from rgtg_hf.evaluation.chart import Series, draw_series
 
 __all__ = ["write_page"]
 
@@ -123,23 +123,11 @@ def rows_table(result: dict[str, Any]) -> str:
 
 
 def draw(task: str, result: dict[str, Any]) -> None:
-    """Draws gold reward over divergence. The policy, at no divergence, is in the title."""
+    """Draws gold reward over divergence."""
+    found = [sorted(_rows(result, method), key=lambda row: row["kl"]) for method in PICTURED]
+    lines = {rows[0]["name"]: rows for rows in found if rows}
     (policy,) = _rows(result, "policy")
-    series = []
-    for method in PICTURED:
-        if rows := sorted(_rows(result, method), key=lambda row: row["kl"]):
-            bound = rows[0]["kl is a bound"]
-            golds, errors = zip(*(row["gold"] for row in rows), strict=True)
-            name = rows[0]["name"] + " (KL: bound)" * bound
-            series.append(Series(name, [row["kl"] for row in rows], golds, errors, dashed=bound))
-    draw_series(
-        series,
-        PICTURES / f"results_{task}.svg",
-        title=f"{result['gold']}; without guidance {policy['gold'][0]:.3g}",
-        x_name="KL to the policy, nats per response",
-        y_name="mean ± standard error",
-        log_x=True,
-    )
+    draw_frontier(lines, PICTURES / f"results_{task}.svg", gold=result["gold"], policy=policy)
 
 
 def _rows(result: dict[str, Any], method: str) -> list[dict[str, Any]]:

@@ -54,9 +54,7 @@ def _draw(rows: list[dict[str, Any]], task: str, pictures: Path) -> None:
         if row["method"] != "policy" and row["kl"] == row["kl"]:
             guided = row["method"].startswith("guided")
             by_name["searches guided by the head" if guided else row["name"]].append(row)
-    lines = {name: own if own[0]["kl is a bound"] else [policy, *own] for name, own in by_name.items()}
-    title = f"Gold reward and divergence of each method, {task}"
-    draw_frontier(lines, pictures / f"which_method_{task}.svg", title=title, gold=TASKS[task].gold_name)
+    draw_frontier(by_name, pictures / f"which_method_{task}.svg", gold=TASKS[task].gold_name, policy=policy)
 
 
 def main() -> None:
