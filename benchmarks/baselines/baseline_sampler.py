@@ -26,7 +26,7 @@ INSTRUCTIONS = {
     "plain": "Answer in short sentences and simple words.",
 }
 PROMPTED = (1.0, 2.0, 4.0)  # above 1: classifier-free guidance
-DPO = GENARM = (0.5, 1.0, 2.0)
+DPO = GENARM = (0.25, 0.5, 1.0, 2.0)
 BLOCKWISE = (4,)
 GUIDED_BEST = (2, 4)
 # In nats per standard deviation of the rewards of a prompt's responses.
