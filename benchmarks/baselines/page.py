@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.frontier_picture import draw_frontier
-from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.markdown_tables import divergence, fill, interval, markdown_table, with_error
 from benchmarks.record import RESULTS, ROOT
 
 __all__ = ["write_page"]
@@ -82,13 +82,13 @@ def _at_or_of(result: dict[str, Any], method: str) -> tuple[list[str], float | N
     rows = _rows(result, method)
     if method in at["gold"] and method not in AS_IT_IS:
         strongest = max(rows, key=lambda row: row["strength"])
-        return [_with_error(at[judge][method]) for judge in ("gold", "second")], strongest["speed"]
+        return [with_error(at[judge][method]) for judge in ("gold", "second")], strongest["speed"]
     rows = [row for row in rows if method in AS_IT_IS or row["kl is a bound"]]
     if not rows:
         return ["", ""], None
     row = min(rows, key=lambda row: abs(row["kl"] - AT))
-    where = "" if method == "policy" else f" at {_divergence(row)}"
-    return [_with_error(row["gold"]) + where, _with_error(row["second"])], row["speed"]
+    where = "" if method == "policy" else f" at {divergence(row)}"
+    return [with_error(row["gold"]) + where, with_error(row["second"])], row["speed"]
 
 
 def equal_table(result: dict[str, Any], first: str) -> str:
@@ -105,8 +105,8 @@ def equal_table(result: dict[str, Any], first: str) -> str:
 
 def _with_lead(row: dict[str, Any], method: str, first: str) -> str:
     key = f"{method} - {first}: 95 %"
-    ahead = f" ({_interval(row[key])})" if key in row else ""
-    return _with_error(row.get(method)) + ahead
+    ahead = f" ({interval(row[key])})" if key in row else ""
+    return with_error(row[method]) + ahead if method in row else ""
 
 
 def rows_table(result: dict[str, Any]) -> str:
@@ -115,9 +115,9 @@ def rows_table(result: dict[str, Any]) -> str:
     lines = [[*head, "perplexity", "distinct-2", "length"]]
     lines.append(["---"] * len(lines[0]))
     for row in result["rows"]:
-        cells = [row["name"], row["setting"], _with_error(row["gold"])]
-        cells += ["" if row["method"] == "policy" else _interval(row["gain: 95 %"]), _with_error(row["second"])]
-        cells += [_divergence(row), _share(row["speed"]), f"{row['perplexity']:.1f}"]
+        cells = [row["name"], row["setting"], with_error(row["gold"])]
+        cells += ["" if row["method"] == "policy" else interval(row["gain: 95 %"]), with_error(row["second"])]
+        cells += [divergence(row), _share(row["speed"]), f"{row['perplexity']:.1f}"]
         lines.append([*cells, f"{row['distinct_2']:.2f}", f"{row['length']:.0f}"])
     return markdown_table(lines)
 
@@ -134,18 +134,5 @@ def _rows(result: dict[str, Any], method: str) -> list[dict[str, Any]]:
     return [row for row in result["rows"] if row["method"] == method]
 
 
-def _divergence(row: dict[str, Any]) -> str:
-    return f"{'≤ ' * row['kl is a bound']}{row['kl']:.2f}"
-
-
-def _interval(bounds: list[float]) -> str:
-    digits = 2 if max(map(abs, bounds)) < 1 else 1
-    return " to ".join(f"{bound:+.{digits}f}" for bound in bounds)
-
-
 def _share(speed: float | None) -> str:
     return "" if speed is None else f"{100 * speed:.0f} %"
-
-
-def _with_error(estimate: list[float] | None) -> str:
-    return "" if estimate is None else f"{estimate[0]:.3g} ± {estimate[1]:.2g}"

@@ -12,6 +12,7 @@ import re
 from statistics import fmean
 from typing import Any
 
+from benchmarks.markdown_tables import divergence, fill, interval, markdown_table, with_error
 from benchmarks.paper.report import draw_task
 from benchmarks.paper.theory import NAMES, draw
 from benchmarks.record import RESULTS, ROOT
@@ -41,20 +42,12 @@ def main() -> None:
         page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
-def fill(page: str, tables: dict[str, str]) -> str:
-    """Replaces the text between `<!-- numbers: NAME -->` and `<!-- end -->`."""
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- numbers: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", page)
-    return page
-
-
 def equal_table(result: dict[str, Any]) -> str:
     lines = [["KL", *SWEPT.values(), *(f"PARGS minus {name}, 95 %" for name in list(SWEPT.values())[1:])]]
     lines.append(["---"] * len(lines[0]))
     for row in result["at_equal_kl"]:
         cells = [f"{row['kl']:g}"]
-        cells += [_with_error(row[method]) if method in row else "" for method in SWEPT]
+        cells += [with_error(row[method]) if method in row else "" for method in SWEPT]
         cells += [_with_interval(row, f"pargs - {method}") for method in list(SWEPT)[1:]]
         lines.append(cells)
     return markdown_table(lines)
@@ -109,9 +102,7 @@ def bounded_table(result: dict[str, Any]) -> str:
     lines = [["method", "n", "KL at most", "gold", "PARGS at this KL minus it, 95 %"], ["---"] * 5]
     for row in result["pargs_at_the_bound_of"]:
         difference = _with_interval(row, "pargs - it")
-        lines.append(
-            [row["method"], f"{row['n']:g}", f"{row['kl at most']:.2f}", _with_error(row["gold"]), difference]
-        )
+        lines.append([row["method"], f"{row['n']:g}", f"{row['kl at most']:.2f}", with_error(row["gold"]), difference])
     return markdown_table(lines)
 
 
@@ -125,8 +116,8 @@ def core_table(results: dict[str, Any], kl: float = 3.0) -> str:
             (row for row in result["at_equal_kl"] if row["kl"] == kl and "pargs" in row and "args" in row), None
         )
         if row is not None:
-            cells = [f"{task} ({result['gold']})", _with_error([policy["gold"], policy["gold_se"]])]
-            cells += [_with_error(row["pargs"]), _with_error(row["args"]), _with_interval(row, "pargs - args")]
+            cells = [f"{task} ({result['gold']})", with_error([policy["gold"], policy["gold_se"]])]
+            cells += [with_error(row["pargs"]), with_error(row["args"]), _with_interval(row, "pargs - args")]
             lines.append(cells)
     return markdown_table(lines)
 
@@ -149,7 +140,7 @@ def real_tables(result: dict[str, Any]) -> tuple[str, str]:
     """Gains by the larger reward model, and accuracy on held-out pairs, as means over seeds."""
     equal = [["KL", "PARGS: gain", "ARGS: gain", "difference, 95 %", "difference by seed"], ["---"] * 5]
     for row in result["gains at equal KL"]:
-        cells = [f"{row['kl']:g}", *(_with_error(row[name]) if name in row else "" for name in ("pargs", "args"))]
+        cells = [f"{row['kl']:g}", *(with_error(row[name]) if name in row else "" for name in ("pargs", "args"))]
         by_seed = [f"{value:+.2f}" for value in row.get("pargs - args: by seed", [])]
         equal.append([*cells, _with_interval(row, "pargs - args"), ", ".join(by_seed)])
     reports = list(result["accuracy by fraction read"].values())
@@ -173,9 +164,9 @@ def top_k_table(results: dict[str, Any]) -> str:
         for row in rows:
             for kl in ("1", "3", "5"):
                 at = row[f"{kl} nats"]
-                cells = [_with_error(at[name]) if name in at else "" for name in ("pargs", "args")]
+                cells = [with_error(at[name]) if name in at else "" for name in ("pargs", "args")]
                 between = _with_interval(at, "pargs - args")
-                lines.append([task, str(row["top_k"]), _with_error(row["policy"]), kl, *cells, between])
+                lines.append([task, str(row["top_k"]), with_error(row["policy"]), kl, *cells, between])
     return markdown_table(lines)
 
 
@@ -184,16 +175,16 @@ def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
     lines = [["method", "setting", "gold", "above the policy, 95 %", "KL", "tokens/s", "rows per prompt"]]
     lines.append(["---"] * len(lines[0]))
     for row in result["rows"]:
-        bound, rows = row["kl is a bound"], row["rows in the caches"]
-        kl = "not known" if row["kl"] != row["kl"] else f"{'≤ ' * bound}{row['kl']:.2f}"
+        rows = row["rows in the caches"]
+        kl = "not known" if row["kl"] != row["kl"] else divergence(row)
         speed = "" if row["kl"] != row["kl"] else f"{row['tokens_per_s']:.0f}"
-        gain = "" if row["method"] == "policy" else _interval(row["gain: 95 %"])
+        gain = "" if row["method"] == "policy" else interval(row["gain: 95 %"])
         seeds = "" if len(row["seeds"]) > 1 else " (one seed)"
         lines.append(
             [
                 row["name"] + seeds,
                 row["setting"],
-                _with_error(row["gold"]),
+                with_error(row["gold"]),
                 gain,
                 kl,
                 speed,
@@ -202,15 +193,11 @@ def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
         )
     for row in paper["rows"]:
         if row["method"] == "DPO":
-            gold, gain = _with_error([row["gold"], row["gold_se"]]), _interval([row["gain_low"], row["gain_high"]])
+            gold, gain = with_error([row["gold"], row["gold_se"]]), interval([row["gain_low"], row["gain_high"]])
             lines.append(
                 ["DPO (one seed)", f"strength {row['strength']:g}", gold, gain, f"{row['kl']:.2f}", "", "1 + 0"]
             )
     return markdown_table(lines)
-
-
-def _interval(ends: list[float]) -> str:
-    return f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
 def texts(result: dict[str, Any]) -> str:
@@ -226,20 +213,11 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
 
 
-def _with_error(estimate: list[float]) -> str:
-    return f"{estimate[0]:.3g} ± {estimate[1]:.2g}"
-
-
 def _with_interval(row: dict[str, Any], name: str) -> str:
     if name not in row:
         return ""
     low, high = row[f"{name}: 95 %"]
     return f"{row[name][0]:+.2g} [{low:+.2g}, {high:+.2g}]"
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """A table from its rows of cells, the head and the line beneath it first."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _read(name: str) -> dict[str, Any]:

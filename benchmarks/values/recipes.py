@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.markdown_tables import fill, markdown_table
 from benchmarks.record import ROOT, record
 from benchmarks.tasks import held_out_prompts, prompts_of_pairs
 from rgtg_hf.cli.demo.demo_policy import demo_policy_path

@@ -28,8 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.estimates import estimate
 from benchmarks.heads.slopes import Moments, centre, compare, fold_of, moments_of_steps
+from benchmarks.markdown_tables import fill, markdown_table
 from benchmarks.models import load_policy
-from benchmarks.paper.docs import fill, markdown_table
 from benchmarks.paper.table import settings_of
 from benchmarks.record import ROOT, record
 from benchmarks.tasks import TASKS
