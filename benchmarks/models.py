@@ -106,8 +106,10 @@ def train(
         **other: Settings of the trainer that replace those above.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    common = {**COMMON, **CHECKPOINTS, "output_dir": str(partial), "seed": seed, "max_steps": max_steps}
-    _make_ready(partial, [kind, num_layers, head, len(rows), common | other])
+    common = {**COMMON, **CHECKPOINTS, "seed": seed, "max_steps": max_steps}
+    # Without paths, so that the folder can move; with the settings of all kinds, which may change between two runs.
+    _make_ready(partial, [kind, num_layers, head, len(rows), TRAINING, ARM, common | other])
+    common["output_dir"] = str(partial)
     if kind in ("dpo", "arm"):
         trainer = _dpo_trainer(common | (DPO if kind == "dpo" else ARM) | other, tokenizer, rows)
     else:
