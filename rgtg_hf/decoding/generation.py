@@ -263,7 +263,7 @@ def reward_guided_generate(
 
     Returns:
         The output of `generate()`. For a search with `return_dict_in_generate=True`, a
-        [`SearchOutput`][rgtg_hf.decoding.search.SearchOutput].
+        [`SearchOutput`][rgtg_hf.decoding.search_output.SearchOutput].
 
     Raises:
         ValueError: If there is no reward model, or the mode is assisted decoding, whose assistant `generate()` does

@@ -20,83 +20,33 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteria
 from transformers import StoppingCriteriaList as Criteria
-from transformers.utils import ModelOutput
 
 from rgtg_hf.compat import cache_in
 from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.padding import kept_ids
-from rgtg_hf.decoding.selection import effective_size, log_mean_exp, normalized, power_for, ranked, resampled
-from rgtg_hf.decoding.step import keep_candidates, select_candidates
+from rgtg_hf.decoding.proposal import Proposal
+from rgtg_hf.decoding.search_output import SearchOutput, joined_outputs
+from rgtg_hf.decoding.selection import (
+    draws_rows,
+    effective_size,
+    log_mean_exp,
+    normalized,
+    power_for,
+    ranked,
+    resampled,
+)
 from rgtg_hf.private_names import SAMPLING_LOOP
 from rgtg_hf.scoring.scorer import Scorer
 
-__all__ = ["CandidateFilter", "SearchOutput", "draws_rows", "search"]
+__all__ = ["search"]
 
 _LEAST_EFFECTIVE_SHARE = 0.5  # particles are drawn again when fewer than this share of the rows counts
-
-
-@dataclass
-class SearchOutput(ModelOutput):
-    """The output of a search with `return_dict_in_generate=True`.
-
-    Attributes:
-        sequences: Prompts and responses, padded on the right, shape `[prompts * num_return_sequences, length]`.
-        rewards: r(x, y) - r(x) of each response, float32, shape `[prompts * num_return_sequences]`.
-        weights: The weight that each response had among the rows of its prompt in the end, float32, same shape. They
-            add up to 1 over all rows of a prompt. Without `"resample"` or `search_return="draw"` they are equal.
-        row_sequences: All rows that were there in the end, shape `[prompts * rows, length]`; as many rows per prompt
-            as there were, `num_rows` but for `"halve"`.
-        row_rewards: Their rewards, float32, shape `[prompts * rows]`.
-        row_weights: Their weights, float32, shape `[prompts * rows]`.
-        effective_sizes: For `"resample"` the effective sample size of the weights of each prompt after each block, NaN
-            after the last one of its part of a split batch, float32, shape `[prompts, blocks]`. `None` for others.
-        log_normalizer: For `"resample"` an estimate of log E_policy[exp(beta (r(x, y) - r(x)))] for each prompt,
-            float32, shape `[prompts]`; without the logarithm it is unbiased. `None` for others.
-        policy_tokens: Tokens that all rows together wrote.
-        reward_model_tokens: Tokens that the reward model computed.
-    """
-
-    sequences: Tensor | None = None
-    rewards: Tensor | None = None
-    weights: Tensor | None = None
-    row_sequences: Tensor | None = None
-    row_rewards: Tensor | None = None
-    row_weights: Tensor | None = None
-    effective_sizes: Tensor | None = None
-    log_normalizer: Tensor | None = None
-    policy_tokens: int | None = None
-    reward_model_tokens: int | None = None
-
-
-class CandidateFilter(LogitsProcessor):
-    """Restricts the policy to its candidates: the proposal of a search that is not guided within its blocks.
-
-    Args:
-        config: The resolved settings.
-        vocabulary_size: How many token ids the reward model can read.
-    """
-
-    def __init__(self, config: RewardGuidanceConfig, vocabulary_size: int | None):
-        self.config, self.vocabulary_size = config, vocabulary_size
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        """The scores, `-inf` for all but the candidates."""
-        candidates = select_candidates(scores, self.config, self.vocabulary_size)
-        return keep_candidates(scores, candidates, self.vocabulary_size)
-
-
-def draws_rows(config: RewardGuidanceConfig) -> bool:
-    """Whether the rows that a search returns are drawn by their weights, and not the best ones."""
-    wish = config.search_return
-    return wish == "draw" or (wish != "best" and config.search == "resample")
 
 
 @torch.no_grad()
@@ -130,7 +80,8 @@ def search(
         model_kwargs: The cache, the attention mask and so on, from `generate()`.
 
     Returns:
-        What `generate()` returns: sequences, or a [`SearchOutput`] with `return_dict_in_generate=True`.
+        What `generate()` returns: sequences, or with `return_dict_in_generate=True` a
+        [`SearchOutput`][rgtg_hf.decoding.search_output.SearchOutput].
 
     Raises:
         ValueError: If a setting of generation does not go with a search.
@@ -155,7 +106,7 @@ def search(
         own = own_prompts and own_prompts[start : start + at_once]
         run = _Search(model, some, own, scorer, config, logits_processor, guides, stopping_criteria, settings, kwargs)
         outputs.append(run.run(returned, streamer))
-    output = _joined(outputs, generation_config)
+    output = joined_outputs(outputs, _padding(generation_config))
     output.reward_model_tokens = scorer.tokens_computed - read_before
     if streamer is not None:
         streamer.end()
@@ -182,7 +133,7 @@ class _Search:
         self.stopping_criteria = stopping_criteria
         self.is_weighted, self.is_drawn = config.search == "resample", draws_rows(config)
         self.cache, self.kwargs = cache_in(model_kwargs), model_kwargs
-        self.proposal = _Proposal(logits_processor, guides) if self.is_weighted and guides else None
+        self.proposal = Proposal(logits_processor, guides) if self.is_weighted and guides else None
         self.processors = LogitsProcessorList([self.proposal]) if self.proposal else logits_processor
         self.prompt_length, self.per_prompt = prompts.shape[1], config.num_rows
         mask = model_kwargs.get("attention_mask")
@@ -382,40 +333,6 @@ class _Ending(StoppingCriteria):
         return [length if length > 0 else None for length in found]
 
 
-class _Proposal(LogitsProcessor):
-    """Runs the processors of a guided proposal, and measures how far it is from the unguided one.
-
-    The unguided one is the policy under the other processors, over the tokens that the proposal can choose.
-    """
-
-    def __init__(self, processors: LogitsProcessorList, guides: Sequence[LogitsProcessor]):
-        self.guided = processors
-        self.plain = LogitsProcessorList([one for one in processors if one not in guides])
-        self._last: Tensor | None = None
-        self._ratios: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        """The guided scores, shape `[rows, vocabulary]`."""
-        self._note(input_ids)
-        guided = self.guided(input_ids, scores.clone())  # type: ignore[arg-type]
-        plain = self.plain(input_ids, scores.clone())  # type: ignore[arg-type]
-        plain = plain.masked_fill(guided == float("-inf"), float("-inf"))
-        self._last = plain.log_softmax(-1) - guided.log_softmax(-1)
-        return guided
-
-    def _note(self, input_ids: Tensor) -> None:
-        if self._last is not None:
-            self._ratios.append(self._last.gather(1, input_ids[:, -1:])[:, 0])
-        self._last = None
-
-    def log_ratios(self, input_ids: Tensor) -> list[list[float]]:
-        """log policy(v) - log proposal(v) of the tokens of the block that was just written, a list for each row."""
-        self._note(input_ids)
-        ratios = torch.stack(self._ratios, dim=1).tolist()
-        self._ratios = []
-        return ratios
-
-
 def _check(model: Any, generation_config: Any, config: Any, returned: int, prompts: int, streamer: Any) -> None:
     if model.config.is_encoder_decoder:
         raise ValueError("A search needs a decoder-only policy. Guide an encoder-decoder by tokens: search='tokens'.")
@@ -452,27 +369,3 @@ def _padding(settings: Any) -> int:
     if pad is None and settings.eos_token_id is not None:
         pad = settings.eos_token_id[0] if isinstance(settings.eos_token_id, list) else settings.eos_token_id
     return pad or 0
-
-
-def _joined(outputs: list[SearchOutput], settings: Any) -> SearchOutput:
-    """The outputs of the parts of a batch as one."""
-
-    def joined(name: str, padding: float | None = None) -> Tensor | None:
-        parts = [getattr(one, name) for one in outputs]
-        if parts[0] is None or padding is None:
-            return None if parts[0] is None else torch.cat(parts)
-        width = max(part.shape[1] for part in parts)
-        return torch.cat([F.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
-
-    pad = _padding(settings)
-    return SearchOutput(
-        sequences=joined("sequences", pad),
-        rewards=joined("rewards"),
-        weights=joined("weights"),
-        row_sequences=joined("row_sequences", pad),
-        row_rewards=joined("row_rewards"),
-        row_weights=joined("row_weights"),
-        effective_sizes=joined("effective_sizes", math.nan),
-        log_normalizer=joined("log_normalizer"),
-        policy_tokens=sum(one.policy_tokens for one in outputs),  # type: ignore[misc]
-    )

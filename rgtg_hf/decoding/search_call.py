@@ -12,8 +12,9 @@ from rgtg_hf.config import RewardGuidanceConfig
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.decoding.processor_order import insert_guidance
+from rgtg_hf.decoding.proposal import CandidateFilter
 from rgtg_hf.decoding.reward_prompts import RewardPrompts
-from rgtg_hf.decoding.search import CandidateFilter, search
+from rgtg_hf.decoding.search import search
 from rgtg_hf.decoding.special_tokens import special_tokens
 from rgtg_hf.decoding.steering import SteeringProcessor
 from rgtg_hf.rewards.model_state import evaluating

@@ -16,7 +16,8 @@ import math
 from collections.abc import Sequence
 
 from rgtg_hf.config import RewardGuidanceConfig
-from rgtg_hf.decoding.search import SearchOutput, draws_rows
+from rgtg_hf.decoding.search_output import SearchOutput
+from rgtg_hf.decoding.selection import draws_rows
 
 __all__ = ["best_of_n_divergence_bound", "search_divergence"]
 
@@ -54,7 +55,7 @@ def search_divergence(config: RewardGuidanceConfig, found: SearchOutput, lengths
         ```python
         import math
         from rgtg_hf import RewardGuidanceConfig
-        from rgtg_hf.decoding.search import SearchOutput
+        from rgtg_hf.decoding.search_output import SearchOutput
         from rgtg_hf.decoding.search_divergence import search_divergence
 
         config = RewardGuidanceConfig(search="halve", num_rows=8)

@@ -9,10 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["effective_size", "log_mean_exp", "normalized", "power_for", "ranked", "resampled"]
+from rgtg_hf.config import RewardGuidanceConfig
+
+__all__ = ["draws_rows", "effective_size", "log_mean_exp", "normalized", "power_for", "ranked", "resampled"]
 
 _ROUNDING = 1e-12
 _HALVINGS = 40
+
+
+def draws_rows(config: RewardGuidanceConfig) -> bool:
+    """Whether the rows that a search returns are drawn by their weights, and not the best ones."""
+    wish = config.search_return
+    return wish == "draw" or (wish != "best" and config.search == "resample")
 
 
 def ranked(rewards: Sequence[float], count: int) -> list[int]:

@@ -6,7 +6,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor, reward_guided_generate
 from rgtg_hf.decoding import search_call
-from rgtg_hf.decoding.search import CandidateFilter
+from rgtg_hf.decoding.proposal import CandidateFilter
 from tests.tiny_models import EOS, PAD, tiny_next_token_model, tiny_steering_head
 
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])

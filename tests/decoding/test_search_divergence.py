@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rgtg_hf import RewardGuidanceConfig, RewardGuidedLogitsProcessor
-from rgtg_hf.decoding.search import SearchOutput
 from rgtg_hf.decoding.search_divergence import best_of_n_divergence_bound, search_divergence
+from rgtg_hf.decoding.search_output import SearchOutput
 from rgtg_hf.evaluation.best_of import search_responses
 from tests.enumeration import SMALL, enumerated, small_models
 from tests.evaluation.test_best_of import Words
