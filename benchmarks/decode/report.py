@@ -11,6 +11,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.markdown_tables import fill
 from benchmarks.record import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -38,9 +39,9 @@ def report(folder: Path) -> None:
     points = merged([cell for cell in cells if cell not in long])
     steps = [cell for cell in points if "siblings" in cell["ways"]]
     draw(steps)
-    write_between("steps", steps_table(steps))
-    write_between("long", long_table(long))
-    write_between("others", others_table([cell for cell in points if set(cell["ways"]) - COMPARED]))
+    others = others_table([cell for cell in points if set(cell["ways"]) - COMPARED])
+    tables = {"steps": steps_table(steps), "long": long_table(long), "others": others}
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
     print(f"{len(cells)} cells: {RESULT.name}, {FIGURE.name}, {PAGE.name}")
 
 
@@ -89,7 +90,7 @@ def steps_table(cells: list[dict[str, Any]]) -> str:
             + f"| {ways['siblings']['peak_mb']:.0f} "
             + (f"| {rows['peak_mb']:.0f} |" if rows else "| |")
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def long_table(cells: list[dict[str, Any]]) -> str:
@@ -109,7 +110,7 @@ def long_table(cells: list[dict[str, Any]]) -> str:
             ),
             "",
         ]
-    return "\n".join(lines).strip()
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def others_table(cells: list[dict[str, Any]]) -> str:
@@ -119,7 +120,7 @@ def others_table(cells: list[dict[str, Any]]) -> str:
     for cell in cells:
         shown = [f"{cell['ways'][name]['to_plain']:.2f}" if name in cell["ways"] else "" for name in names]
         lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def draw(cells: list[dict[str, Any]]) -> None:
@@ -147,12 +148,3 @@ def draw(cells: list[dict[str, Any]]) -> None:
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
     plt.close(figure)
-
-
-def write_between(name: str, text: str) -> None:
-    """Puts a table between its two marks in the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name}: made by benchmarks.decode.speed --report -->", f"<!-- end of {name} -->"
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
