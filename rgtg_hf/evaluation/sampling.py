@@ -18,11 +18,9 @@ from transformers import (
     set_seed,
 )
 
-from rgtg_hf.compat import cache_argument, cache_in
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
-from rgtg_hf.rewards.parts import find_backbone
-from rgtg_hf.scoring.backbone import is_recurrent
+from rgtg_hf.rewards.prompt_cache import is_recurrent, shared_cache
 
 __all__ = ["SampledResponses", "end_token_ids", "prompt_cache", "sample_responses"]
 
@@ -144,12 +142,7 @@ def prompt_cache(policy: Any, inputs: Mapping[str, Tensor]) -> dict[str, Dynamic
         max_new_tokens=1,
         return_dict_in_generate=True,
     )
-    cache = cache_in(read)
-    if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
-        return {}
-    if not all(getattr(layer, "is_initialized", True) for layer in cache.layers):  # a state is kept elsewhere
-        return {}
-    return {cache_argument(find_backbone(policy).forward): cache}
+    return shared_cache(policy, read, ids.shape[1] - 1)
 
 
 def _repeat(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from rgtg_hf.compat import cache_argument
 from rgtg_hf.rewards.causal_classifier import learned_positions
 from rgtg_hf.rewards.model_state import ModelState, input_device
 from rgtg_hf.rewards.parts import find_backbone
+from rgtg_hf.rewards.prompt_cache import is_recurrent
 
-__all__ = ["Backbone", "is_recurrent"]
+__all__ = ["Backbone"]
 
-_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 _STATE_LAYERS = {"linear_attention", "mamba"}
 
 
@@ -80,9 +80,3 @@ class Backbone:
             use_cache=True,
             **arguments,
         ).last_hidden_state
-
-
-def is_recurrent(reward_model: PreTrainedModel) -> bool:
-    """Whether some layers of a reward model keep something else than the keys and values of all tokens."""
-    config = find_backbone(reward_model).config.get_text_config()  # type: ignore[operator, union-attr]
-    return bool(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)

@@ -18,7 +18,7 @@ from rgtg_hf.rewards.causal_classifier import vocabulary_size
 from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from rgtg_hf.scoring.backbone import is_recurrent
+from rgtg_hf.rewards.prompt_cache import is_recurrent
 from rgtg_hf.scoring.expand import ExpandScorer
 from rgtg_hf.scoring.hybrid import HybridScorer
 from rgtg_hf.scoring.next_token_scorer import NextTokenScorer

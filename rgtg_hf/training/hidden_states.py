@@ -12,7 +12,8 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pairs import TOKENIZED
 from rgtg_hf.rewards.parts import find_decoder
 from rgtg_hf.rewards.policy_identity import fingerprint
+from rgtg_hf.rewards.prompt_cache import is_recurrent, shared_cache
 from rgtg_hf.training.advantage_config import AdvantageConfig
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.prefix_reward_config import PrefixRewardConfig
@@ -140,32 +142,33 @@ class HiddenStateStore:
             key = _key(ids, prompt_length)
             if key not in self.index:
                 missing[key] = (ids, prompt_length)
-        # Sorted by length, so that little padding is computed; the longest first, to estimate the time left.
-        work = sorted(missing.items(), key=lambda item: len(item[1][0]), reverse=True)
-        if not work:
+        if not missing:
             self._mapped = {}
             return 0
         first = self.rows
-        new = sum(len(ids) - prompt for _, (ids, prompt) in work)
+        new = sum(len(ids) - prompt for ids, prompt in missing.values())
         self._mapped = self._map(first + new)
         description = "Computing hidden states"
-        with tqdm(total=len(work), desc=description, unit="response", disable=not progress) as bar:
-            for start in range(0, len(work), batch_size):
-                first = self._add_batch(work[start : start + batch_size], first)
-                bar.update(len(work[start : start + batch_size]))
-        return len(work)
+        with tqdm(total=len(missing), desc=description, unit="response", disable=not progress) as bar:
+            for batch in _batches(missing, batch_size):
+                first = self._add_batch(batch, first)
+                bar.update(len(batch))
+        return len(missing)
 
     @torch.no_grad()
     def _add_batch(self, work: Sequence[tuple[str, Response]], first: int) -> int:
         device = input_device(self.model.backbone)
+        cached, cache = self._read_prompt([response for _, response in work])
         longest = max(len(ids) for _, (ids, _) in work)
-        input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
+        padded = torch.tensor([ids + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, (ids, _) in work], device=device)
-        found = self._read_batch(input_ids, mask, min(prompt for _, (_, prompt) in work) - 1)
+        needed = min(prompt for _, (_, prompt) in work) - 1
+        found = self._read_batch(padded[:, cached:], mask, needed - cached, cache)
         lines = []
         for place, (key, (ids, prompt_length)) in enumerate(work):
             length = len(ids) - prompt_length
             for name, (start, values) in found.items():
+                start += cached
                 own = values[place, prompt_length - 1 - start : len(ids) - 1 - start]
                 self._mapped[name][first : first + length] = own.to("cpu")
             self.index[key] = (first, length)
@@ -175,13 +178,36 @@ class HiddenStateStore:
             file.writelines(lines)
         return first
 
-    def _read_batch(self, input_ids: Tensor, mask: Tensor, first: int) -> dict[str, tuple[int, Tensor]]:
+    def _read_prompt(self, responses: Sequence[Response]) -> tuple[int, dict[str, Any]]:
+        """Reads all but the last token of the prompt that several responses have.
+
+        Returns:
+            How many tokens were read, and their cache, with a row for each response; 0 and nothing if they have
+            several prompts, or the model's cache cannot be shared.
+        """
+        prompts = {tuple(ids[:length]) for ids, length in responses}
+        if len(responses) < 2 or len(prompts) > 1:
+            return 0, {}
+        *prompt, _ = prompts.pop()
+        if not prompt or is_recurrent(self.model.backbone):
+            return 0, {}
+        ids = torch.tensor([prompt], device=input_device(self.model.backbone))
+        read = self.model.backbone(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        shared = shared_cache(self.model.backbone, read, len(prompt))
+        for cache in shared.values():
+            cache.reorder_cache(ids.new_zeros(len(responses)))  # type: ignore[arg-type]
+        return (len(prompt), shared) if shared else (0, {})
+
+    def _read_batch(
+        self, input_ids: Tensor, mask: Tensor, first: int, cache: dict[str, Any]
+    ) -> dict[str, tuple[int, Tensor]]:
         """For each file the column of the ids that its values begin with, and the values of all rows from there on.
 
-        Candidates are not needed before column `first`.
+        Candidates are not needed before column `first`. The mask is that of the columns in the cache, too.
         """
+        cache = cache or {"use_cache": False}
         if self.policy is None:
-            return {"hidden_states": (0, self.model.hidden_states(input_ids, mask, use_cache=False))}
+            return {"hidden_states": (0, self.model.hidden_states(input_ids, mask, **cache))}
         hidden: list[Tensor] = []
         hook = find_decoder(self.policy).register_forward_hook(lambda *call: hidden.append(call[-1][0]))
         # Logits of long prompts would take gigabytes.
@@ -189,7 +215,7 @@ class HiddenStateStore:
         needed = torch.arange(first, input_ids.shape[1], device=input_ids.device)
         kept = {"logits_to_keep": needed} if can_choose else {}
         try:
-            logits = self.policy(input_ids, attention_mask=mask, use_cache=False, **kept).logits
+            logits = self.policy(input_ids, attention_mask=mask, **cache, **kept).logits
         finally:
             hook.remove()
         candidates = logits.float().topk(self.top_k)
@@ -312,6 +338,29 @@ def center_head(model: NextTokenRewardModel, store: HiddenStateStore, responses:
     """
     if model.score.is_linear:
         model.score.center(torch.cat([store.read(*response) for response in responses]))
+
+
+def _batches(missing: dict[str, Response], size: int) -> Iterator[list[tuple[str, Response]]]:
+    """Responses to be read together, of like length, so that little padding is computed.
+
+    Where prompts have many responses, a batch is of one prompt, which is read once. The longest come first, to
+    estimate the time left.
+    """
+    by_prompt: dict[tuple[int, ...], list[tuple[str, Response]]] = defaultdict(list)
+    for key, (ids, length) in missing.items():
+        by_prompt[tuple(ids[:length])].append((key, (ids, length)))
+    groups = list(by_prompt.values())
+    if 2 * len(missing) < size * len(groups):
+        groups = [list(missing.items())]
+    for group in groups:
+        group.sort(key=_length, reverse=True)
+    for group in sorted(groups, key=lambda group: _length(group[0]), reverse=True):
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _length(item: tuple[str, Response]) -> int:
+    return len(item[1][0])
 
 
 def _key(ids: Sequence[int], prompt_length: int) -> str:

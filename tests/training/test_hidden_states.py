@@ -10,9 +10,10 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.training.data import PrefixCollator
 from rgtg_hf.training.hidden_states import HiddenStateCollator, HiddenStateStore
-from tests.families import tiny_language_model
+from tests.families import EVERY, TRIED_SINCE, tiny_language_model
 from tests.tiny_models import FULL
 from tests.training.helpers import make_policy, text_rows
+from tests.versions import is_at_least
 
 ROWS = [
     {"chosen_ids": [5, 9, 10, 11, 2], "rejected_ids": [5, 9, 12], "prompt_length": 2},
@@ -237,6 +238,48 @@ def test_the_candidates_of_a_policy_are_kept_beside_its_hidden_states(tmp_path, 
         assert_close(probabilities, expected.values.softmax(-1), atol=1e-5, rtol=1e-4)
         hidden = head.hidden_states(torch.tensor([ids]))[0, needed]
         assert_close(again.read(ids, prompt_length), hidden, atol=1e-5, rtol=1e-4)
+
+
+def responses_to(*prompts, count=3):
+    return [
+        (prompt + [4 + number, 13 + number] + [3] * number, len(prompt))
+        for prompt in prompts
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, 6 + 3 * 5), (1, 9)])
+def test_a_prompt_with_many_responses_is_read_once(tmp_path, make_head, count, expected):
+    head, read = make_head(), []
+    head.backbone.get_input_embeddings().register_forward_hook(
+        lambda module, given, found: read.append(given[0].numel())
+    )
+    HiddenStateStore(tmp_path, head).add(responses_to([5, 6, 7, 8, 9, 10, 11], count=count), progress=False)
+    assert sum(read) == expected
+
+
+@pytest.mark.parametrize("with_candidates", [False, True])
+@pytest.mark.parametrize("family", EVERY)
+@torch.no_grad()
+def test_hidden_states_after_a_shared_prompt_are_those_of_each_text_alone(tmp_path, family, with_candidates):
+    if not is_at_least(TRIED_SINCE.get(family, "5")):
+        pytest.skip("transformers' own model fails")
+    policy = tiny_language_model(family)
+    head = NextTokenRewardModel.from_policy(policy, rank=2)
+    responses = responses_to([5, 6, 7, 8, 9, 10, 11], [12])
+    store = HiddenStateStore(tmp_path, head, *((policy, 3) if with_candidates else ()))
+    store.add(responses, batch_size=4, progress=False)
+    # The loops of the one enlarge rounding, also that of padding.
+    close = {"atol": 1e-3, "rtol": 1e-2} if family == "hrm_text" else {"atol": 1e-5, "rtol": 1e-4}
+    for ids, prompt_length in responses:
+        needed = slice(prompt_length - 1, -1)
+        hidden = head.hidden_states(torch.tensor([ids]))[0, needed]
+        assert_close(store.read(ids, prompt_length), hidden, **close)
+        if with_candidates:
+            found, probabilities = store.read_candidates(ids, prompt_length)
+            expected = policy(torch.tensor([ids])).logits[0, needed].topk(3)
+            assert torch.equal(found.long(), expected.indices)
+            assert_close(probabilities, expected.values.softmax(-1), **close)
 
 
 def test_candidates_of_another_number_are_computed_anew(tmp_path):
