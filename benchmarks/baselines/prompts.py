@@ -1,6 +1,7 @@
-"""Draws evaluation prompts from files of preference pairs, which the project does not contain.
+"""Draws prompts from files of preference pairs, which the project does not contain: for evaluation, or for rollouts.
 
     python -m benchmarks.baselines.prompts alpacaeval.jsonl hh.jsonl --each 200 --output prompts.jsonl
+    python -m benchmarks.baselines.prompts alpacaeval.jsonl hh.jsonl --without prompts.jsonl --output others.jsonl
 
 Rows have `prompt`, or `chosen` in the format of HH, of which the first question is taken. Prompts that the models are
 trained on, long ones and repeated ones are left out. Which of the rest are drawn depends on nothing but their text.
@@ -24,10 +25,10 @@ from rgtg_hf.files import write_whole
 LONGEST = 64  # tokens, so that prompts cost little beside responses
 
 
-def draw(file: Path, count: int, tokenizer: Any) -> list[str]:
-    """The prompts of a file whose hashes are the smallest."""
+def draw(file: Path, count: int | None, tokenizer: Any, without: set[str]) -> list[str]:
+    """The prompts of a file whose hashes are the smallest, without some."""
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        found = {_prompt(json.loads(line)) for line in lines} - set(training_prompts())
+        found = {_prompt(json.loads(line)) for line in lines} - without
     short = [prompt for prompt in found if prompt and len(tokenizer(prompt)["input_ids"]) <= LONGEST]
     return sorted(short, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())[:count]
 
@@ -41,15 +42,19 @@ def _prompt(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="JSON lines, compressed or not")
-    parser.add_argument("--each", type=int, default=200, help="prompts of each file")
+    parser.add_argument("--each", type=int, help="prompts of each file (default: all)")
+    parser.add_argument("--without", type=Path, nargs="*", default=[], help="files of prompts that are left out")
     parser.add_argument("--output", type=Path, default=Path("outputs/baselines/prompts.jsonl"))
     options = parser.parse_args()
     _, tokenizer = load_policy()
-    rows = [
-        {"prompt": prompt, "source": file.name.split(".")[0]}
-        for file in options.files
-        for prompt in draw(file, options.each, tokenizer)
-    ]
+    without = set(training_prompts())
+    for file in options.without:
+        without |= {json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()}
+    rows = []
+    for file in options.files:
+        found = draw(file, options.each, tokenizer, without)
+        rows += [{"prompt": prompt, "source": file.name.split(".")[0]} for prompt in found]
+        without |= set(found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(options.output, json_lines(rows))
     print(f"{len(rows)} prompts in {options.output}")

@@ -24,6 +24,7 @@ __all__ = [
     "GUIDE_BETA",
     "KINDS",
     "ROLLOUTS",
+    "rated",
     "rated_rollouts",
     "train_and_sample",
     "train_on_rollouts",
@@ -119,10 +120,15 @@ def rated_rollouts(folder: Path, task: str, seed: int, guide: Path | None = None
     file = folder / (f"rollouts-{seed}.jsonl" if guide is None else f"rollouts-{guide.name}-guided.jsonl")
     if not file.exists():
         write_whole(file, json_lines(_sampled(seed, guide)))
+    return rated(file, task)
+
+
+def rated(file: Path, task: str) -> list[dict[str, Any]]:
+    """The rollouts of a file, rated by a task's gold reward."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     gold = TASKS[task].gold([row["completion"][-1]["content"] for row in rows])
-    rated = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
-    return [row for row in rated if row["completion_ids"]]
+    every = [row | {"reward": float(reward)} for row, reward in zip(rows, gold, strict=True)]
+    return [row for row in every if row["completion_ids"]]
 
 
 def _sampled(seed: int, guide: Path | None) -> list[dict[str, Any]]:
