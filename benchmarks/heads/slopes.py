@@ -31,7 +31,7 @@ from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.sampling import sample_responses
-from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.hidden_state_store import HiddenStateStore
 
 __all__ = [
     *("FOLDS", "Moments", "Slope", "Steps", "centre", "compare", "draw_responses", "fold_of", "moments_of_steps"),

@@ -37,7 +37,7 @@ from benchmarks.values.rollout_models import ROLLOUTS, rated_rollouts, train_on_
 from rgtg_hf import NextTokenRewardModel, RewardGuidedLogitsProcessor
 from rgtg_hf.evaluation.prompts import encode_batch
 from rgtg_hf.rewards.load import load_reward_model
-from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.hidden_state_store import HiddenStateStore
 
 PAGE = ROOT / "docs" / "values-log.md"
 FOLDS = 4  # of the prompts; the first is held out

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.hidden_state_store import HiddenStateStore
 from rgtg_hf.training.value_rows import located_rollouts
 
 __all__ = ["AdvantageCollator", "compared_rollouts", "surpluses"]

@@ -36,7 +36,8 @@ from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.token_head import token_increments
 from rgtg_hf.training.advantage_config import AdvantageConfig
 from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts
-from rgtg_hf.training.hidden_states import LOOKED_AT, HiddenStateStore, center_head, states_directory
+from rgtg_hf.training.hidden_state_store import HiddenStateStore
+from rgtg_hf.training.hidden_states import LOOKED_AT, center_head, states_directory
 from rgtg_hf.training.models import load_policy_and_tokenizer
 from rgtg_hf.training.saving import SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_types

@@ -1,10 +1,12 @@
 """Fixtures of the training tests."""
 
 import pytest
+import torch
 from datasets import Dataset
 
-from rgtg_hf import PrefixRewardConfig, PrefixRewardTrainer
-from tests.training.helpers import make_reward_model, make_tokenizer, text_rows
+from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTrainer
+from tests.tiny_models import FULL
+from tests.training.helpers import make_policy, make_reward_model, make_tokenizer, text_rows
 
 
 @pytest.fixture
@@ -49,3 +51,18 @@ def make_trainer(tmp_path, tokenizer):
 @pytest.fixture
 def rows():
     return text_rows()
+
+
+@pytest.fixture
+def make_head():
+    """A steering head; by default with weights that rate tokens differently."""
+
+    def build(policy=None, fresh=False, **settings):
+        settings = settings if fresh else FULL | settings  # so that what it reads shows
+        head = NextTokenRewardModel.from_policy(policy or make_policy(), rank=8, **settings)
+        torch.manual_seed(0)
+        for parameter in () if fresh else head.score.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        return head
+
+    return build

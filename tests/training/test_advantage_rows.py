@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from rgtg_hf import NextTokenRewardModel
 from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts, surpluses
-from rgtg_hf.training.hidden_states import HiddenStateStore
+from rgtg_hf.training.hidden_state_store import HiddenStateStore
 from tests.training.helpers import make_policy, make_tokenizer
 
 
