@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from transformers import (
 
 from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
-from rgtg_hf.rewards.prompt_cache import is_recurrent, shared_cache
+from rgtg_hf.rewards.prompt_cache import shared_cache
 
 __all__ = ["SampledResponses", "end_token_ids", "prompt_cache", "sample_responses"]
 
@@ -133,16 +134,11 @@ def prompt_cache(policy: Any, inputs: Mapping[str, Tensor]) -> dict[str, Dynamic
         which keep their state elsewhere, for a policy that keeps another kind of cache, and for prompts of one token.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if is_recurrent(policy) or int(mask.sum(-1).min()) < 2:
+    if int(mask.sum(-1).min()) < 2:
         return {}
-    read = policy.generate(
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        **_GREEDY,
-        max_new_tokens=1,
-        return_dict_in_generate=True,
-    )
-    return shared_cache(policy, read, ids.shape[1] - 1)
+    settings = _GREEDY | {"max_new_tokens": 1, "return_dict_in_generate": True}
+    read = partial(policy.generate, input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **settings)
+    return shared_cache(policy, ids.shape[1] - 1, read)
 
 
 def _repeat(policy: Any, inputs: Mapping[str, Tensor], copies: int) -> dict[str, Any]:

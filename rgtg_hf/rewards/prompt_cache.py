@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedModel
@@ -20,20 +21,22 @@ def is_recurrent(model: PreTrainedModel) -> bool:
     return bool(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
 
 
-def shared_cache(model: PreTrainedModel, output: Any, length: int) -> dict[str, DynamicCache]:
-    """The cache that a model has returned, if rows can be repeated in it and go on from it.
+def shared_cache(model: PreTrainedModel, length: int, read: Callable[[], Any]) -> dict[str, DynamicCache]:
+    """Reads prompts whose cache several rows can go on from, if the model keeps such a cache.
 
     Args:
         model: A causal language model, or its decoder.
-        output: What the model returned, or its `generate()`.
-        length: How many columns were read.
+        length: How many columns are read.
+        read: Reads them, and returns what the model returns, or its `generate()`. Not called if it would be in vain.
 
     Returns:
         The cache under the name by which the model takes it. Nothing for models with recurrent layers, some of which
         keep their state elsewhere, and where the model keeps another kind of cache.
     """
-    cache = cache_in(output)
-    if is_recurrent(model) or not isinstance(cache, DynamicCache) or cache.get_seq_length() != length:
+    if is_recurrent(model):
+        return {}
+    cache = cache_in(read())
+    if not isinstance(cache, DynamicCache) or cache.get_seq_length() != length:
         return {}
     if not all(getattr(layer, "is_initialized", True) for layer in cache.layers):  # a state is kept elsewhere
         return {}

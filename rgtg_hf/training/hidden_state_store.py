@@ -13,6 +13,7 @@ import inspect
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rgtg_hf.rewards.model_state import input_device
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.parts import find_decoder
 from rgtg_hf.rewards.policy_identity import fingerprint
-from rgtg_hf.rewards.prompt_cache import is_recurrent, shared_cache
+from rgtg_hf.rewards.prompt_cache import shared_cache
 
 __all__ = ["HiddenStateStore", "Response"]
 
@@ -176,11 +177,12 @@ class HiddenStateStore:
         if len(responses) < 2 or len(prompts) > 1:
             return 0, {}
         *prompt, _ = prompts.pop()
-        if not prompt or is_recurrent(self.model.backbone):
+        if not prompt:
             return 0, {}
-        ids = torch.tensor([prompt], device=input_device(self.model.backbone))
-        read = self.model.backbone(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-        shared = shared_cache(self.model.backbone, read, len(prompt))
+        backbone = self.model.backbone
+        ids = torch.tensor([prompt], device=input_device(backbone))
+        read = partial(backbone, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        shared = shared_cache(backbone, len(prompt), read)
         for cache in shared.values():
             cache.reorder_cache(ids.new_zeros(len(responses)))  # type: ignore[arg-type]
         return (len(prompt), shared) if shared else (0, {})
@@ -259,7 +261,7 @@ class HiddenStateStore:
 def _batches(missing: dict[str, Response], size: int) -> Iterator[list[tuple[str, Response]]]:
     """Responses to be read together, of like length, so that little padding is computed.
 
-    Where prompts have many responses, a batch is of one prompt, which is read once. The longest come first, to
+    Where prompts have many responses, a batch is of one prompt, which is read once for it. The longest come first, to
     estimate the time left.
     """
     by_prompt: dict[tuple[int, ...], list[tuple[str, Response]]] = defaultdict(list)

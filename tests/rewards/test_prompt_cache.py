@@ -1,5 +1,7 @@
 """The cache of a prompt serves several rows where the model keeps nothing but keys and values."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,7 +17,7 @@ PROMPT = torch.tensor([[5, 6, 7, 8]])
 def test_rows_go_on_from_a_repeated_cache_as_after_the_whole_text(family):
     model = tiny_language_model(family)
     rows = torch.tensor([[9, 10], [11, 12], [13, 14]])
-    shared = shared_cache(model, model(PROMPT, use_cache=True), PROMPT.shape[1])
+    shared = shared_cache(model, PROMPT.shape[1], partial(model, PROMPT, use_cache=True))
     for cache in shared.values():
         cache.reorder_cache(torch.zeros(len(rows), dtype=torch.long))
     found = model(rows, attention_mask=torch.ones(3, 6), **shared).logits
@@ -28,11 +30,11 @@ def test_rows_go_on_from_a_repeated_cache_as_after_the_whole_text(family):
 def test_the_state_of_recurrent_layers_is_not_shared(family, recurrent):
     model = tiny_language_model(family)
     assert is_recurrent(model) == recurrent
-    assert bool(shared_cache(model, model(PROMPT, use_cache=True), PROMPT.shape[1])) != recurrent
+    assert bool(shared_cache(model, PROMPT.shape[1], partial(model, PROMPT, use_cache=True))) != recurrent
 
 
 @torch.no_grad()
 def test_a_cache_that_was_not_kept_or_holds_other_columns_is_not_shared():
     model = tiny_language_model("llama")
-    assert shared_cache(model, model(PROMPT, use_cache=False), PROMPT.shape[1]) == {}
-    assert shared_cache(model, model(PROMPT, use_cache=True), PROMPT.shape[1] + 1) == {}
+    assert shared_cache(model, PROMPT.shape[1], partial(model, PROMPT, use_cache=False)) == {}
+    assert shared_cache(model, PROMPT.shape[1] + 1, partial(model, PROMPT, use_cache=True)) == {}
