@@ -1,7 +1,7 @@
 """Draws prompts from files of preference pairs, which the project does not contain: for evaluation, or for rollouts.
 
     python -m benchmarks.baselines.prompts alpacaeval.jsonl hh.jsonl --each 200 --output prompts.jsonl
-    python -m benchmarks.baselines.prompts alpacaeval.jsonl hh.jsonl --without prompts.jsonl --output others.jsonl
+    python -m benchmarks.baselines.prompts FILES --each 5000 --without prompts.jsonl --output others.jsonl
 
 Rows have `prompt`, or `chosen` in the format of HH, of which the first question is taken. Prompts that the models are
 trained on, long ones and repeated ones are left out. Which of the rest are drawn depends on nothing but their text.
@@ -10,27 +10,29 @@ trained on, long ones and repeated ones are left out. Which of the rest are draw
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.models import load_policy
 from rgtg_hf.cli.demo.demo_rows import training_prompts
-from rgtg_hf.cli.lines import json_lines
+from rgtg_hf.cli.lines import json_lines, json_rows
 from rgtg_hf.evaluation.prompts import last_message
 from rgtg_hf.files import write_whole
 
 LONGEST = 64  # tokens, so that prompts cost little beside responses
 
 
-def draw(file: Path, count: int | None, tokenizer: Any, without: set[str]) -> list[str]:
+def draw(file: Path, count: int, tokenizer: Any, without: set[str]) -> list[str]:
     """The prompts of a file whose hashes are the smallest, without some."""
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        found = {_prompt(json.loads(line)) for line in lines} - without
-    short = [prompt for prompt in found if prompt and len(tokenizer(prompt)["input_ids"]) <= LONGEST]
-    return sorted(short, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())[:count]
+    found = {_prompt(row) for _, row in json_rows("files", file)} - without
+    return by_hash(prompt for prompt in found if prompt and len(tokenizer(prompt)["input_ids"]) <= LONGEST)[:count]
+
+
+def by_hash(prompts: Iterable[str]) -> list[str]:
+    """Prompts in an order that depends on nothing but their text."""
+    return sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())
 
 
 def _prompt(row: dict[str, Any]) -> str:
@@ -42,14 +44,14 @@ def _prompt(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="JSON lines, compressed or not")
-    parser.add_argument("--each", type=int, help="prompts of each file (default: all)")
+    parser.add_argument("--each", type=int, default=200, help="prompts of each file")
     parser.add_argument("--without", type=Path, nargs="*", default=[], help="files of prompts that are left out")
     parser.add_argument("--output", type=Path, default=Path("outputs/baselines/prompts.jsonl"))
     options = parser.parse_args()
     _, tokenizer = load_policy()
     without = set(training_prompts())
     for file in options.without:
-        without |= {json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()}
+        without |= {row["prompt"] for _, row in json_rows("--without", file)}
     rows = []
     for file in options.files:
         found = draw(file, options.each, tokenizer, without)
