@@ -34,9 +34,10 @@ def write_page(results: dict[str, Any], first: str) -> None:
         first: The method that the others are compared with.
     """
     measured = json.loads(SPEEDS.read_text(encoding="utf-8"))["results"] if SPEEDS.is_file() else []
-    for result in results.values():
+    for task, result in results.items():
+        of_task = [row for row in measured if row["task"] == task]
         for row in result["rows"]:
-            row["speed"] = speed_of(measured, row)
+            row["speed"] = speed_of(of_task, row)
     tables = {"results": both_tasks_table(results)}
     for task, result in results.items():
         draw(task, result)
