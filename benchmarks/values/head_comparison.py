@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines.baseline_sampler import ADVANTAGES, BaselineSampler
+from benchmarks.baselines.page import equal_table
+from benchmarks.markdown_tables import fill
 from benchmarks.models import load_policy
 from benchmarks.paper.table import make_parser, sample_texts, settings_of
 from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
-from benchmarks.record import record, result_path
+from benchmarks.record import ROOT, record, result_path
 from benchmarks.tasks import TASKS
 from benchmarks.values.rollout_models import train_on_rollouts, train_on_rows
 
 __all__ = ["FIRST", "compare_heads"]
 
 FIRST = "advantages"  # the head of the comparison of methods
+PAGE = ROOT / "docs" / "values-log.md"
 Responses = Callable[[Path, str, int, str], list[dict[str, Any]]]
 
 
@@ -44,6 +47,8 @@ def compare_heads(
     **settings: Any,
 ) -> None:
     """Runs the stages of a comparison, as far as the command line wants them. What is finished is not done again.
+
+    The report writes its tables into docs/values-log.md, too.
 
     Args:
         description: The script's.
@@ -78,6 +83,9 @@ def compare_heads(
             for task in options.tasks
         }
         print(record(name, settings_of(options) | settings, results, options.output))
+        if options.output is None:
+            tables = {f"{name}-{task}": equal_table(result, FIRST) for task, result in results.items()}
+            PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 def _train(folder: Path, task: str, seed: int, num_layers: int, heads: Iterable[str], responses: Responses) -> None:

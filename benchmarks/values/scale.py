@@ -1,4 +1,4 @@
-"""How far do more responses carry? Heads of advantages of a budget's responses, and of several times as many.
+"""How far do more responses carry? Heads of advantages of the usual responses, and of several times as many.
 
     python -m benchmarks.baselines.prompts FILES --each 5000 --without outputs/baselines/prompts.jsonl \\
         --output others.jsonl
