@@ -1,6 +1,6 @@
 """What do the methods of table.py cost? Tokens per second beside the policy's, from short runs with nothing else.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.baselines.speed      an hour and a half, after the models are trained
+    OMP_NUM_THREADS=1 python -m benchmarks.baselines.speed      two hours, after the models are trained
 
 The times of table.py itself come from runs of hours, beside which other work ran.
 """
@@ -63,7 +63,7 @@ def speeds(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = make_parser(__doc__, "outputs/baselines", METHODS)
-    parser.set_defaults(seeds=[0], prompts=32, divergences=[1.0, 3.0, 9.0])
+    parser.set_defaults(seeds=[0], prompts=32)
     parser.add_argument("--rounds", type=int, default=3, help="times that every method samples; the median counts")
     options = parser.parse_args()
     results = speeds([sampled_once(options) for _ in range(options.rounds)])

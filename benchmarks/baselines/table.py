@@ -47,7 +47,6 @@ FIRST = "pargs_rollouts"  # how far the others are ahead of it is told
 def main() -> None:
     parser = make_parser(__doc__, "outputs/baselines", BaselineSampler.order)
     kinds = [*KINDS, *BASELINES]
-    parser.set_defaults(divergences=[1.0, 3.0, 9.0])
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="models to train")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
