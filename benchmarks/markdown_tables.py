@@ -17,8 +17,9 @@ def fill(page: str, tables: dict[str, str]) -> str:
 
 
 def markdown_table(lines: list[list[str]]) -> str:
-    """A table from its rows of cells, the head and the line beneath it first."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    """A table from its rows of cells, the head first."""
+    head, *rows = lines
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
 
 def with_error(estimate: list[float]) -> str:

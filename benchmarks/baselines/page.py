@@ -62,7 +62,7 @@ def both_tasks_table(results: dict[str, Any]) -> str:
     for result in results.values():
         head += [result["gold"], result["second"]]
     methods = {row["method"]: row["name"] for result in results.values() for row in result["rows"]}
-    lines = [[*head, "speed"], ["---"] * (len(head) + 1)]
+    lines = [[*head, "speed"]]
     for method, name in methods.items():
         cells, speeds = [], []
         for result in results.values():
@@ -97,7 +97,6 @@ def equal_table(result: dict[str, Any], first: str) -> str:
     names = {row["method"]: row["name"] for row in result["rows"]}
     at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
     lines = [["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in at)]]
-    lines.append(["---"] * len(lines[0]))
     for method, name in names.items():
         if any(method in row for row in at):
             lines.append([name, *(_with_lead(row, method, first) for row in at)])
@@ -114,7 +113,6 @@ def rows_table(result: dict[str, Any]) -> str:
     """Everything that was measured, a line for each method and strength."""
     head = ["method", "setting", "gold", "above the policy, 95 %", result["second"], "KL", "speed"]
     lines = [[*head, "perplexity", "distinct-2", "length"]]
-    lines.append(["---"] * len(lines[0]))
     for row in result["rows"]:
         cells = [row["name"], row["setting"], with_error(row["gold"])]
         cells += ["" if row["method"] == "policy" else interval(row["gain: 95 %"]), with_error(row["second"])]

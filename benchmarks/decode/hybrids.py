@@ -21,7 +21,7 @@ import torch
 from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.utils import logging
 
-from benchmarks.paper.docs import fill, markdown_table
+from benchmarks.markdown_tables import fill, markdown_table
 from benchmarks.record import ROOT, record, refuse_uncommitted_code
 from rgtg_hf.rewards.sequence_classifiers import ensure_sequence_classifier
 from rgtg_hf.scoring.choose import SCORERS
@@ -123,7 +123,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
     columns = ["family", "prefixes", "transformer, siblings, ms", "hybrid, ms", "over the transformer"]
     columns += ["a cache per candidate, ms", "over hybrid"]
-    lines = [columns, ["---"] * len(columns)]
+    lines = [columns]
     for row in rows:
         times = [f"{row[name + ' ms']:.1f}" for name in ("plain siblings", "hybrid", "expand")]
         size, plural = f"{row['parameters'] / 1e6:.0f} M", "" if row["rows"] == 1 else "s"

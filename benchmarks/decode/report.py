@@ -11,7 +11,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.markdown_tables import fill
+from benchmarks.markdown_tables import fill, markdown_table
 from benchmarks.record import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -59,9 +59,12 @@ def point(cell: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(cell[name]) for name in POINT)
 
 
-def head_of(cell: dict[str, Any]) -> str:
+HEAD = ["reward model", "batch", "prompt", "k"]
+
+
+def cells_of(cell: dict[str, Any]) -> list[str]:
     """The first columns of a table."""
-    return f"| {cell['reward_model']} layers | {cell['batch']} | {cell['prompt']} | {cell['top_k']} |"
+    return [f"{cell['reward_model']} layers", str(cell["batch"]), str(cell["prompt"]), str(cell["top_k"])]
 
 
 def ratio(row: dict[str, Any], key: str) -> str:
@@ -72,55 +75,44 @@ def ratio(row: dict[str, Any], key: str) -> str:
 
 def steps_table(cells: list[dict[str, Any]]) -> str:
     """The table of guided steps and the floor."""
-    lines = [
-        "| reward model | batch | prompt | k | plain, ms | floor, ms | siblings / floor | hand loop / floor "
-        "| row per candidate / floor | cache, MB: siblings | row per candidate | peak, MB: siblings "
-        "| row per candidate |",
-        "|" + " --- |" * 13,
-    ]
+    lines = [[*HEAD, "plain, ms", "floor, ms", "siblings / floor", "hand loop / floor", "row per candidate / floor"]]
+    lines[0] += ["cache, MB: siblings", "row per candidate", "peak, MB: siblings", "row per candidate"]
     for cell in cells:
         ways = cell["ways"]
-        rows = ways.get("row per candidate")
-        lines.append(
-            f"{head_of(cell)} {ways['plain']['ms']:.0f} | {ways['floor']['ms']:.0f} "
-            f"| {ratio(ways['siblings'], 'to_floor')} | {ratio(ways['hand loop'], 'to_floor')} "
-            + (f"| {rows['to_floor']:.2f} " if rows else "| ")
-            + f"| {ways['siblings']['cache_mb']:.1f} "
-            + (f"| {rows['cache_mb']:.1f} " if rows else "| ")
-            + f"| {ways['siblings']['peak_mb']:.0f} "
-            + (f"| {rows['peak_mb']:.0f} |" if rows else "| |")
-        )
-    return "\n".join(lines) + "\n"
+        siblings, rows = ways["siblings"], ways.get("row per candidate")
+        line = [*cells_of(cell), f"{ways['plain']['ms']:.0f}", f"{ways['floor']['ms']:.0f}"]
+        line += [ratio(siblings, "to_floor"), ratio(ways["hand loop"], "to_floor")]
+        line += [f"{rows['to_floor']:.2f}" if rows else ""]
+        line += [f"{siblings['cache_mb']:.1f}", f"{rows['cache_mb']:.1f}" if rows else ""]
+        line += [f"{siblings['peak_mb']:.0f}", f"{rows['peak_mb']:.0f}" if rows else ""]
+        lines.append(line)
+    return markdown_table(lines)
 
 
 def long_table(cells: list[dict[str, Any]]) -> str:
-    """The table of the ratio to the floor along long generations."""
-    lines = []
+    """The tables of the ratio to the floor along long generations."""
+    tables = []
     for cell in cells:
         ratios = {name: row[BY_LENGTH] for name, row in cell["ways"].items() if BY_LENGTH in row and name != "plain"}
         ends = [row["tokens"] for row in ratios["siblings"]]
         shown = [place for place, end in enumerate(ends) if end in (64, 128, 256, 512, 768, 1024)]
         title = f"{cell['reward_model']} layers, batch {cell['batch']}, prompt {cell['prompt']}, k {cell['top_k']}"
-        lines += [
-            f"| {title}; tokens up to | " + " | ".join(str(ends[place]) for place in shown) + " |",
-            "| --- |" + " --- |" * len(shown),
-            *(
-                f"| {name} / floor | " + " | ".join(f"{rows[place]['to_floor']:.2f}" for place in shown) + " |"
-                for name, rows in ratios.items()
-            ),
-            "",
-        ]
-    return "\n".join(lines).rstrip() + "\n"
+        lines = [[f"{title}; tokens up to", *(str(ends[place]) for place in shown)]]
+        for name, rows in ratios.items():
+            lines.append([f"{name} / floor", *(f"{rows[place]['to_floor']:.2f}" for place in shown)])
+        tables.append(markdown_table(lines))
+    return "\n".join(tables)
 
 
 def others_table(cells: list[dict[str, Any]]) -> str:
     """The table of other ways and unguided generate()."""
     names = ["siblings", "steering head", "next-token model", "through text", "whole, one by one", "whole, batched"]
-    lines = ["| reward model | batch | prompt | k | " + " | ".join(names) + " |", "|" + " --- |" * (4 + len(names))]
+    lines = [[*HEAD, *names]]
     for cell in cells:
-        shown = [f"{cell['ways'][name]['to_plain']:.2f}" if name in cell["ways"] else "" for name in names]
-        lines.append(head_of(cell) + " " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+        ways = cell["ways"]
+        shown = [f"{ways[name]['to_plain']:.2f}" if name in ways else "" for name in names]
+        lines.append([*cells_of(cell), *shown])
+    return markdown_table(lines)
 
 
 def draw(cells: list[dict[str, Any]]) -> None:

@@ -44,7 +44,6 @@ def main() -> None:
 
 def equal_table(result: dict[str, Any]) -> str:
     lines = [["KL", *SWEPT.values(), *(f"PARGS minus {name}, 95 %" for name in list(SWEPT.values())[1:])]]
-    lines.append(["---"] * len(lines[0]))
     for row in result["at_equal_kl"]:
         cells = [f"{row['kl']:g}"]
         cells += [with_error(row[method]) if method in row else "" for method in SWEPT]
@@ -99,7 +98,7 @@ def pictures(task: str) -> str:
 
 
 def bounded_table(result: dict[str, Any]) -> str:
-    lines = [["method", "n", "KL at most", "gold", "PARGS at this KL minus it, 95 %"], ["---"] * 5]
+    lines = [["method", "n", "KL at most", "gold", "PARGS at this KL minus it, 95 %"]]
     for row in result["pargs_at_the_bound_of"]:
         difference = _with_interval(row, "pargs - it")
         lines.append([row["method"], f"{row['n']:g}", f"{row['kl at most']:.2f}", with_error(row["gold"]), difference])
@@ -109,7 +108,6 @@ def bounded_table(result: dict[str, Any]) -> str:
 def core_table(results: dict[str, Any], kl: float = 3.0) -> str:
     """One line per task, at one divergence."""
     lines = [["task (gold reward)", "policy", *(f"{SWEPT[m]}" for m in ("pargs", "args")), "PARGS minus ARGS, 95 %"]]
-    lines.append(["---"] * 5)
     for task, result in results.items():
         policy = next(row for row in result["rows"] if row["method"] == "policy, sampled")
         row = next(
@@ -126,7 +124,6 @@ def theory_table(record: dict[str, Any]) -> str:
     summary = record["results"]["summary"]
     kinds = [kind for kind in NAMES if kind != "optimal"]
     lines = [["beta", *(f"{NAMES[kind]}: missed" for kind in kinds), *(f"{NAMES[kind]}: reward" for kind in NAMES)]]
-    lines.append(["---"] * len(lines[0]))
     for beta in record["settings"]["betas"]:
         at = {row["kind"]: row for row in summary if row["beta"] == beta}
         cells = [f"{beta:g}"]
@@ -138,7 +135,7 @@ def theory_table(record: dict[str, Any]) -> str:
 
 def real_tables(result: dict[str, Any]) -> tuple[str, str]:
     """Gains by the larger reward model, and accuracy on held-out pairs, as means over seeds."""
-    equal = [["KL", "PARGS: gain", "ARGS: gain", "difference, 95 %", "difference by seed"], ["---"] * 5]
+    equal = [["KL", "PARGS: gain", "ARGS: gain", "difference, 95 %", "difference by seed"]]
     for row in result["gains at equal KL"]:
         cells = [f"{row['kl']:g}", *(with_error(row[name]) if name in row else "" for name in ("pargs", "args"))]
         by_seed = [f"{value:+.2f}" for value in row.get("pargs - args: by seed", [])]
@@ -150,7 +147,6 @@ def real_tables(result: dict[str, Any]) -> tuple[str, str]:
     curves |= {f"gold reward, {kind}": [curve] for kind, curve in result["gold"].items() if isinstance(curve, dict)}
     fractions = next(iter(curves.values()))[0]["fraction_read"]
     accuracy = [["model, pairs", "pairs", *(f"{fraction:.0%} read" for fraction in fractions[1::2])]]
-    accuracy.append(["---"] * len(accuracy[0]))
     for name, of_seeds in curves.items():
         means = [fmean(values) for values in zip(*(curve["accuracy"] for curve in of_seeds), strict=True)]
         accuracy.append([name, str(of_seeds[0]["pairs"]), *(f"{value:.2f}" for value in means[1::2])])
@@ -159,7 +155,7 @@ def real_tables(result: dict[str, Any]) -> tuple[str, str]:
 
 def top_k_table(results: dict[str, Any]) -> str:
     """Gains over the policy of the same k at equal divergence."""
-    lines = [["task", "k", "policy", "KL", "PARGS: gain", "ARGS: gain", "difference, 95 %"], ["---"] * 7]
+    lines = [["task", "k", "policy", "KL", "PARGS: gain", "ARGS: gain", "difference, 95 %"]]
     for task, rows in results.items():
         for row in rows:
             for kl in ("1", "3", "5"):
@@ -173,7 +169,6 @@ def top_k_table(results: dict[str, Any]) -> str:
 def which_table(result: dict[str, Any], paper: dict[str, Any]) -> str:
     """Every method of the comparison of searches, and DPO from the paper's table, where it was trained once."""
     lines = [["method", "setting", "gold", "above the policy, 95 %", "KL", "tokens/s", "rows per prompt"]]
-    lines.append(["---"] * len(lines[0]))
     for row in result["rows"]:
         rows = row["rows in the caches"]
         kl = "not known" if row["kl"] != row["kl"] else divergence(row)

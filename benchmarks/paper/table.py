@@ -89,11 +89,8 @@ def make_parser(description: str | None, folder: str, methods: Sequence[str]) ->
     add("--output", type=Path, help="folder of the report (default: benchmarks/results, and docs/assets for pictures)")
     add("--stages", nargs="+", choices=STAGES, default=STAGES)
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    add("--models", nargs="+", choices=KINDS, default=list(KINDS), help="models to train")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and sampling")
     add("--num_layers", type=_layers, default={"sentiment": 10, "plain": 4}, help="of reward models")
-    add("--max_steps", type=int, default=-1, help="of training (default: all)")
-    add("--training_prompts", type=int, help="prompts of the plain-language pairs, of 256 (default: all)")
     add("--methods", nargs="+", choices=methods, default=list(methods), help="methods to sample")
     add("--prompts", type=int, help="held-out prompts, of 104 (default: all)")
     add("--pilot_prompts", type=int, default=24, help="training prompts for choosing betas")
@@ -105,8 +102,17 @@ def make_parser(description: str | None, folder: str, methods: Sequence[str]) ->
     return parser
 
 
+def add_training_options(parser: argparse.ArgumentParser, models: Sequence[str] = KINDS) -> None:
+    """The options of [`train_models`], for comparisons whose models are trained on the demo's pairs."""
+    add: Any = parser.add_argument
+    add("--models", nargs="+", choices=KINDS, default=list(models), help="models to train")
+    add("--max_steps", type=int, default=-1, help="of training (default: all)")
+    add("--training_prompts", type=int, help="prompts of the plain-language pairs, of 256 (default: all)")
+
+
 def main() -> None:
     parser = make_parser(__doc__, "outputs/paper_table", METHODS)
+    add_training_options(parser)
     parser.add_argument("--quick", action="store_true", help="small models, 16 prompts, one seed and a short training")
     options = parser.parse_args()
     if options.quick:

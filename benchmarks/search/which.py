@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.frontier_picture import draw_frontier
 from benchmarks.models import TRAINING
-from benchmarks.paper.table import make_parser, sample_texts, settings_of, train_models
+from benchmarks.paper.table import add_training_options, make_parser, sample_texts, settings_of, train_models
 from benchmarks.pieces import Shown, keep_figures, rows_of
 from benchmarks.record import ROOT, record, result_path
 from benchmarks.search.search_sampler import BLOCK_SIZE, HEAD_BETA, PARTICLES, SearchSampler
@@ -59,7 +59,8 @@ def _draw(rows: list[dict[str, Any]], task: str, pictures: Path) -> None:
 
 def main() -> None:
     parser = make_parser(__doc__, "outputs/which", SearchSampler.order)
-    parser.set_defaults(tasks=["sentiment"], models=["prefix", "head", "dpo"])
+    parser.set_defaults(tasks=["sentiment"])
+    add_training_options(parser, ("prefix", "head", "dpo"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if "train" in options.stages:

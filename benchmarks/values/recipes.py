@@ -92,7 +92,7 @@ def results_of(folder: Path, recipe: str) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    lines = [["recipe", "method", "reward", "above the policy, 95 %", "KL", "perplexity"], ["---"] * 6]
+    lines = [["recipe", "method", "reward", "above the policy, 95 %", "KL", "perplexity"]]
     for row in rows:
         names = {"policy": "policy", "pargs": f"by tokens, beta {row['strength']:.3g}"}
         method = names.get(row["method"], f"by blocks, {ROWS} rows")

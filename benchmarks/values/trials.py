@@ -217,7 +217,7 @@ def report(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The table of the page."""
-    lines = [["trial", "slope", "minus the first", "R and S", "R and S + D", "S and D"], ["---"] * 6]
+    lines = [["trial", "slope", "minus the first", "R and S", "R and S + D", "S and D"]]
     for row in rows:
         numbers = [row[name] for name in ("reward and increments", "reward and the whole", "taken back")]
         slopes = [_with_error(row.get(name)) for name in ("slope", "minus the first")]
