@@ -43,7 +43,7 @@ class RatioRecorder(LogitsProcessor):
         """Runs the processor on `scores` of shape `[batch, vocabulary]` and returns what it returned."""
         guided = self.processor(input_ids, scores)
         log_guided, log_policy, ids = over_candidates(guided, scores)
-        self._steps.append(((log_policy - log_guided).cpu(), ids.cpu()))
+        self._steps.append((log_policy - log_guided, ids))
         return guided
 
     def log_ratios(self, responses: Sequence[list[int]]) -> list[list[float]]:
@@ -58,6 +58,8 @@ class RatioRecorder(LogitsProcessor):
         Raises:
             ValueError: If a token was no candidate at its step, so that these are not the responses of the call.
         """
+        # Copied now, because a copy at every step would have had the device wait.
+        self._steps = [(ratios.cpu(), ids.cpu()) for ratios, ids in self._steps]
         return [
             [self._ratio(step, row, token) for step, token in enumerate(response)]
             for row, response in enumerate(responses)

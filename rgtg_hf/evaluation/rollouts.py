@@ -12,10 +12,11 @@ from transformers import LogitsProcessor
 from rgtg_hf.arguments import check_count
 from rgtg_hf.decoding.logits_processor import RewardGuidedLogitsProcessor
 from rgtg_hf.decoding.padding import kept_ids
+from rgtg_hf.evaluation.divergence import response_mask
 from rgtg_hf.evaluation.gold_models import Gold, rate
 from rgtg_hf.evaluation.log_ratios import RatioRecorder
 from rgtg_hf.evaluation.prompts import Prompt, as_messages, encode_batch, last_message
-from rgtg_hf.evaluation.sampling import end_token_ids, sample_responses
+from rgtg_hf.evaluation.sampling import end_token_ids, sample_ids
 from rgtg_hf.serving.engines import Engine, Written
 
 __all__ = ["pairs_of_rollouts", "rollouts"]
@@ -90,11 +91,12 @@ def rollouts(
         inputs = dict(inputs.to(policy.device))
         if isinstance(processor, RewardGuidedLogitsProcessor):
             processor.set_prompts(attention_mask=inputs["attention_mask"])
-        sampled = sample_responses(
-            policy, tokenizer, inputs, seed=seed, processor=recorder, responses_per_prompt=num_responses, **shared
+        response_ids = sample_ids(
+            policy, inputs, seed=seed, processor=recorder, responses_per_prompt=num_responses, **shared
         )
-        ends = set(end_token_ids(policy))
-        written = [Written(ids, bool(ids) and ids[-1] in ends) for ids in sampled.ids]
+        ends = end_token_ids(policy)
+        kept = kept_ids(response_ids, response_mask(response_ids, ends))
+        written = [Written(ids, bool(ids) and ids[-1] in ends) for ids in kept]
     texts = tokenizer.batch_decode([one.ids for one in written], skip_special_tokens=True)
     rewards = rate(reward, [last_message(prompt) for prompt in prompts for _ in range(num_responses)], texts)
     with_template = chat_template and bool(tokenizer.chat_template)

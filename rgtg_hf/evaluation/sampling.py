@@ -23,7 +23,7 @@ from rgtg_hf.decoding.padding import kept_ids
 from rgtg_hf.evaluation.divergence import DivergenceRecorder, response_mask
 from rgtg_hf.rewards.prompt_cache import shared_cache
 
-__all__ = ["SampledResponses", "end_token_ids", "prompt_cache", "sample_responses"]
+__all__ = ["SampledResponses", "end_token_ids", "prompt_cache", "sample_ids", "sample_responses"]
 
 # generate() warns about sampling settings in greedy decoding.
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -68,6 +68,46 @@ def sample_responses(
     tokenizer: Any,
     inputs: Mapping[str, Tensor],
     *,
+    processor: LogitsProcessor | None = None,
+    greedy: bool = False,
+    **settings: Any,
+) -> SampledResponses:
+    """Samples responses as [`sample_ids`] does, and measures them.
+
+    Args:
+        policy: A causal language model.
+        tokenizer: Its tokenizer.
+        inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
+        processor: The processor that guides; None for the unguided policy.
+        greedy: Whether to take the most likely candidate instead of sampling.
+        **settings: Of [`sample_ids`]: `top_k`, `max_new_tokens`, `seed`, and others.
+
+    Returns:
+        The responses with their divergences and their time.
+    """
+    plain = TopKLogitsWarper(settings["top_k"])
+    recorder = DivergenceRecorder(plain if processor is None else processor, greedy=greedy)
+    start = time.perf_counter()
+    response_ids = sample_ids(policy, inputs, processor=recorder, greedy=greedy, **settings)
+    seconds = time.perf_counter() - start
+    eos_token_ids = end_token_ids(policy)
+    mask = response_mask(response_ids, eos_token_ids)
+    return SampledResponses(
+        texts=tokenizer.batch_decode(response_ids, skip_special_tokens=True),
+        divergences=recorder.divergences(response_ids, eos_token_ids).tolist(),
+        tokens=int(mask.sum()),
+        seconds=seconds,
+        ids=kept_ids(response_ids, mask),
+        log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
+        reward_model_tokens=_reward_model_tokens(processor),
+    )
+
+
+@torch.inference_mode()
+def sample_ids(
+    policy: Any,
+    inputs: Mapping[str, Tensor],
+    *,
     top_k: int,
     max_new_tokens: int,
     seed: int,
@@ -75,12 +115,11 @@ def sample_responses(
     greedy: bool = False,
     responses_per_prompt: int = 1,
     on_step: Callable[[], None] | None = None,
-) -> SampledResponses:
+) -> Tensor:
     """Samples responses at temperature 1 from the policy's `top_k` most likely tokens.
 
     Args:
         policy: A causal language model.
-        tokenizer: Its tokenizer.
         inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
         top_k: Number of candidates. Build the processor with the same number, so that guided and unguided responses
             are drawn from the same candidates.
@@ -92,33 +131,18 @@ def sample_responses(
         on_step: Called after every step, to show progress.
 
     Returns:
-        The responses with their divergences and their time.
+        The ids of the responses without their prompts, padded after their ends, of shape
+        `[batch * responses_per_prompt, steps]`.
     """
-    eos_token_ids = end_token_ids(policy)
-    recorder = DivergenceRecorder(TopKLogitsWarper(top_k) if processor is None else processor, greedy=greedy)
     set_seed(seed)
-    start = time.perf_counter()
-    with torch.inference_mode():
-        output = policy.generate(
-            **_repeat(policy, inputs, responses_per_prompt),
-            **(_GREEDY if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": top_k}),
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=[] if on_step is None else [_Tell(on_step)],
-        )
-    seconds = time.perf_counter() - start
-
-    response_ids = output[:, inputs["input_ids"].shape[1] :]
-    mask = response_mask(response_ids, eos_token_ids)
-    return SampledResponses(
-        texts=tokenizer.batch_decode(response_ids, skip_special_tokens=True),
-        divergences=recorder.divergences(response_ids, eos_token_ids).tolist(),
-        tokens=int(mask.sum()),
-        seconds=seconds,
-        ids=kept_ids(response_ids, mask),
-        log_likelihoods=recorder.log_likelihoods(response_ids, eos_token_ids).tolist(),
-        reward_model_tokens=_reward_model_tokens(processor),
+    output = policy.generate(
+        **_repeat(policy, inputs, responses_per_prompt),
+        **(_GREEDY if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": top_k}),
+        max_new_tokens=max_new_tokens,
+        logits_processor=LogitsProcessorList([] if processor is None else [processor]),
+        stopping_criteria=[] if on_step is None else [_Tell(on_step)],
     )
+    return output[:, inputs["input_ids"].shape[1] :]
 
 
 @torch.inference_mode()
