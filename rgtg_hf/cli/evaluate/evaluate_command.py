@@ -68,25 +68,21 @@ def run(arguments: Sequence[str]) -> None:
     folder = Path(options.output)
     _check_folder(folder, configuration)
     processes = join_processes(options.device)
-
-    from rgtg_hf.cli.judge import load_judge
-
     quiet_transformers()
     options.device = processes.own_device
-    judging = {"device": options.device, "trust_remote_code": options.trust_remote_code}
-    gold = load_judge(options.gold, **judging)
-    second = load_judge(options.second_gold, option="--second_gold", **judging) if options.second_gold else None
-    if processes.index == 0:
+    # One process judges alone, because a judge may be as large as the policy.
+    judges = _load_judges(options) if processes.index == 0 else None
+    if judges:
         _warn_of_overlap(options.training_data, prompts)
         claim_output_dir(folder, command="evaluate", configuration=configuration)
     processes.wait()
     if not (folder / "texts.jsonl").exists():
         _write_texts(folder, options, prompts, configuration, processes)
     processes.wait()
-    if processes.index == 0:
+    if judges:
         from rgtg_hf.cli.evaluate.evaluate_report import write_report
 
-        write_report(folder, options, prompts, gold, second)
+        write_report(folder, options, prompts, *judges)
         if options.reward_model and Path(options.reward_model).is_dir():
             suggest("rgtg-hf", "push", options.reward_model, "your-name/your-reward-model", "--private")
 
@@ -112,6 +108,16 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--methods: {name} needs --{' and --'.join(missing)}; give it, or leave the method out")
     # All methods are compared with the policy.
     options.methods = list(dict.fromkeys(["policy", *options.methods]))
+
+
+def _load_judges(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The judge, and the second one or None."""
+    from rgtg_hf.cli.judge import load_judge
+
+    settings = {"device": options.device, "trust_remote_code": options.trust_remote_code}
+    gold = load_judge(options.gold, **settings)
+    second = load_judge(options.second_gold, option="--second_gold", **settings) if options.second_gold else None
+    return gold, second
 
 
 def _choose_betas(options: argparse.Namespace) -> None:

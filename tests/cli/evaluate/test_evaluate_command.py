@@ -126,14 +126,28 @@ def test_killed_evaluation_goes_on_and_repeats_nothing_that_was_finished(evaluat
     assert written == []
 
 
-@pytest.mark.slow
-def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkeypatch):
-    assert evaluate(tmp_path / "one", "--methods", "pargs", "best_of_n") == 0
+def _in_two_processes(arguments, tmp_path, monkeypatch, **settings):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines"]
     command += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rgtg_hf.cli.main"]
-    subprocess.run([*command, *arguments(tmp_path / "two", "--methods", "pargs", "best_of_n")], check=True)
+    return subprocess.run([*command, *arguments], check=False, **settings)
+
+
+@pytest.mark.slow
+def test_number_of_processes_does_not_show(arguments, evaluate, tmp_path, monkeypatch):
+    assert evaluate(tmp_path / "one", "--methods", "pargs", "best_of_n") == 0
+    shared = arguments(tmp_path / "two", "--methods", "pargs", "best_of_n")
+    assert _in_two_processes(shared, tmp_path, monkeypatch).returncode == 0
     assert texts(tmp_path / "two") == texts(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_judge_that_cannot_be_loaded_ends_all_processes(arguments, tmp_path, monkeypatch):
+    wrong = arguments(tmp_path / "two", "--gold", "nowhere:f")
+    ended = _in_two_processes(wrong, tmp_path, monkeypatch, capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert ended.stderr.count("there is no module 'nowhere'") == 1
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.parametrize(
