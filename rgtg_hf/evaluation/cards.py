@@ -12,6 +12,8 @@ of segments.
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 import random
 import sys
@@ -34,7 +36,7 @@ from transformers import (
 from rgtg_hf.decoding.padding import kept_ids, pad_left
 from rgtg_hf.evaluation.best_of import log_likelihoods
 from rgtg_hf.evaluation.divergence import response_mask
-from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids
+from rgtg_hf.evaluation.sampling import SampledResponses, end_token_ids, prompt_cache
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 
 __all__ = ["cards_responses"]
@@ -45,6 +47,7 @@ class _Row:
     """A response that is being written.
 
     Attributes:
+        place: Its place in the batch.
         prompt: Its prompt.
         start: r_0.
         ids: The accepted tokens.
@@ -54,6 +57,7 @@ class _Row:
         nats: The bound of its divergence.
     """
 
+    place: int
     prompt: list[int]
     start: float
     ids: list[int] = field(default_factory=list)
@@ -105,15 +109,18 @@ def cards_responses(
     set_seed(seed)
     draws = random.Random(seed)
     begun = time.perf_counter()
+    inputs = {name: inputs[name].to(policy.device) for name in ("input_ids", "attention_mask")}
     prompts = kept_ids(inputs["input_ids"], inputs["attention_mask"])
+    cached = prompt_cache(policy, inputs) if _may_have_gaps(policy) else {}
     rows = [
-        _Row(prompt, (1 - alpha) * reward + alpha * target)
-        for prompt, reward in zip(prompts, sequence_rewards(reward_model, prompts), strict=True)
+        _Row(place, prompt, (1 - alpha) * reward + alpha * target)
+        for place, (prompt, reward) in enumerate(zip(prompts, sequence_rewards(reward_model, prompts), strict=True))
     ]
     read = sum(map(len, prompts))
     while active := [row for row in rows if not row.done]:
         longest = min(segment[1], max(max_new_tokens - len(row.ids) for row in active))
-        found = _segments(policy, tokenizer, active, longest, _Cutter(entropy, segment[0], top_k))
+        batch = _with_cache(inputs, cached, active) if cached else _read_again(policy, tokenizer, active)
+        found = _segments(policy, tokenizer, batch, longest, _Cutter(entropy, segment[0], top_k))
         longer = [(row.ids + own)[:max_new_tokens] for row, own in zip(active, found, strict=True)]
         whole = [row.prompt + own for row, own in zip(active, longer, strict=True)]
         read += sum(map(len, whole))
@@ -139,23 +146,50 @@ def cards_responses(
     )
 
 
+def _may_have_gaps(policy: Any) -> bool:
+    """Whether padding between a prompt and its response changes nothing: the mask alone says where a token stands."""
+    config = policy.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    return "position_ids" in inspect.signature(policy.forward).parameters and not any(windows)
+
+
+def _with_cache(inputs: Mapping[str, Tensor], cached: Mapping[str, Any], rows: list[_Row]) -> dict[str, Any]:
+    """The rows for `generate()`, whose prompts were read before, but for their last token.
+
+    That token and the responses end in the last column, so there is padding before them.
+    """
+    prompts, mask = (inputs[name][:, :-1] for name in ("input_ids", "attention_mask"))
+    places = torch.tensor([row.place for row in rows], device=prompts.device)
+    own, own_mask = (part.to(prompts) for part in pad_left([row.prompt[-1:] + row.ids for row in rows]))
+    batch: dict[str, Any] = {
+        "input_ids": torch.cat([prompts[places], own], 1),
+        "attention_mask": torch.cat([mask[places], own_mask], 1),
+    }
+    for name, cache in cached.items():
+        batch[name] = copy.deepcopy(cache)  # it grows
+        batch[name].reorder_cache(places)
+    return batch
+
+
+def _read_again(policy: Any, tokenizer: Any, rows: list[_Row]) -> dict[str, Any]:
+    ids, mask = pad_left([row.prompt + row.ids for row in rows], tokenizer.pad_token_id)
+    return {"input_ids": ids.to(policy.device), "attention_mask": mask.to(policy.device)}
+
+
 @torch.inference_mode()
-def _segments(policy: Any, tokenizer: Any, rows: list[_Row], longest: int, cutter: _Cutter) -> list[list[int]]:
+def _segments(policy: Any, tokenizer: Any, batch: Mapping[str, Any], longest: int, cutter: _Cutter) -> list[list[int]]:
     """One more segment of each row."""
-    pad = tokenizer.pad_token_id
-    ids, mask = (part.to(policy.device) for part in pad_left([row.prompt + row.ids for row in rows], pad))
     output = policy.generate(
-        ids,
-        attention_mask=mask,
+        **batch,
         do_sample=True,
         temperature=1.0,
         top_p=1.0,
         top_k=0,
         max_new_tokens=longest,
-        pad_token_id=pad,
+        pad_token_id=tokenizer.pad_token_id,
         logits_processor=LogitsProcessorList([cutter]),
         stopping_criteria=StoppingCriteriaList([_AtCut(cutter)]),
-    )[:, ids.shape[1] :]
+    )[:, batch["input_ids"].shape[1] :]
     places = torch.arange(output.shape[1], device=output.device)
     return kept_ids(output, response_mask(output, end_token_ids(policy)) & (places < cutter.lengths[:, None]))
 

@@ -9,6 +9,7 @@ from rgtg_hf.evaluation.sampling import sample_responses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from tests.enumeration import small_models
 from tests.evaluation.test_methods import Words
+from tests.families import tiny_language_model
 from tests.tiny_models import EOS, left_padded, tiny_reward_model
 
 IDS, MASK = left_padded([[1, 5, 6], [1, 7], [1, 8, 9, 10]])
@@ -123,6 +124,28 @@ def test_what_is_never_accepted_is_the_best_of_the_tries(policy, reward_model):
     best = sequence_rewards(reward_model, [prompt + ids for prompt, ids in zip(PROMPTS, found.ids, strict=True)])
     assert all(one > other for one, other in zip(best, typical, strict=True))
     assert found.divergences == pytest.approx([sum(1 / n for n in range(1, 7))] * 3)
+
+
+@pytest.mark.filterwarnings("ignore:`input_embeds` is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "bloom", "gemma3_text", "openai-gpt", "mamba"])
+def test_prompts_are_read_once_where_that_changes_nothing(family, monkeypatch):
+    policy = tiny_language_model(family).eval()
+    reward_model = tiny_reward_model(vocab_size=policy.config.vocab_size)
+    read = []
+    policy.get_input_embeddings().register_forward_hook(lambda module, inputs, output: read.append(inputs[0].numel()))
+
+    def drawn():
+        read.clear()
+        settings = {"entropy": 2.0, "segment": (1, 4), "max_tries": 4}
+        found = [cards(policy, reward_model, seed=seed, **settings) for seed in range(3)]
+        assert len({nats for one in found for nats in one.divergences}) > 1  # some segments were rejected
+        return [(one.ids, one.divergences) for one in found], sum(read)
+
+    once, seldom = drawn()
+    monkeypatch.setattr("rgtg_hf.evaluation.cards.prompt_cache", lambda policy, inputs: {})
+    again, often = drawn()
+    assert once == again
+    assert (seldom < often) == (family in ("llama", "gpt2", "qwen2"))
 
 
 def test_responses_end_at_the_end_token_or_the_limit(policy, reward_model):
