@@ -19,6 +19,7 @@ FIGURE = ROOT / "docs" / "assets" / "performance.svg"
 RESULT = RESULTS / "decode.json"
 COMPARED = {"plain", "floor", "hand loop", "siblings", "row per candidate"}
 BY_LENGTH = "to_floor_by_length"
+HEAD = ["reward model", "batch", "prompt", "k"]
 POINT = ("policy", "device", "dtype", "reward_model", "batch", "prompt", "top_k")
 
 
@@ -57,9 +58,6 @@ def merged(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def point(cell: dict[str, Any]) -> tuple[str, ...]:
     """The point that a cell measures."""
     return tuple(str(cell[name]) for name in POINT)
-
-
-HEAD = ["reward model", "batch", "prompt", "k"]
 
 
 def cells_of(cell: dict[str, Any]) -> list[str]:

@@ -68,6 +68,7 @@ def sample_responses(
     tokenizer: Any,
     inputs: Mapping[str, Tensor],
     *,
+    top_k: int,
     processor: LogitsProcessor | None = None,
     greedy: bool = False,
     **settings: Any,
@@ -78,17 +79,17 @@ def sample_responses(
         policy: A causal language model.
         tokenizer: Its tokenizer.
         inputs: Left-padded `input_ids` and `attention_mask`, each of shape `[batch, length]`.
+        top_k: Number of candidates.
         processor: The processor that guides; None for the unguided policy.
         greedy: Whether to take the most likely candidate instead of sampling.
-        **settings: Of [`sample_ids`]: `top_k`, `max_new_tokens`, `seed`, and others.
+        **settings: Of [`sample_ids`]: `max_new_tokens`, `seed`, and others.
 
     Returns:
         The responses with their divergences and their time.
     """
-    plain = TopKLogitsWarper(settings["top_k"])
-    recorder = DivergenceRecorder(plain if processor is None else processor, greedy=greedy)
+    recorder = DivergenceRecorder(TopKLogitsWarper(top_k) if processor is None else processor, greedy=greedy)
     start = time.perf_counter()
-    response_ids = sample_ids(policy, inputs, processor=recorder, greedy=greedy, **settings)
+    response_ids = sample_ids(policy, inputs, top_k=top_k, processor=recorder, greedy=greedy, **settings)
     seconds = time.perf_counter() - start
     eos_token_ids = end_token_ids(policy)
     mask = response_mask(response_ids, eos_token_ids)
