@@ -2,8 +2,8 @@
 
 In a folder, `settings.json` names the backbone, `hidden_states.bin` holds the bare numbers, and `index.jsonl` has a
 line for each complete response. A line is written after its numbers, so a run that was killed goes on where it
-stopped. New responses are added at the end. Where the policy's candidates are kept too, their ids and probabilities
-are in `candidate_ids.bin` and `candidate_probabilities.bin`.
+stopped. New responses are added at the end, by one run at a time, which holds `lock`. Where the policy's candidates
+are kept too, their ids and probabilities are in `candidate_ids.bin` and `candidate_probabilities.bin`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -29,6 +32,8 @@ from rgtg_hf.rewards.policy_identity import fingerprint
 from rgtg_hf.rewards.prompt_cache import shared_cache
 
 __all__ = ["HiddenStateStore", "Response"]
+
+logger = logging.getLogger(__name__)
 
 Response = tuple[list[int], int]  # token ids, prompt included, and the length of the prompt
 
@@ -82,8 +87,7 @@ class HiddenStateStore:
         return file.is_file() and file.read_text(encoding="utf-8") == self._settings
 
     def _open(self) -> None:
-        """Makes the folder ready for more responses, which other processes may have added too."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Makes the folder ready for more responses, which other runs may have added too."""
         if not self._is_ours():
             for file in (self._settings_file, self._index_file, *map(self._file, self._columns)):
                 file.unlink(missing_ok=True)
@@ -91,6 +95,7 @@ class HiddenStateStore:
         self._read_index()
 
     def _read_index(self) -> None:
+        self.index = {}
         lines = self._index_file.read_text(encoding="utf-8") if self._index_file.is_file() else ""
         complete = lines[: lines.rfind("\n") + 1]
         for line in complete.splitlines():
@@ -105,7 +110,7 @@ class HiddenStateStore:
         return max((start + length for start, length in self.index.values()), default=0)
 
     def add(self, responses: Iterable[Response], batch_size: int = 8, *, progress: bool = True) -> int:
-        """Computes the missing hidden states.
+        """Computes the missing hidden states, once other runs have added theirs to the folder.
 
         Args:
             responses: Token ids, prompt included, and the length of the prompt. A response that is there several times
@@ -119,6 +124,25 @@ class HiddenStateStore:
         Raises:
             ValueError: If a prompt is empty: the first token of a response needs a hidden state before it.
         """
+        with self._alone():
+            return self._add(responses, batch_size, progress)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two runs that add to a folder at once would write to the same rows."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another run is adding hidden states to %s. Waiting for it to end.", self.directory)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _add(self, responses: Iterable[Response], batch_size: int, progress: bool) -> int:
         self._open()
         missing: dict[str, Response] = {}
         for ids, prompt_length in responses:

@@ -1,6 +1,7 @@
 """Hidden states on disk: computed once, complete after a kill, and those of each text alone."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -50,6 +51,27 @@ def test_a_killed_extraction_goes_on_where_it_stopped(tmp_path, make_head):
         assert torch.equal(store.read(ids, prompt_length), expected)
         hidden = head.hidden_states(torch.tensor([ids]))[0, prompt_length - 1 : -1]
         assert_close(expected, hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_two_runs_may_add_to_one_folder_at_the_same_time(tmp_path, make_head, caplog):
+    """The second waits for the first. Without that, both write to the same rows."""
+    first, second = (HiddenStateStore(tmp_path, make_head()) for _ in range(2))
+    other = threading.Thread(target=second.add, args=(RESPONSES[2:],), kwargs={"progress": False})
+
+    def start_other(module, args, output):
+        if not other.ident:
+            other.start()
+            other.join(timeout=2)  # ends at once where nothing makes it wait
+
+    first.model.backbone.register_forward_hook(start_other)
+    first.add(RESPONSES[:2], progress=False)
+    other.join()
+    assert "Waiting for it to end" in caplog.text
+    alone = HiddenStateStore(tmp_path / "alone", make_head())
+    alone.add(RESPONSES, progress=False)
+    again = HiddenStateStore(tmp_path, make_head())
+    for ids, prompt_length in RESPONSES:
+        assert_close(again.read(ids, prompt_length), alone.read(ids, prompt_length), atol=1e-5, rtol=1e-5)
 
 
 def test_hidden_states_of_another_policy_are_replaced(tmp_path, make_head):
