@@ -112,12 +112,12 @@ def _with_lead(row: dict[str, Any], method: str, first: str) -> str:
 def rows_table(result: dict[str, Any]) -> str:
     """Everything that was measured, a line for each method and strength."""
     head = ["method", "setting", "gold", "above the policy, 95 %", result["second"], "KL", "speed"]
-    lines = [[*head, "perplexity", "distinct-2", "length"]]
+    lines = [[*head, "perplexity", "distinct-2", "length", "seeds"]]
     for row in result["rows"]:
         cells = [row["name"], row["setting"], with_error(row["gold"])]
         cells += ["" if row["method"] == "policy" else interval(row["gain: 95 %"]), with_error(row["second"])]
         cells += [divergence(row), _share(row["speed"]), f"{row['perplexity']:.1f}"]
-        lines.append([*cells, f"{row['distinct_2']:.2f}", f"{row['length']:.0f}"])
+        lines.append([*cells, f"{row['distinct_2']:.2f}", f"{row['length']:.0f}", str(len(row["seeds"]))])
     return markdown_table(lines)
 
 
