@@ -14,8 +14,9 @@ __all__ = ["AdvantageConfig"]
 @dataclass
 class AdvantageConfig(SharedConfig):
     r"""Settings of [`AdvantageTrainer`][rgtg_hf.training.advantage_trainer.AdvantageTrainer]. Those of
-    `trl.RewardConfig` that do not speak of pairs keep their meaning. Three have another default, which suits a small
-    head on frozen hidden states: `learning_rate` (3e-3), `per_device_train_batch_size` (16) and `weight_decay` (0.1).
+    `trl.RewardConfig` that do not speak of pairs keep their meaning, with the defaults of `PrefixRewardConfig`. But
+    three suit a small head on frozen hidden states: `learning_rate` (3e-3), `per_device_train_batch_size` (16) and
+    `weight_decay` (0.1).
 
     Args:
         rank (`int`, *optional*, defaults to 128):
@@ -29,7 +30,7 @@ class AdvantageConfig(SharedConfig):
             compared. In the loss all responses count the same.
         hidden_states_dir (`str`, *optional*):
             The folder for the policy's hidden states; another run with the same policy uses them again. Defaults to
-            `hidden_states` in `output_dir`.
+            `_hidden_states` in `output_dir`, which is not uploaded.
 
     Raises:
         TypeError: If an option has another type.
@@ -63,7 +64,7 @@ class AdvantageConfig(SharedConfig):
         default=None,
         metadata={
             "help": "Where the policy's hidden states are kept. Runs that name the same folder compute them once. "
-            "Default: `hidden_states` in the output folder."
+            "Default: `_hidden_states` in the output folder."
         },
     )
 

@@ -78,7 +78,8 @@ def keep_hidden_states(
 
 def states_directory(args: PrefixRewardConfig | AdvantageConfig) -> Path:
     """The folder of the hidden states of a run."""
-    return Path(args.hidden_states_dir or Path(args.output_dir or ".", "hidden_states"))
+    # What begins with an underscore is not uploaded by the Trainer.
+    return Path(args.hidden_states_dir or Path(args.output_dir or ".", "_hidden_states"))
 
 
 def center_head(model: NextTokenRewardModel, store: HiddenStateStore, responses: Iterable[Response]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from transformers.trainer_utils import HubStrategy
 from trl import RewardConfig
 
 from rgtg_hf.arguments import check_count, check_switch
@@ -15,8 +16,9 @@ __all__ = ["PrefixRewardConfig"]
 
 @dataclass
 class PrefixRewardConfig(SharedConfig):
-    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default;
-    only `bf16` is off by default where the hardware has none.
+    r"""Settings of [`PrefixRewardTrainer`]. Everything of `trl.RewardConfig` keeps its meaning and its default,
+    but for two: `bf16` is off where the hardware has none, and `hub_strategy` is `"end"`, because with checkpoints the
+    Trainer uploads a pickle of its settings, `hub_token` included.
 
     Args:
         num_layers (`int`, *optional*):
@@ -41,7 +43,7 @@ class PrefixRewardConfig(SharedConfig):
             Leave out prefixes that both responses share. Their gradient is zero; they only make the loss larger.
         hidden_states_dir (`str`, *optional*):
             The folder for the hidden states of a frozen backbone, for a `NextTokenRewardModel`; another run with the
-            same backbone uses them again. Defaults to `hidden_states` in `output_dir`.
+            same backbone uses them again. Defaults to `_hidden_states` in `output_dir`, which is not uploaded.
         training_data (`str`, *optional*):
             Name of the training data, for the model card. By default the hub name of the data set, if it has one.
 
@@ -101,7 +103,7 @@ class PrefixRewardConfig(SharedConfig):
         default=None,
         metadata={
             "help": "Where the hidden states of a frozen backbone are kept (steering heads). Runs that name the same "
-            "folder compute them once. Default: `hidden_states` in the output folder."
+            "folder compute them once. Default: `_hidden_states` in the output folder."
         },
     )
 
@@ -109,7 +111,8 @@ class PrefixRewardConfig(SharedConfig):
     def from_reward_config(cls, config: RewardConfig) -> PrefixRewardConfig:
         """The settings of a `trl.RewardConfig`, with the default choice of prefixes.
 
-        The trainer calls it for a script that swaps the trainer alone.
+        The trainer calls it for a script that swaps the trainer alone. Where `hub_strategy` has TRL's default, it gets
+        the one here.
 
         Args:
             config: The settings, which stay as they are.
@@ -126,6 +129,8 @@ class PrefixRewardConfig(SharedConfig):
         """
         settings = cls.__new__(cls)  # `config` has been checked and completed; what it holds is taken as it is.
         vars(settings).update({setting.name: setting.default for setting in fields(cls)} | vars(config))
+        if settings.hub_strategy == HubStrategy.EVERY_SAVE:
+            settings.hub_strategy = HubStrategy.END
         return settings
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
@@ -19,6 +20,9 @@ class SharedConfig(RewardConfig):
     Args:
         num_layers (`int`, *optional*):
             Build the model from the first `num_layers` layers of the one given by name.
+        hub_strategy (`str`, *optional*, defaults to `"end"`):
+            With `push_to_hub`, upload the result alone. The others upload checkpoints, and with them a pickle of the
+            settings, `hub_token` included.
         training_data (`str`, *optional*):
             Name of the training data, for the model card.
     """
@@ -28,6 +32,14 @@ class SharedConfig(RewardConfig):
         metadata={
             "help": "Build the reward model from this many first layers of the model. Fewer layers make every "
             "decoding step cheaper. Default: all layers."
+        },
+    )
+    # With checkpoints the Trainer uploads its settings too, as a pickle that holds `hub_token` and local paths.
+    hub_strategy: HubStrategy | str = field(
+        default="end",
+        metadata={
+            "help": "When to upload: `end`, the result alone; `every_save`, `checkpoint` or `all_checkpoints`, each "
+            "with a pickle of the settings, a token among them."
         },
     )
     training_data: str | None = field(

@@ -16,7 +16,7 @@ TARGETS = ("two_hot", "gaussian")
 @dataclass
 class PrefixValueConfig(SharedConfig):
     r"""Settings of [`PrefixValueTrainer`][rgtg_hf.training.value_trainer.PrefixValueTrainer]. Those of
-    `trl.RewardConfig` that do not speak of pairs keep their meaning and their default.
+    `trl.RewardConfig` that do not speak of pairs keep their meaning, with the defaults of `PrefixRewardConfig`.
 
     Args:
         num_layers (`int`, *optional*):

@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 
 from rgtg_hf import NextTokenRewardModel, PrefixRewardConfig, PrefixRewardTrainer
+from tests.stand_in_hub import trainer_hub  # noqa: F401
 from tests.tiny_models import FULL
 from tests.training.helpers import make_policy, make_reward_model, make_tokenizer, text_rows
 
@@ -23,7 +24,7 @@ def reward_model():
 def make_trainer(tmp_path, tokenizer):
     """Builds a trainer with settings fit for a tiny run on a CPU."""
 
-    def build(train, model=None, evaluation=None, trainer_kwargs=None, **settings):
+    def build(train, model=None, evaluation=None, trainer_kwargs=None, config_class=PrefixRewardConfig, **settings):
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "bf16": False,
@@ -38,7 +39,7 @@ def make_trainer(tmp_path, tokenizer):
         }
         return PrefixRewardTrainer(
             model=model if model is not None else make_reward_model(),
-            args=PrefixRewardConfig(**defaults | settings),
+            args=config_class(**defaults | settings),
             train_dataset=Dataset.from_list(train) if isinstance(train, list) else train,
             eval_dataset=Dataset.from_list(evaluation) if isinstance(evaluation, list) else evaluation,
             processing_class=tokenizer,

@@ -1,19 +1,20 @@
 import importlib.util
 import json
-import shutil
-import types
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from trl import RewardConfig
 
 import rgtg_hf
+from rgtg_hf import PrefixRewardConfig
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
 from tests.training.helpers import make_policy, make_reward_model
 from tests.versions import is_at_least
+
+PICKLES = {".bin", ".pt", ".pkl"}
 
 
 def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_path):
@@ -27,7 +28,7 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert AutoTokenizer.from_pretrained(saved).eos_token == "</s>"
     assert rgtg_hf.RewardGuidanceConfig.from_pretrained(saved) == rgtg_hf.RewardGuidanceConfig(beta=1.0, top_k=10)
     assert (saved / "accuracy_by_fraction_read.png").stat().st_size > 1000
-    assert not [path for path in saved.iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
+    assert not [path for path in saved.iterdir() if path.suffix in PICKLES]
     curve = json.loads((saved / "accuracy_by_fraction_read.json").read_text())["eval"]
     assert curve["pairs"] == len(rows)
     assert len(curve["accuracy"]) == len(curve["fraction_read"]) == 10
@@ -41,34 +42,45 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert str(tmp_path) not in written
 
 
-def test_push_to_hub_uploads_what_was_saved(make_trainer, rows, tmp_path, monkeypatch):
-    uploads = []
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            return types.SimpleNamespace(repo_id=repo_id)
-
-        def upload_folder(self, folder_path, repo_id, **kwargs):
-            shutil.copytree(folder_path, tmp_path / "hub")
-            uploads.append(repo_id)
-
-    if hasattr(transformers.trainer, "hf_api"):
-        monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
-    else:  # before transformers 5.10
-        for name in ("create_repo", "upload_folder"):
-            monkeypatch.setattr(transformers.trainer, name, getattr(Hub(), name))
+def test_push_to_hub_uploads_what_was_saved(make_trainer, rows, trainer_hub):
     trainer = make_trainer(rows, max_steps=1, hub_model_id="someone/prefix-rm")
     trainer.train()
     trainer.push_to_hub(dataset_name="someone/pairs")
 
-    assert uploads == ["someone/prefix-rm"]
-    card = (tmp_path / "hub" / "README.md").read_text()
+    uploaded = trainer_hub / "someone/prefix-rm"
+    card = (uploaded / "README.md").read_text()
     assert 'from_pretrained("someone/prefix-rm", num_labels=1)' in card
     assert "- someone/pairs" in card
     assert {"config.json", "model.safetensors", "tokenizer.json", "guidance_config.json"} <= {
-        path.name for path in (tmp_path / "hub").iterdir()
+        path.name for path in uploaded.iterdir()
     }
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub").config.num_labels == 1
+    assert AutoModelForSequenceClassification.from_pretrained(uploaded).config.num_labels == 1
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", [PrefixRewardConfig, RewardConfig])
+def test_checkpoints_upload_nothing(make_trainer, rows, trainer_hub, kind):
+    """With them the Trainer uploads its settings as a pickle, which holds the token."""
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "config_class": kind}
+    trainer = make_trainer(rows, push_to_hub=True, hub_model_id="someone/prefix-rm", hub_token="hf_secret", **options)
+    trainer.train()
+    assert not trainer_hub.exists()
+    trainer.save_model()
+    uploaded = [path for path in trainer_hub.rglob("*") if path.is_file()]
+    assert "model.safetensors" in {path.name for path in uploaded}
+    assert not [
+        path for path in uploaded if path.suffix in {".bin", ".pt", ".pkl"} or b"hf_secret" in path.read_bytes()
+    ]
+
+
+def test_hidden_states_are_not_uploaded(make_trainer, make_head, rows, trainer_hub, tmp_path):
+    trainer = make_trainer(rows, model=make_head(), max_steps=1, hub_model_id="someone/head")
+    trainer.train()
+    trainer.push_to_hub()
+    assert (tmp_path / "run/_hidden_states/hidden_states.bin").is_file()
+    uploaded = {path.name for path in (trainer_hub / "someone/head").rglob("*")}
+    assert "model.safetensors" in uploaded
+    assert not {name for name in uploaded if "hidden_states" in name or name == "index.jsonl"}
 
 
 LORA = {"task_type": "SEQ_CLS", "r": 2, "target_modules": ["q_proj"]}

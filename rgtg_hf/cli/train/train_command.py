@@ -92,6 +92,7 @@ def run_training(arguments: Sequence[str], kind: Kind) -> None:
         )
     if is_main:
         claim_output_dir(output_dir, command=kind.command, finished=False)
+    pushes = training.push_to_hub
     _train(trainer, training, output_dir, columns)
     _save(trainer, output_dir)
     if is_main:
@@ -99,7 +100,7 @@ def run_training(arguments: Sequence[str], kind: Kind) -> None:
         print(f"The {kind.product} is in {output_dir}.")
         names = ("--model", model.model_name_or_path, "--reward_model", str(output_dir))
         suggest("rgtg-hf", "generate", *names, *kind.strength, "Describe an empty theatre after the show.")
-    if training.push_to_hub:
+    if pushes:
         trainer.push_to_hub(dataset_name=script.dataset_name)
 
 
@@ -139,6 +140,7 @@ def _train(trainer: Any, training: Any, output_dir: Path, columns: Any) -> None:
 def _save(trainer: Any, output_dir: Path) -> None:
     """Saves the model in a folder of its own first, and moves it into place, file by file, when it is complete."""
     staging = output_dir / "saving"
+    trainer.args.push_to_hub = False  # or the Trainer would upload the output folder now, with the staging in it
     trainer.save_model(str(staging))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():

@@ -3,6 +3,7 @@
 import pytest
 
 from rgtg_hf.cli.main import main
+from tests.stand_in_hub import trainer_hub  # noqa: F401
 
 
 @pytest.fixture

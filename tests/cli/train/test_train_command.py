@@ -30,6 +30,16 @@ def test_trained_model_is_a_plain_checkpoint_with_the_layers_asked_for(policy_fo
     assert read_marker(folder)["finished"]
 
 
+def test_the_finished_model_is_uploaded_and_nothing_else(policy_folder, pairs, tmp_path, trainer_hub):
+    folder = tmp_path / "out"
+    arguments = ["--model_name_or_path", policy_folder, "--dataset_name", pairs, "--output_dir", str(folder)]
+    assert main(["train", *arguments, *QUICK, "--push_to_hub", "True", "--hub_model_id", "someone/rm"]) == 0
+    uploaded = trainer_hub / "someone/rm"
+    names = {path.relative_to(uploaded).as_posix() for path in uploaded.rglob("*") if path.is_file()}
+    assert names == {path.name for path in folder.iterdir() if path.is_file()}
+    assert not {name for name in names if name.endswith((".bin", ".pt"))}
+
+
 def test_options_come_from_a_file_and_the_command_line_wins(policy_folder, pairs, tmp_path):
     config = tmp_path / "config.yaml"
     settings = {"model_name_or_path": policy_folder, "dataset_name": pairs, "num_layers": 3}
