@@ -15,7 +15,7 @@ from rgtg_hf.rewards.pairs import TOKENIZED, common_prefix_length, pair_ids
 
 __all__ = ["PrefixCollator", "check_collator", "count_rows", "dropped_rows", "is_located", "locate_responses"]
 
-_USED = (*TOKENIZED, "prompt_length", "dropped", "margin")
+_USED = (*TOKENIZED, "prompt_length", "dropped", "length", "margin")
 
 
 def locate_responses(
@@ -27,6 +27,8 @@ def locate_responses(
     keep_columns: bool = False,
 ) -> Dataset | IterableDataset:
     """Turns rows into [`pair_ids`][rgtg_hf.rewards.pairs.pair_ids] and drops those that cannot be compared.
+
+    The column `length`, that of the longer sequence, is for samplers that put rows of like length together.
 
     Args:
         dataset: Preference rows, tokenized or not.
@@ -43,11 +45,16 @@ def locate_responses(
     if isinstance(dataset, Dataset):
         unused = [] if keep_columns else [column for column in dataset.column_names if column not in _USED]
         options = {"num_proc": num_proc, "desc": "Locating responses", "remove_columns": unused}
-    dataset = dataset.map(pair_ids, fn_kwargs={"tokenizer": tokenizer}, **options)
+    dataset = dataset.map(_pair_and_length, fn_kwargs={"tokenizer": tokenizer}, **options)
     if isinstance(dataset, IterableDataset):
         return dataset.filter(_is_kept, fn_kwargs={"counts": counts})
     counts.update(dataset["dropped"])
     return dataset.filter(_is_kept, num_proc=num_proc, desc="Dropping rows") if any(dataset["dropped"]) else dataset
+
+
+def _pair_and_length(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    pair = pair_ids(row, tokenizer)
+    return pair | {"length": max(len(pair[column]) for column in TOKENIZED)}
 
 
 def is_located(dataset: Dataset | IterableDataset) -> bool:

@@ -145,6 +145,17 @@ def test_ways_of_computing_give_the_same_losses(make_trainer, rows, settings, to
     assert losses(other) == pytest.approx(losses(plain), abs=tolerance)
 
 
+def test_pairs_of_like_length_can_share_batches(make_trainer):
+    lengths = [1 + 7 * (number % 2) for number in range(64)]
+    rows = [{"prompt": "q", "chosen": "a b " * length, "rejected": "c"} for length in lengths]
+
+    def padding(strategy):
+        trainer = make_trainer(rows, train_sampling_strategy=strategy)
+        return sum(int((1 - batch["attention_mask"]).sum()) for batch in trainer.get_train_dataloader())
+
+    assert padding("group_by_length") < 0.8 * padding("random")
+
+
 def test_training_continues_from_a_full_sequence_reward_model(make_trainer, rows, tmp_path):
     full = make_reward_model()
     full.save_pretrained(tmp_path / "full")
