@@ -10,9 +10,12 @@ from typing import Any
 
 from rgtg_hf.rewards.value_calibration import TRUST, trusted_value_beta
 
-__all__ = ["save_calibrations", "save_curves"]
+__all__ = ["ACCURACY_FILE", "CALIBRATION_FILE", "save_calibrations", "save_curves"]
 
 logger = logging.getLogger(__name__)
+
+ACCURACY_FILE = "accuracy_by_fraction_read.json"
+CALIBRATION_FILE = "calibration.json"
 _GUIDE = {"color": "gray", "linewidth": 0.8, "linestyle": "--"}
 
 
@@ -24,7 +27,7 @@ def save_curves(curves: dict[str, dict], directory: str | Path) -> None:
             [`accuracy_curve`][rgtg_hf.rewards.pair_accuracy.accuracy_curve].
         directory: Where to write; it is made if it does not exist.
     """
-    _save(curves, Path(directory) / "accuracy_by_fraction_read", _draw_accuracy, (5, 3.2))
+    _save(curves, Path(directory) / ACCURACY_FILE, _draw_accuracy, (5, 3.2))
 
 
 def save_calibrations(calibrations: dict[str, dict], directory: str | Path) -> None:
@@ -35,12 +38,12 @@ def save_calibrations(calibrations: dict[str, dict], directory: str | Path) -> N
             [`calibration`][rgtg_hf.rewards.value_calibration.calibration].
         directory: Where to write; it is made if it does not exist.
     """
-    _save(calibrations, Path(directory) / "calibration", _draw_calibration, (8, 3.4))
+    _save(calibrations, Path(directory) / CALIBRATION_FILE, _draw_calibration, (8, 3.4))
 
 
 def _save(curves: dict[str, dict], file: Path, draw: Callable[[Any, dict[str, dict]], None], size: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".json").write_text(json.dumps(curves, indent=2) + "\n")
+    file.write_text(json.dumps(curves, indent=2) + "\n")
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

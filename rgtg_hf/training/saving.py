@@ -51,6 +51,7 @@ class SavingTrainer(Trainer):
 
     _own_tags: Sequence[str] = ()
     _save_curves: Callable[[dict[str, dict], Path], None]  # files and pictures of the evaluations, into a folder
+    _curves_file: str = ""  # the name of its numbers
     args: SharedConfig  # type: ignore[assignment]
     model: Any
 
@@ -58,6 +59,7 @@ class SavingTrainer(Trainer):
         self._base_model = base_model
         self._data_name = data_name(kwargs.get("train_dataset"))
         self.curves: dict[str, dict] = {}
+        self._best_loaded_at: int | None = None  # the length of the log when the best checkpoint was loaded
         # Values of each row, by metric, since the last log.
         self._values: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(*args, **kwargs)
@@ -66,7 +68,11 @@ class SavingTrainer(Trainer):
         self.accelerator.gradient_accumulation_steps = 1
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Trains as the Trainer does. A checkpoint of another run is refused; `True` means the last complete one."""
+        """Trains as the Trainer does. A checkpoint of another run is refused; `True` means the last complete one.
+
+        Where the best checkpoint is loaded at the end, what is saved about evaluations is that of its own.
+        """
+        self._best_loaded_at = None
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
             forget_preparation(self.model)
         if resume_from_checkpoint:
@@ -77,16 +83,29 @@ class SavingTrainer(Trainer):
                 raise ValueError(f"There is no checkpoint to resume from in {self.args.output_dir!r}.")
             check_resume(checkpoint, self._describe_run())
             resume_from_checkpoint = checkpoint
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            self._best_loaded_at = len(self.state.log_history)
+            file = Path(best, self._curves_file)
+            if file.is_file():
+                self.curves = json.loads(file.read_text(encoding="utf-8"))
+                self._use_curves()
+        return output
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluates as the Trainer does, and saves the curves."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.curves and self.is_world_process_zero():
-            self._save_curves(self.curves, Path(str(self.args.output_dir)))
+        if self.curves:
+            self._use_curves()
         return metrics
+
+    def _use_curves(self) -> None:
+        """Saves the curves of the weights as they are."""
+        if self.is_world_process_zero():
+            self._save_curves(self.curves, Path(str(self.args.output_dir)))
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Predicts as the Trainer does. The curves stay those of the last evaluation."""
@@ -207,7 +226,7 @@ class SavingTrainer(Trainer):
         folder = Path(str(self.args.output_dir)).name
         model_id = self.hub_model_id or self.args.hub_model_id or folder
         metrics: dict[str, float] = {}
-        for entry in self.state.log_history:
+        for entry in self._log_of_weights():
             metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
         run = self._describe_run()
         run.pop("rows_sha256", None)
@@ -223,6 +242,13 @@ class SavingTrainer(Trainer):
             kind=self._kind(),
             guidance=self._guidance(),
         )
+
+    def _log_of_weights(self) -> list[dict[str, float]]:
+        """The log without what was measured of later weights, where the best were loaded."""
+        log, at = self.state.log_history, self._best_loaded_at
+        if at is None or self.state.best_global_step is None:
+            return log
+        return [entry for entry in log[:at] if entry["step"] <= self.state.best_global_step] + log[at:]
 
     def _keep_values(self, mode: str, values: dict[str, Tensor]) -> None:
         """Keeps the metrics of each row, so that averages do not depend on how rows were put into batches."""

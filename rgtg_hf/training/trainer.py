@@ -20,7 +20,7 @@ from rgtg_hf.rewards.causal_classifier import check_reward_model
 from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.pair_accuracy import CURVE_FRACTIONS, accuracy_curve
 from rgtg_hf.rewards.prefix_rewards import capture_scores
-from rgtg_hf.training.curve import save_curves
+from rgtg_hf.training.curve import ACCURACY_FILE, save_curves
 from rgtg_hf.training.data import (
     PrefixCollator,
     check_collator,
@@ -101,6 +101,7 @@ class PrefixRewardTrainer(SavingTrainer, RewardTrainer):
     """
 
     _save_curves = staticmethod(save_curves)
+    _curves_file = ACCURACY_FILE
     args: PrefixRewardConfig
     model: nn.Module
     processing_class: Any

@@ -15,7 +15,7 @@ from rgtg_hf.rewards.next_token import NextTokenRewardModel
 from rgtg_hf.rewards.prefix_rewards import capture_scores
 from rgtg_hf.rewards.value_calibration import calibration, calibration_sums, trusted_value_beta
 from rgtg_hf.rewards.value_model import as_reward_model, bins_of, is_value_model
-from rgtg_hf.training.curve import save_calibrations
+from rgtg_hf.training.curve import CALIBRATION_FILE, save_calibrations
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
 from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
 from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
@@ -75,6 +75,7 @@ class PrefixValueTrainer(SavingTrainer):
 
     _own_tags = ("prefix-value-model",)
     _save_curves = staticmethod(save_calibrations)
+    _curves_file = CALIBRATION_FILE
     args: PrefixValueConfig  # type: ignore[assignment]
     model: nn.Module
     processing_class: Any
@@ -165,15 +166,10 @@ class PrefixValueTrainer(SavingTrainer):
             self._keep_values(mode, values)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluates as the Trainer does, and keeps up to which `value_beta` the model was right."""
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.curves:
-            trusted = min(map(trusted_value_beta, self.curves.values()))
-            self.model.config.trusted_value_beta = trusted  # type: ignore[union-attr]
-        return metrics
+    def _use_curves(self) -> None:
+        """Saves the curves, and keeps up to which `value_beta` the model was right."""
+        super()._use_curves()
+        self.model.config.trusted_value_beta = min(map(trusted_value_beta, self.curves.values()))  # type: ignore[union-attr]
 
     def _located(self, dataset: Any) -> Any:
         return self._locate(dataset, "evaluation", self.processing_class, self.args)

@@ -42,6 +42,23 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
     assert str(tmp_path) not in written
 
 
+def test_what_is_saved_of_evaluations_is_that_of_the_best_checkpoint(make_trainer, rows, tmp_path):
+    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    highest_loss = {"load_best_model_at_end": True, "greater_is_better": True}  # that of the first step
+    trainer = make_trainer(rows, evaluation=rows, **each, max_steps=4, **highest_loss)
+    trainer.train()
+    assert trainer.state.best_global_step < 4
+    curve = json.loads((tmp_path / "run" / "accuracy_by_fraction_read.json").read_text())
+    trainer.save_model(str(tmp_path / "saved"))
+    card = (tmp_path / "saved" / "README.md").read_text()
+    metrics = trainer.evaluate()
+    assert trainer.curves["eval"] == curve["eval"]
+    assert json.loads((tmp_path / "saved" / "accuracy_by_fraction_read.json").read_text()) == curve
+    trainer.save_model(str(tmp_path / "again"))
+    assert (tmp_path / "again" / "README.md").read_text() == card
+    assert f"| loss | {metrics['eval_loss']:.4g} |" in card
+
+
 def test_push_to_hub_uploads_what_was_saved(make_trainer, rows, trainer_hub):
     trainer = make_trainer(rows, max_steps=1, hub_model_id="someone/prefix-rm")
     trainer.train()

@@ -195,3 +195,15 @@ def test_a_run_goes_on_from_its_checkpoint_and_another_one_is_refused(folder):
     assert_close(list(again.model.parameters()), list(whole.model.parameters()))
     with pytest.raises(ValueError, match="targets was 'two_hot' and is 'gaussian'"):
         trainer_of(folder, targets="gaussian", **settings).train(resume_from_checkpoint=True)
+
+
+def test_the_trusted_value_beta_is_that_of_the_best_checkpoint(folder):
+    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    highest_loss = {"load_best_model_at_end": True, "greater_is_better": True}  # that of the first step
+    trainer = trainer_of(folder, evaluation=ROWS, **each, max_steps=4, **highest_loss)
+    trainer.train()
+    assert trainer.state.best_global_step < 4
+    trusted, curves = trainer.model.config.trusted_value_beta, dict(trainer.curves)
+    trainer.evaluate()
+    assert trainer.curves == curves
+    assert trainer.model.config.trusted_value_beta == trusted
