@@ -6,6 +6,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
 WORDS = ["\n", "?", "0", "1", *"abcdefghijklmnopqrstuvwxyz"]
+# The best checkpoint is that of the first step, for sure not the last one.
+HIGHEST_LOSS_IS_BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "load_best_model_at_end": True,
+    "greater_is_better": True,
+}
 # Like many real templates, it writes the end-of-sequence token and a newline after each answer.
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"

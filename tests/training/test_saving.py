@@ -11,7 +11,7 @@ import rgtg_hf
 from rgtg_hf import PrefixRewardConfig
 from rgtg_hf.rewards.load import load_reward_model
 from rgtg_hf.rewards.prefix_rewards import prefix_rewards
-from tests.training.helpers import make_policy, make_reward_model
+from tests.training.helpers import HIGHEST_LOSS_IS_BEST, make_policy, make_reward_model
 from tests.versions import is_at_least
 
 PICKLES = {".bin", ".pt", ".pkl"}
@@ -43,9 +43,7 @@ def test_a_saved_model_carries_all_that_steering_needs(make_trainer, rows, tmp_p
 
 
 def test_what_is_saved_of_evaluations_is_that_of_the_best_checkpoint(make_trainer, rows, tmp_path):
-    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    highest_loss = {"load_best_model_at_end": True, "greater_is_better": True}  # that of the first step
-    trainer = make_trainer(rows, evaluation=rows, **each, max_steps=4, **highest_loss)
+    trainer = make_trainer(rows, evaluation=rows, max_steps=4, **HIGHEST_LOSS_IS_BEST)
     trainer.train()
     assert trainer.state.best_global_step < 4
     curve = json.loads((tmp_path / "run" / "accuracy_by_fraction_read.json").read_text())
@@ -85,9 +83,7 @@ def test_checkpoints_upload_nothing(make_trainer, rows, trainer_hub, kind):
     trainer.save_model()
     uploaded = [path for path in trainer_hub.rglob("*") if path.is_file()]
     assert "model.safetensors" in {path.name for path in uploaded}
-    assert not [
-        path for path in uploaded if path.suffix in {".bin", ".pt", ".pkl"} or b"hf_secret" in path.read_bytes()
-    ]
+    assert not [path for path in uploaded if path.suffix in PICKLES or b"hf_secret" in path.read_bytes()]
 
 
 def test_hidden_states_are_not_uploaded(make_trainer, make_head, rows, trainer_hub, tmp_path):

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rgtg_hf import PrefixValueConfig, PrefixValueTrainer, RewardGuidedLogitsProcessor, prefix_rewards
 from rgtg_hf.rewards.load import load_reward_model
-from tests.training.helpers import make_policy, make_reward_model, make_tokenizer
+from tests.training.helpers import HIGHEST_LOSS_IS_BEST, make_policy, make_reward_model, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 # The first letter decides the reward, and the others say nothing of it.
@@ -198,9 +198,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_another_one_is_refused(folder):
 
 
 def test_the_trusted_value_beta_is_that_of_the_best_checkpoint(folder):
-    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    highest_loss = {"load_best_model_at_end": True, "greater_is_better": True}  # that of the first step
-    trainer = trainer_of(folder, evaluation=ROWS, **each, max_steps=4, **highest_loss)
+    trainer = trainer_of(folder, evaluation=ROWS, max_steps=4, **HIGHEST_LOSS_IS_BEST)
     trainer.train()
     assert trainer.state.best_global_step < 4
     trusted, curves = trainer.model.config.trusted_value_beta, dict(trainer.curves)

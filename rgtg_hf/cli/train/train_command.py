@@ -92,8 +92,9 @@ def run_training(arguments: Sequence[str], kind: Kind) -> None:
         )
     if is_main:
         claim_output_dir(output_dir, command=kind.command, finished=False)
-    pushes = training.push_to_hub
     _train(trainer, training, output_dir, columns)
+    # Saving would upload the output folder as it is then, with half of the result in another place.
+    pushes, trainer.args.push_to_hub = trainer.args.push_to_hub, False
     _save(trainer, output_dir)
     if is_main:
         claim_output_dir(output_dir, command=kind.command, finished=True)
@@ -140,7 +141,6 @@ def _train(trainer: Any, training: Any, output_dir: Path, columns: Any) -> None:
 def _save(trainer: Any, output_dir: Path) -> None:
     """Saves the model in a folder of its own first, and moves it into place, file by file, when it is complete."""
     staging = output_dir / "saving"
-    trainer.args.push_to_hub = False  # or the Trainer would upload the output folder now, with the staging in it
     trainer.save_model(str(staging))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
