@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["check_count", "check_number", "check_switch", "is_finite", "near_names", "shown"]
+__all__ = ["check_count", "check_number", "check_switch", "is_finite", "near_names", "own_number", "shown"]
 
 
 def check_number(name: str, value: Any) -> None:
@@ -52,6 +52,11 @@ def is_finite(number: float) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
+
+
+def own_number(value: Any) -> Any:
+    """A number of numpy or torch as Python's own, which JSON can hold; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def near_names(unknown: Iterable[str], known: Iterable[str]) -> str:

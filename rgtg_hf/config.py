@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from rgtg_hf.arguments import check_count, check_number, near_names, shown
+from rgtg_hf.arguments import check_count, check_number, near_names, own_number, shown
 from rgtg_hf.files import write_whole
 
 __all__ = [
@@ -197,13 +197,14 @@ class RewardGuidanceConfig:
     max_rows: int | None = _setting(0, _check_count_or_zero("no limit"), "most rows that run at once; 0: no limit")
     search_return: str | None = _setting("auto", _check_choice, "rows that are returned")
     soften: float | None = _setting(0.0, _check_share, "share of the rows that has to count in a draw")
-    scorer: str | None = _setting("auto", _check_choice, "way")
+    scorer: str | None = _setting("auto", _check_choice, "way of scoring")
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = getattr(self, one.name)
+            value = own_number(getattr(self, one.name))
             if value is not None:
                 one.metadata["check"](one.name, value)
+                setattr(self, one.name, value)
 
     @property
     def soft_value_beta(self) -> float:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from rgtg_hf.arguments import check_number
+from rgtg_hf.arguments import check_number, own_number
 from rgtg_hf.config import ResolvedGuidance, RewardGuidanceConfig, RewardModelSource, resolve_guidance
 from rgtg_hf.decoding.hidden_capture import HiddenCapture, capture_hidden
 from rgtg_hf.decoding.step import guide_step, raise_if_not_finite
@@ -228,6 +228,7 @@ def _with_beta(policy: PreTrainedModel, head: Any) -> Any:
 
 def _checked_beta(beta: Any) -> Beta:
     if not isinstance(beta, Tensor):
+        beta = own_number(beta)
         check_number("beta", beta)
         return beta
     if beta.is_complex() or beta.dtype == torch.bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rgtg_hf.arguments import is_finite, shown
+from rgtg_hf.arguments import is_finite, own_number, shown
 from rgtg_hf.scoring.scorer import PrefixBatch, Scorer
 
 __all__ = ["CombinedScorer"]
@@ -85,6 +85,7 @@ def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         raise ValueError(
             f"`weights` has {len(weights)} numbers for {count} reward models, but one for each is required."
         )
+    weights = [own_number(weight) for weight in weights]
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f"`weights` holds {weight!r}, but a number is required for each reward model.")

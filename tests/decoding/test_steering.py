@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -145,8 +146,8 @@ def test_a_reward_that_is_not_finite_is_refused(policy):
 def test_a_copy_has_betas_of_its_own_and_is_not_pickled(policy):
     with steering(policy, [(tiny_steering_head(policy), 2.0)], max_increment=0.5) as processor:
         other = copy.deepcopy(processor)
-        other.betas = [-2.0]
-        assert (processor.betas, other.config) == ([2.0], processor.config)
+        other.betas = [np.float32(-2)]
+        assert (other.betas, processor.betas, other.config) == ([-2.0], [2.0], processor.config)
         step(policy, processor)
         with pytest.raises(TypeError, match="Call steering"):
             pickle.dumps(processor)

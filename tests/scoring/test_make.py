@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -60,7 +61,7 @@ def test_a_list_is_combined():
         [causal(), causal(PIECES), encoder_of(), length],
         tokenizer=BYTES,
         reward_tokenizer=[None, PIECES, WORDS, None],
-        weights=[1.0, -0.5, 2, 0],
+        weights=[1.0, np.float32(-0.5), 2, torch.tensor(0)],
     )
     assert type(scorer) is CombinedScorer
     assert [type(one) for one in scorer.scorers] == [SiblingScorer, RetokenizedScorer, EncoderScorer, CallableScorer]
