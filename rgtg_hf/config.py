@@ -197,7 +197,7 @@ class RewardGuidanceConfig:
     max_rows: int | None = _setting(0, _check_count_or_zero("no limit"), "most rows that run at once; 0: no limit")
     search_return: str | None = _setting("auto", _check_choice, "rows that are returned")
     soften: float | None = _setting(0.0, _check_share, "share of the rows that has to count in a draw")
-    scorer: str | None = _setting("auto", _check_choice, "way of scoring")
+    scorer: str | None = _setting("auto", _check_choice, "way")
 
     def __post_init__(self) -> None:
         for one in fields(self):
