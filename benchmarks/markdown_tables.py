@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["divergence", "fill", "interval", "markdown_table", "with_error"]
+__all__ = ["divergence", "each_signed", "fill", "interval", "markdown_table", "with_error"]
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
@@ -29,8 +29,17 @@ def with_error(estimate: list[float]) -> str:
 
 def interval(ends: list[float]) -> str:
     """The two ends of an interval of a difference."""
-    digits = 2 if max(map(abs, ends)) < 1 else 1
-    return " to ".join(f"{end:+.{digits}f}" for end in ends)
+    return " to ".join(_signed(ends))
+
+
+def each_signed(differences: list[float]) -> str:
+    """Several differences, of training seeds say."""
+    return ", ".join(_signed(differences))
+
+
+def _signed(differences: list[float]) -> list[str]:
+    digits = 2 if max(map(abs, differences), default=0.0) < 1 else 1
+    return [f"{one:+.{digits}f}" for one in differences]
 
 
 def divergence(row: dict[str, Any]) -> str:

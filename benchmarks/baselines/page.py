@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.frontier_picture import draw_frontier
-from benchmarks.markdown_tables import divergence, fill, interval, markdown_table, with_error
+from benchmarks.markdown_tables import divergence, each_signed, fill, interval, markdown_table, with_error
 from benchmarks.record import RESULTS, ROOT
 
 __all__ = ["write_page"]
@@ -42,6 +42,7 @@ def write_page(results: dict[str, Any], first: str) -> None:
     for task, result in results.items():
         draw(task, result)
         tables[f"{task}-equal"] = equal_table(result, first)
+        tables[f"{task}-seeds"] = seeds_table(result, first)
         tables[f"{task}-rows"] = rows_table(result)
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
@@ -96,11 +97,27 @@ def equal_table(result: dict[str, Any], first: str) -> str:
     """The gold rewards of the methods with a strength at equal divergence, and how far each is ahead of the first."""
     names = {row["method"]: row["name"] for row in result["rows"]}
     at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
-    lines = [["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in at)]]
+    lines = [_divergences(at)]
     for method, name in names.items():
         if any(method in row for row in at):
             lines.append([name, *(_with_lead(row, method, first) for row in at)])
     return markdown_table(lines)
+
+
+def seeds_table(result: dict[str, Any], first: str) -> str:
+    """How far the methods of several training seeds are ahead of the first one, seed by seed."""
+    names = {row["method"]: row["name"] for row in result["rows"]}
+    at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
+    lines = [_divergences(at)]
+    for method, name in names.items():
+        of_seeds = [row.get(f"{method} - {first}: by seed", []) for row in at]
+        if max(map(len, of_seeds)) > 1:
+            lines.append([name, *map(each_signed, of_seeds)])
+    return markdown_table(lines)
+
+
+def _divergences(rows: list[dict[str, Any]]) -> list[str]:
+    return ["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in rows)]
 
 
 def _with_lead(row: dict[str, Any], method: str, first: str) -> str:
