@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 __all__ = ["check_count", "check_number", "check_switch", "is_finite", "near_names", "own_number", "shown"]
@@ -55,8 +56,8 @@ def is_finite(number: float) -> bool:
 
 
 def own_number(value: Any) -> Any:
-    """A number of numpy or torch as Python's own, which JSON can hold; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    """A number of numpy as Python's own, which JSON can hold; anything else as it is."""
+    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
 
 
 def near_names(unknown: Iterable[str], known: Iterable[str]) -> str:

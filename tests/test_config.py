@@ -196,9 +196,8 @@ def test_a_hub_that_cannot_be_reached_means_defaults_and_a_warning(monkeypatch, 
     assert issubclass(HfHubHTTPError, OSError)
 
 
-@pytest.mark.parametrize(("beta", "top_k"), [(np.float32(1.5), np.int64(7)), (torch.tensor(1.5), torch.tensor(7))])
-def test_numbers_of_numpy_and_torch_become_plain_ones(beta, top_k, tmp_path):
-    given = RewardGuidanceConfig(beta=beta, top_k=top_k)
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    given = RewardGuidanceConfig(beta=np.float32(1.5), top_k=np.int64(7))
     assert (type(given.beta), type(given.top_k)) == (float, int)
     given.save_pretrained(tmp_path)
     assert RewardGuidanceConfig.from_pretrained(tmp_path) == RewardGuidanceConfig(beta=1.5, top_k=7)

@@ -61,7 +61,7 @@ def test_a_list_is_combined():
         [causal(), causal(PIECES), encoder_of(), length],
         tokenizer=BYTES,
         reward_tokenizer=[None, PIECES, WORDS, None],
-        weights=[1.0, np.float32(-0.5), 2, torch.tensor(0)],
+        weights=[1.0, np.float32(-0.5), np.int64(2), 0],
     )
     assert type(scorer) is CombinedScorer
     assert [type(one) for one in scorer.scorers] == [SiblingScorer, RetokenizedScorer, EncoderScorer, CallableScorer]
