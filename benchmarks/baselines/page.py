@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -95,29 +96,27 @@ def _at_or_of(result: dict[str, Any], method: str) -> tuple[list[str], float | N
 
 def equal_table(result: dict[str, Any], first: str) -> str:
     """The gold rewards of the methods with a strength at equal divergence, and how far each is ahead of the first."""
-    names = {row["method"]: row["name"] for row in result["rows"]}
-    at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
-    lines = [_divergences(at)]
-    for method, name in names.items():
-        if any(method in row for row in at):
-            lines.append([name, *(_with_lead(row, method, first) for row in at)])
-    return markdown_table(lines)
+    return _by_divergence(result, lambda method, rows: [_with_lead(row, method, first) for row in rows])
 
 
 def seeds_table(result: dict[str, Any], first: str) -> str:
     """How far the methods of several training seeds are ahead of the first one, seed by seed."""
-    names = {row["method"]: row["name"] for row in result["rows"]}
+
+    def cells(method: str, rows: list[dict[str, Any]]) -> list[str]:
+        of_seeds = [row.get(f"{method} - {first}: by seed", []) for row in rows]
+        return list(map(each_signed, of_seeds)) if max(map(len, of_seeds)) > 1 else []
+
+    return _by_divergence(result, cells)
+
+
+def _by_divergence(result: dict[str, Any], cells: Callable[[str, list[dict[str, Any]]], list[str]]) -> str:
+    """A column for each divergence, and a line for each method that has a cell."""
     at = [row for row in result["at equal divergence"] if row["judge"] == "gold"]
-    lines = [_divergences(at)]
-    for method, name in names.items():
-        of_seeds = [row.get(f"{method} - {first}: by seed", []) for row in at]
-        if max(map(len, of_seeds)) > 1:
-            lines.append([name, *map(each_signed, of_seeds)])
+    lines = [["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in at)]]
+    for method, name in {row["method"]: row["name"] for row in result["rows"]}.items():
+        if any(found := cells(method, at)):
+            lines.append([name, *found])
     return markdown_table(lines)
-
-
-def _divergences(rows: list[dict[str, Any]]) -> list[str]:
-    return ["method", *(f"{row['kl']:g} nat{'s' * (row['kl'] > 1)}" for row in rows)]
 
 
 def _with_lead(row: dict[str, Any], method: str, first: str) -> str:
