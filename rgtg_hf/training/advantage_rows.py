@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,41 +10,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rgtg_hf.training.hidden_state_store import HiddenStateStore
+from rgtg_hf.training.surplus import rollout_surpluses
 from rgtg_hf.training.value_rows import located_rollouts
 
-__all__ = ["AdvantageCollator", "compared_rollouts", "surpluses"]
-
-_SMALLEST = -50.0  # the logarithm of the smallest weight, so that no mean is over nothing
-
-
-def surpluses(prompts: Sequence[Any], rewards: Sequence[float], weights: Sequence[float]) -> list[float | None]:
-    """Says how much more reward each response has than the others to the same prompt.
-
-    Args:
-        prompts: Of each response, in any form that can be a key.
-        rewards: Of each response.
-        weights: How much a response counts in the mean of the others.
-
-    Returns:
-        For each response its reward less the weighted mean of the others; `None` where there is no other one.
-
-    Example:
-        ```python
-        from rgtg_hf.training.advantage_rows import surpluses
-
-        assert surpluses("aab", [1.0, 3.0, 7.0], [1.0, 1.0, 1.0]) == [-2.0, 2.0, None]
-        ```
-    """
-    sums: dict[Any, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    counts: dict[Any, int] = defaultdict(int)
-    for prompt, reward, weight in zip(prompts, rewards, weights, strict=True):
-        sums[prompt][0] += weight * reward
-        sums[prompt][1] += weight
-        counts[prompt] += 1
-    return [
-        reward - (sums[prompt][0] - weight * reward) / (sums[prompt][1] - weight) if counts[prompt] > 1 else None
-        for prompt, reward, weight in zip(prompts, rewards, weights, strict=True)
-    ]
+__all__ = ["AdvantageCollator", "compared_rollouts"]
 
 
 def compared_rollouts(
@@ -69,9 +36,7 @@ def compared_rollouts(
         ValueError: If there are no rows, one cannot be used, no prompt has two responses, or none differ in reward.
     """
     rows, _ = located_rollouts(dataset, name, tokenizer, max_length)
-    prompts = [tuple(row["input_ids"][: row["prompt_length"]]) for row in rows]
-    weights = [math.exp(min(max(sum(row["log_ratios"]), _SMALLEST), math.log(max_weight))) for row in rows]
-    found = surpluses(prompts, rows["reward"], weights)
+    found = rollout_surpluses(rows, max_weight)
     kept = [place for place, surplus in enumerate(found) if surplus is not None]
     if not kept:
         raise ValueError(

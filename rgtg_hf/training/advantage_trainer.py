@@ -40,6 +40,7 @@ from rgtg_hf.training.hidden_state_store import HiddenStateStore
 from rgtg_hf.training.hidden_states import LOOKED_AT, center_head, states_directory
 from rgtg_hf.training.models import load_policy_and_tokenizer
 from rgtg_hf.training.saving import SavingTrainer, base_name
+from rgtg_hf.training.surplus import reward_unit
 from rgtg_hf.training.trainer_arguments import check_types
 from rgtg_hf.training.value_rows import each_prepared
 
@@ -128,9 +129,7 @@ class AdvantageTrainer(SavingTrainer):
             head = NextTokenRewardModel.from_policy(policy, rank=args.rank, context_scale=args.context_scale)
         train_rows = _compared(train_dataset, "training", processing_class, args)
         self._store = HiddenStateStore(states_directory(args), head, policy, args.top_k)
-        surpluses = train_rows["surplus"]
-        self.unit = math.sqrt(sum(surplus**2 for surplus in surpluses) / len(surpluses))
-        head.config.reward_unit = self.unit
+        self.unit = head.config.reward_unit = reward_unit(train_rows["surplus"])
 
         super().__init__(
             model=head,

@@ -173,10 +173,9 @@ _WORDS = {
 # The metrics of an evaluation that are shown, by a part of their name.
 _SHOWN = ("accuracy", "margin", "loss", "squared_error", "explained", "gain")
 # The settings that each kind's guidance_config.json gets, and its card shows. RewardGuidanceConfig, which reads the
-# file, belongs to decoding.
-GUIDANCE: dict[str, dict[str, Any]] = {
-    kind: {"beta": 3.0 if kind.endswith("head") else 1.0, "top_k": 10} for kind in _WORDS
-}
+# file, belongs to decoding. The beta of a value model is per standard deviation of rewards.
+_STRONG = ("value model", "steering head", "advantage head")
+GUIDANCE: dict[str, dict[str, Any]] = {kind: {"beta": 3.0 if kind in _STRONG else 1.0, "top_k": 10} for kind in _WORDS}
 
 
 def kind_of(config: dict[str, Any], *, is_adapter: bool = False) -> str:

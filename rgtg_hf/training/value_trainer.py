@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from rgtg_hf.rewards.value_model import as_reward_model, bins_of, is_value_model
 from rgtg_hf.training.curve import CALIBRATION_FILE, save_calibrations
 from rgtg_hf.training.models import load_model_and_tokenizer, match_trained_dtype
 from rgtg_hf.training.saving import TAGS, SavingTrainer, base_name
+from rgtg_hf.training.surplus import reward_unit, rollout_surpluses
 from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
 from rgtg_hf.training.value_config import PrefixValueConfig
 from rgtg_hf.training.value_loss import return_targets, value_losses, value_metrics
@@ -26,7 +28,6 @@ from rgtg_hf.training.value_rows import ValueCollator, each_prepared, located_ro
 __all__ = ["PrefixValueTrainer"]
 
 _CALIBRATION = "calibration "
-_STRENGTH = 16.0  # nats for a candidate that goes from the lowest return to the highest
 
 
 class PrefixValueTrainer(SavingTrainer):
@@ -46,6 +47,10 @@ class PrefixValueTrainer(SavingTrainer):
         quantization_config: How to quantize a model given by name.
         peft_config: An adapter to train (LoRA).
         kwargs: All else that a `transformers.Trainer` takes: `callbacks`, `optimizers` and so on.
+
+    Attributes:
+        unit: The standard deviation of the rewards around those of other responses to the prompt; of all rewards, if
+            no prompt has two responses. The `beta` that is saved beside the model is 3 nats for as much.
 
     Raises:
         TypeError: If an argument is of another type.
@@ -137,6 +142,7 @@ class PrefixValueTrainer(SavingTrainer):
             base_model=base_model,
             **kwargs,
         )
+        self.unit = self._unit(self.train_dataset)
         self.model.add_model_tags([*TAGS, *self._own_tags])  # type: ignore[operator]
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or getattr(self.model, "quantization_method", None)):
             check_reward_model(as_reward_model(self.accelerator.unwrap_model(self.model)))
@@ -182,6 +188,12 @@ class PrefixValueTrainer(SavingTrainer):
 
         return each_prepared(dataset, name, args, {"input_ids", "prompt_length", "log_ratios"}, prepare, "too long")
 
+    def _unit(self, rows: Any) -> float:
+        """The standard deviation of rewards within prompts, or over all rows where each prompt has one response."""
+        within = reward_unit(rollout_surpluses(rows, self.args.max_weight))
+        low, high = self._ends
+        return within or statistics.pstdev(rows["reward"]) or high - low
+
     @property
     def _ends(self) -> tuple[float, float]:
         """The returns of the first and the last bin."""
@@ -192,9 +204,8 @@ class PrefixValueTrainer(SavingTrainer):
         return calibration({name.removeprefix(_CALIBRATION): own for name, own in sums.items()}, self._ends)
 
     def _guidance(self) -> dict[str, Any]:
-        # A strength that moves a step by as much, whatever the unit of the rewards.
-        low, high = self._ends
-        return super()._guidance() | {"beta": float(f"{_STRENGTH / (high - low):.2g}"), "value_beta": 0.0}
+        guidance = super()._guidance()
+        return guidance | {"beta": float(f"{guidance['beta'] / self.unit:.2g}"), "value_beta": 0.0}
 
 
 def _range(args: PrefixValueConfig, dataset: Dataset) -> tuple[float, float]:

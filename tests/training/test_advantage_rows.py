@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.testing import assert_close
 
 from rgtg_hf import NextTokenRewardModel
-from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts, surpluses
+from rgtg_hf.training.advantage_rows import AdvantageCollator, compared_rollouts
 from rgtg_hf.training.hidden_state_store import HiddenStateStore
 from tests.training.helpers import make_policy, make_tokenizer
 
@@ -19,11 +19,6 @@ def row(prompt, completion, reward, log_ratios=()):
 
 def compared(rows, max_length=None, max_weight=10.0):
     return compared_rollouts(Dataset.from_list(rows), "training", make_tokenizer(), max_length, max_weight)
-
-
-def test_a_surplus_is_what_a_response_has_more_than_the_weighted_mean_of_the_others():
-    found = surpluses("aaab", [1.0, 2.0, 6.0, 5.0], [1.0, 1.0, 3.0, 1.0])
-    assert found == [1 - 20 / 4, 2 - 19 / 4, 6 - 3 / 2, None]
 
 
 def test_the_only_response_to_a_prompt_is_dropped():

@@ -88,7 +88,7 @@ def test_it_learns_what_a_prefix_is_worth(folder, targets):
     trusted = json.loads((folder / "values" / "config.json").read_text())["trusted_value_beta"]
     assert trusted in [0.0, *calibration["value_beta"]]
     assert json.loads((folder / "values" / "guidance_config.json").read_text()) == {
-        "beta": 16.0,
+        "beta": 5.8,
         "top_k": 10,
         "value_beta": 0.0,
     }
@@ -102,10 +102,35 @@ def test_it_learns_what_a_prefix_is_worth(folder, targets):
     assert_close(before, torch.full((2,), 0.5), atol=0.1, rtol=0)
     assert_close(after, torch.tensor([1.0, 0.0]), atol=0.1, rtol=0)
     steer = RewardGuidedLogitsProcessor(str(folder / "values"), top_k=0)
-    assert steer.config.beta == 16.0
+    assert steer.config.beta == 5.8
     scores = steer(ids[:1, :-1], torch.zeros(1, len(TOKENIZER)))[0]
     good, bad = TOKENIZER.convert_tokens_to_ids(["a", "z"])
-    assert scores[good] - scores[bad] == pytest.approx(16.0, abs=1.5)
+    assert scores[good] - scores[bad] == pytest.approx(5.8, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rewards", "beta"),
+    [
+        (["b", "b", "c", "c"], [0, 2, 4, 6], 1.5),  # a surplus is 2 or -2
+        (["b", "b", "c", "c"], [0, 2, 96, 98], 1.5),  # another level of another prompt is nothing to steer
+        (["b", "c", "d", "e"], [0, 0, 2, 2], 3.0),  # one response to each prompt
+        (["b", "b", "c", "c"], [0, 0, 2, 2], 3.0),  # prompts decide everything
+    ],
+)
+def test_the_saved_beta_is_three_nats_per_standard_deviation(folder, prompts, rewards, beta):
+    rows = [
+        {"prompt": prompt, "completion": "az"[place % 2], "reward": reward}
+        for place, (prompt, reward) in enumerate(zip(prompts, rewards, strict=True))
+    ]
+    trainer = trainer_of(folder, rows)
+    trainer.save_model()
+    assert json.loads((folder / "values" / "guidance_config.json").read_text())["beta"] == beta
+
+
+def test_equal_rewards_within_a_range_that_was_given_have_a_beta_too(folder):
+    trainer = trainer_of(folder, [ROWS[1]] * 2, value_range=[0.0, 2.0])
+    trainer.save_model()
+    assert json.loads((folder / "values" / "guidance_config.json").read_text())["beta"] == 1.5
 
 
 def test_the_step_does_not_depend_on_how_it_is_cut_into_batches(folder):
