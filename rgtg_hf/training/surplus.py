@@ -54,9 +54,12 @@ def rollout_surpluses(rows: Dataset, max_weight: float) -> list[float | None]:
     Returns:
         See [`surpluses`].
     """
-    prompts = [tuple(row["input_ids"][: row["prompt_length"]]) for row in rows]
-    weights = [math.exp(min(max(sum(row["log_ratios"]), _SMALLEST), math.log(max_weight))) for row in rows]
-    return surpluses(prompts, rows["reward"], weights)
+    prompts, rewards, weights = [], [], []
+    for row in rows:
+        prompts.append(tuple(row["input_ids"][: row["prompt_length"]]))
+        rewards.append(row["reward"])
+        weights.append(math.exp(min(max(sum(row["log_ratios"]), _SMALLEST), math.log(max_weight))))
+    return surpluses(prompts, rewards, weights)
 
 
 def reward_unit(found: Sequence[float | None]) -> float:

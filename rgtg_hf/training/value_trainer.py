@@ -50,7 +50,7 @@ class PrefixValueTrainer(SavingTrainer):
 
     Attributes:
         unit: The standard deviation of the rewards around those of other responses to the prompt; of all rewards, if
-            no prompt has two responses. The `beta` that is saved beside the model is 3 nats for as much.
+            those of a prompt never differ. The `beta` that is saved beside the model is 3 nats for as much.
 
     Raises:
         TypeError: If an argument is of another type.
@@ -189,7 +189,7 @@ class PrefixValueTrainer(SavingTrainer):
         return each_prepared(dataset, name, args, {"input_ids", "prompt_length", "log_ratios"}, prepare, "too long")
 
     def _unit(self, rows: Any) -> float:
-        """The standard deviation of rewards within prompts, or over all rows where each prompt has one response."""
+        """The standard deviation of rewards within prompts, or of all where those of a prompt never differ."""
         within = reward_unit(rollout_surpluses(rows, self.args.max_weight))
         low, high = self._ends
         return within or statistics.pstdev(rows["reward"]) or high - low
