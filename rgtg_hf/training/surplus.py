@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from datasets import Dataset
@@ -32,16 +33,25 @@ def surpluses(prompts: Sequence[Any], rewards: Sequence[float], weights: Sequenc
         assert surpluses("aab", [1.0, 3.0, 7.0], [1.0, 1.0, 1.0]) == [-2.0, 2.0, None]
         ```
     """
-    sums: dict[Any, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    counts: dict[Any, int] = defaultdict(int)
-    for prompt, reward, weight in zip(prompts, rewards, weights, strict=True):
-        sums[prompt][0] += weight * reward
-        sums[prompt][1] += weight
-        counts[prompt] += 1
-    return [
-        reward - (sums[prompt][0] - weight * reward) / (sums[prompt][1] - weight) if counts[prompt] > 1 else None
-        for prompt, reward, weight in zip(prompts, rewards, weights, strict=True)
-    ]
+    places: dict[Any, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        places[prompt].append(place)
+    found: list[float | None] = [None] * len(rewards)
+    for own in places.values():
+        if len(own) > 1:
+            weighted = _sums_of_others([weights[place] * rewards[place] for place in own])
+            totals = _sums_of_others([weights[place] for place in own])
+            for place, others, total in zip(own, weighted, totals, strict=True):
+                mean = others / total
+                found[place] = 0.0 if math.isclose(rewards[place], mean) else rewards[place] - mean
+    return found
+
+
+def _sums_of_others(values: list[float]) -> list[float]:
+    """For each value the sum of the others; nothing is subtracted, as a large one would swallow the others."""
+    before = list(accumulate(values, initial=0.0))
+    after = list(accumulate(reversed(values), initial=0.0))[::-1]
+    return [before[place] + after[place + 1] for place in range(len(values))]
 
 
 def rollout_surpluses(rows: Dataset, max_weight: float) -> list[float | None]:

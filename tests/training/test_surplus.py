@@ -12,6 +12,15 @@ def test_a_surplus_is_what_a_response_has_more_than_the_weighted_mean_of_the_oth
     assert found == [1 - 20 / 4, 2 - 19 / 4, 6 - 3 / 2, None]
 
 
+def test_equal_rewards_have_no_surplus_whatever_rounding_says():
+    assert surpluses("aaa", [0.1, 0.1, 0.1], [1.0, 0.3, 0.7]) == [0, 0, 0]
+
+
+def test_a_large_weight_does_not_swallow_those_of_the_others():
+    rewards = [0.1, 0.5, 0.7]
+    assert surpluses("aaa", rewards, [1.0, 2e-22, 2e-22]) == pytest.approx([0.1 - 0.6, 0.4, 0.6])
+
+
 def test_the_unit_is_the_standard_deviation_within_prompts():
     rewards = [1.0, 2.0, 6.0, 101.0, 102.0, 106.0]
     found = reward_unit(surpluses("aaabbb", rewards, [1.0] * 6))
