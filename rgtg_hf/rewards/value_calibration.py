@@ -21,6 +21,7 @@ __all__ = ["TRUST", "calibration", "calibration_sums", "trusted_value_beta"]
 TRUST = 0.5  # nats, two standard errors included
 _SCALES = (1, 2, 4, 8, 16, 32, 64)  # b times the range of returns
 _PARTS = 10  # of the range of returns, by which expected and found ones are compared
+_LARGEST_RATIO = 80.0  # nats, whose exp is still a float32; a model that is off by as much is wrong anyway
 _SMALLEST_PART = 0.01  # of all prefixes; fewer say nothing
 
 
@@ -29,7 +30,7 @@ def calibration_sums(logits: Tensor, rewards: Tensor, weights: Tensor, bins: Ten
 
     Args:
         logits: Scores of the bins at each position, shape `[batch, length, bins]`.
-        rewards: What came, shape `[batch]`.
+        rewards: What came, shape `[batch]`. It may lie outside of the bins.
         weights: The weight of each prefix, 0 where there is none, shape `[batch, length]`.
         bins: The return of each bin, shape `[bins]`.
 
@@ -40,7 +41,7 @@ def calibration_sums(logits: Tensor, rewards: Tensor, weights: Tensor, bins: Ten
     sums = {"weight": weights.sum(1)}
     for scale in _SCALES:
         b = float(scale / spread)
-        ratio = (b * (rewards[:, None] - soft_value(logits, bins, b))).exp()
+        ratio = (b * (rewards[:, None] - soft_value(logits, bins, b))).clamp(max=_LARGEST_RATIO).exp()
         sums[f"ratio_{scale}"] = (weights * ratio).sum(1)
     expected = soft_value(logits, bins, 0.0)
     part = ((expected - bins[0]) / spread * _PARTS).long().clamp(0, _PARTS - 1)

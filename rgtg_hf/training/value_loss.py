@@ -17,13 +17,14 @@ def return_targets(rewards: Tensor, bins: Tensor, kind: str) -> Tensor:
     """The distributions that stand for rewards.
 
     Args:
-        rewards: Shape `[batch]`.
+        rewards: Shape `[batch]`. For one outside of the bins, as an evaluation may have, the nearest bin stands.
         bins: The return of each bin, shape `[bins]`.
         kind: `"two_hot"` or `"gaussian"`.
 
     Returns:
         float32, shape `[batch, bins]`.
     """
+    rewards = torch.minimum(torch.maximum(rewards, bins[0]), bins[-1])
     if kind == "two_hot":
         return two_hot(rewards, bins)
     width = bins[1] - bins[0]

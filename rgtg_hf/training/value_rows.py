@@ -80,6 +80,7 @@ def located_rollouts(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     value_range: tuple[float, float] = (-math.inf, math.inf),
+    may_be_outside: bool = False,
 ) -> tuple[Dataset, int]:
     """Tokenizes a data set of rated responses.
 
@@ -89,6 +90,8 @@ def located_rollouts(
         tokenizer: The tokenizer of the model that is trained.
         max_length: Longer rows, in tokens, are dropped. `None` for no limit.
         value_range: The returns of the first and the last bin, between which rewards must be.
+        may_be_outside: Whether rewards outside of them are warned of in place of an error, as in an evaluation, whose
+            rewards nobody knew when the range was chosen.
 
     Returns:
         The data set with what [`rollout_ids`] finds, and how many rows were dropped.
@@ -102,10 +105,13 @@ def located_rollouts(
     low, high = value_range
     slack = 1e-6 * (high - low)  # bins are float32
 
+    def is_outside(reward: float) -> bool:
+        return not low - slack <= reward <= high + slack
+
     def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
         try:
             found = rollout_ids(row, tokenizer)
-            if not low - slack <= found["reward"] <= high + slack:
+            if is_outside(found["reward"]) and not may_be_outside:
                 raise ValueError(
                     f"a reward of {found['reward']:g}, but the histogram goes from {low:g} to {high:g}: set "
                     "`value_range` so that it holds all rewards"
@@ -118,6 +124,12 @@ def located_rollouts(
     kept = found if max_length is None else found.filter(lambda row: len(row["input_ids"]) <= max_length)
     if not len(kept):
         raise ValueError(f"All {len(found)} rows of the {name} data set are longer than `max_length` ({max_length}).")
+    if outside := sum(map(is_outside, kept["reward"])):
+        logger.warning(
+            "%d of the %d rewards of the %s data set are outside of the histogram, which goes from %g to %g. In the "
+            "loss the nearest bin stands for them. Other metrics take them as they are.",
+            *(outside, len(kept), name, low, high),
+        )
     return kept, len(found) - len(kept)
 
 

@@ -54,8 +54,8 @@ class PrefixValueTrainer(SavingTrainer):
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: Before any training, if a row cannot be used, all rewards are equal, a reward is outside of the
-            range, or the model is not a causal sequence classifier with the bins of a histogram.
+        ValueError: Before any training, if a row cannot be used, all rewards are equal, a training reward is outside
+            of the range, or the model is not a causal sequence classifier with the bins of a histogram.
 
     Metrics: `squared_error_at_0` (after the prompt), `squared_error_at_25` and so on: of the histogram's mean, at 0,
     25, 50, 75 and 100 percent of each response. An evaluation also writes `calibration.json` and a picture: expected
@@ -136,7 +136,7 @@ class PrefixValueTrainer(SavingTrainer):
             model=model,
             args=args,
             data_collator=ValueCollator(processing_class.pad_token_id, args.max_weight),
-            train_dataset=self._locate(train_dataset, "training", processing_class, args),
+            train_dataset=self._locate(train_dataset, "training", processing_class, args, may_be_outside=False),
             eval_dataset=self._locate(eval_dataset, "evaluation", processing_class, args),
             processing_class=processing_class,
             base_model=base_model,
@@ -180,11 +180,13 @@ class PrefixValueTrainer(SavingTrainer):
     def _located(self, dataset: Any) -> Any:
         return self._locate(dataset, "evaluation", self.processing_class, self.args)
 
-    def _locate(self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig) -> Any:
+    def _locate(
+        self, dataset: Any, name: str, tokenizer: Any, args: PrefixValueConfig, may_be_outside: bool = True
+    ) -> Any:
         """The token ids of a data set, or of each of a dictionary of them."""
 
         def prepare(one: Dataset, its_name: str) -> tuple[Dataset, int]:
-            return located_rollouts(one, its_name, tokenizer, args.max_length, self._ends)
+            return located_rollouts(one, its_name, tokenizer, args.max_length, self._ends, may_be_outside)
 
         return each_prepared(dataset, name, args, {"input_ids", "prompt_length", "log_ratios"}, prepare, "too long")
 

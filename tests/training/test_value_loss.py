@@ -19,6 +19,12 @@ def test_targets_are_distributions_around_the_reward(kind):
     assert (targets[2] > 0.01).sum() == (5 if kind == "gaussian" else 1)
 
 
+@pytest.mark.parametrize("kind", ["two_hot", "gaussian"])
+def test_the_nearest_bin_stands_for_a_reward_outside(kind):
+    outside = return_targets(torch.tensor([-9.0, 1.5]), BINS, kind)
+    assert_close(outside, return_targets(torch.tensor([-1.0, 1.0]), BINS, kind))
+
+
 def test_the_loss_and_its_gradient_are_those_of_one_prefix_at_a_time():
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 9, requires_grad=True)

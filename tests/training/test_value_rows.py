@@ -72,6 +72,13 @@ def test_a_reward_outside_of_the_range_is_named_by_its_place_in_the_data():
         located_rollouts(Dataset.from_list(rows), "training", TOKENIZER, 8, (0.0, 1.0))
 
 
+def test_an_evaluation_may_have_rewards_outside_of_the_range_and_says_how_many(caplog):
+    rows = Dataset.from_list([TEXT, TEXT | {"reward": 1.5}, TEXT | {"reward": -2.0}, TEXT | {"reward": 1.0}])
+    kept, _ = located_rollouts(rows, "evaluation", TOKENIZER, None, (0.0, 1.0), may_be_outside=True)
+    assert kept["reward"] == [0.5, 1.5, -2.0, 1.0]
+    assert "2 of the 4 rewards of the evaluation data set are outside" in caplog.text
+
+
 def test_rows_that_are_too_long_are_dropped():
     rows = Dataset.from_list([TEXT, TEXT | {"completion": "abcdefgh"}])
     kept, dropped = located_rollouts(rows, "training", TOKENIZER, 8, (0.0, 1.0))
