@@ -23,7 +23,8 @@ def blame_input(what: str, errors: tuple[type[Exception], ...] = (OSError, Value
     try:
         yield
     except errors as error:
-        # Some libraries describe the fault only in the cause.
-        reason = error.__cause__ or error
+        # Some libraries describe the fault only in the cause. Others add to it, for example which row has it.
+        cause = error.__cause__
+        reason = error if cause is None or str(cause) in str(error) else cause
         lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
         raise UserError(f"{what}: {' '.join(lines) or type(reason).__name__}") from error

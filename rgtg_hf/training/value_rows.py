@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from rgtg_hf.arguments import shown
 from rgtg_hf.rewards.pairs import pair_ids
 
-__all__ = ["ValueCollator", "each_prepared", "located_rollouts", "rollout_ids"]
+__all__ = ["ValueCollator", "each_prepared", "located_rollouts", "rewards_of", "rollout_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
         assert found["input_ids"] == [5, 6, 7] and found["prompt_length"] == 2 and found["reward"] == 1.0
         ```
     """
-    reward = row.get("reward")
-    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
-        raise ValueError(f"no usable `reward`: it is {shown(reward)}, but a finite number is required")
+    reward = _usable_reward(row.get("reward"))
     if row.get("prompt_ids") is not None and row.get("completion_ids") is not None:
         prompt, completion = row["prompt_ids"], row["completion_ids"]
         ids, prompt_length = [*prompt, *completion], len(prompt)
@@ -69,9 +67,40 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
     return {
         "input_ids": ids,
         "prompt_length": prompt_length,
-        "reward": float(reward),
+        "reward": reward,
         "log_ratios": [float(ratio) for ratio in ratios],
     }
+
+
+def rewards_of(dataset: Dataset, name: str) -> list[float]:
+    """The rewards of a data set of rated responses, before anything is tokenized.
+
+    Args:
+        dataset: Rows with a `reward`.
+        name: The data set's name, for errors.
+
+    Raises:
+        ValueError: If there are no rows, or a reward is no finite number. It is named by its row's number, from 1.
+    """
+    _check_rows(dataset, name)
+    rewards = []
+    for number, reward in enumerate(dataset["reward"]):
+        try:
+            rewards.append(_usable_reward(reward))
+        except ValueError as error:
+            raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
+    return rewards
+
+
+def _check_rows(dataset: Dataset, name: str) -> None:
+    if not len(dataset):
+        raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
+
+
+def _usable_reward(reward: object) -> float:
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
+        raise ValueError(f"no usable `reward`: it is {shown(reward)}, but a finite number is required")
+    return float(reward)
 
 
 def located_rollouts(
@@ -99,9 +128,7 @@ def located_rollouts(
     Raises:
         ValueError: If there are no rows, or one cannot be used. It is named by its number, from 1.
     """
-    if not len(dataset):
-        raise ValueError(f"The {name} data set is empty. It needs rows with `prompt`, `completion` and `reward`.")
-
+    _check_rows(dataset, name)
     low, high = value_range
     slack = 1e-6 * (high - low)  # bins are float32
 

@@ -23,7 +23,7 @@ from rgtg_hf.training.surplus import reward_unit, rollout_surpluses
 from rgtg_hf.training.trainer_arguments import check_head, check_lora, check_tokenizer, check_types
 from rgtg_hf.training.value_config import PrefixValueConfig
 from rgtg_hf.training.value_loss import return_targets, value_losses, value_metrics
-from rgtg_hf.training.value_rows import ValueCollator, each_prepared, located_rollouts
+from rgtg_hf.training.value_rows import ValueCollator, each_prepared, located_rollouts, rewards_of
 
 __all__ = ["PrefixValueTrainer"]
 
@@ -211,15 +211,16 @@ class PrefixValueTrainer(SavingTrainer):
 
 
 def _range(args: PrefixValueConfig, dataset: Dataset) -> tuple[float, float]:
-    """The returns of the first and the last bin. Rewards that are no numbers are reported with their row later."""
+    """The returns of the first and the last bin."""
     if args.value_range is not None:
         low, high = args.value_range
         return low, high
     if "reward" not in dataset.column_names:
         raise ValueError(f"The training data set has the columns {dataset.column_names}, but no `reward`.")
-    rewards = [reward for reward in dataset["reward"] if isinstance(reward, (int, float)) and reward == reward]
-    if not rewards or min(rewards) == max(rewards):
+    rewards = rewards_of(dataset, "training")
+    low, high = min(rewards), max(rewards)
+    if low == high:
         raise ValueError(
             f"All {len(rewards)} rewards of the training data set are equal, so there is nothing to learn from them."
         )
-    return float(min(rewards)), float(max(rewards))
+    return low, high

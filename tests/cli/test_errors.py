@@ -13,6 +13,11 @@ def test_the_cause_is_told_where_there_is_one():
         raise ValueError("something went wrong") from ValueError("no such row")
 
 
+def test_what_is_added_to_a_cause_is_told():
+    with pytest.raises(UserError, match=r"^reading failed: Row 2 has no reward$"), blame_input("reading failed"):
+        raise ValueError("Row 2 has no reward") from ValueError("no reward")
+
+
 def test_other_errors_pass():
     with pytest.raises(RuntimeError), blame_input("loading failed"):
         raise RuntimeError

@@ -208,6 +208,12 @@ def test_a_reward_model_is_a_beginning_too_and_the_first_layers_are_kept(folder)
     [
         ({"rows": [row | {"reward": 1.0} for row in ROWS]}, ValueError, "are equal"),
         ({"rows": [{"prompt": "b", "completion": "c"}]}, ValueError, "no `reward`"),
+        ({"rows": [ROWS[1], ROWS[0] | {"reward": None}]}, ValueError, "Row 2 of the training data set has no usable"),
+        (
+            {"rows": [ROWS[1], ROWS[0] | {"reward": math.inf}]},
+            ValueError,
+            "Row 2 of the training data set has no",
+        ),
         ({"value_range": [0.0, 0.5]}, ValueError, "Row 2 of the training data set has a reward of 1,"),
         ({"model": make_reward_model()}, ValueError, "without `value_range`"),
         ({"model": 3}, TypeError, "`model` is a int"),
