@@ -65,10 +65,11 @@ def check_columns(dataset: Any, name: str, columns: Sequence[str] = ("chosen", "
         raise UserError(f"--dataset_name: {name} has no rows")
     missing = [column for column in columns if not {column, f"{column}_ids"} & row.keys()]
     if missing:
-        needed = " and ".join(f"`{column}`" for column in columns)
+        *others, last = (f"`{column}`" for column in columns)
+        needed = f"{', '.join(others)} and {last}" + ("" if "prompt" in columns else ", and may have `prompt`")
         raise UserError(
             f"--dataset_name: {name} has no column {' and no column '.join(missing)} (it has: {', '.join(row)}); "
-            f"rows need {needed}, and may have `prompt`"
+            f"rows need {needed}"
         )
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from rgtg_hf.cli.errors import UserError
 from rgtg_hf.cli.preferences import check_columns, load_preferences
+from rgtg_hf.cli.train.train_kinds import HEADS, VALUES
 
 ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "e", "rejected": "f"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -54,5 +55,14 @@ def test_missing_split_is_refused(tmp_path):
 
 def test_rows_without_both_responses_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
-    with pytest.raises(UserError, match=r"no column rejected \(it has: prompt, chosen\)"):
+    with pytest.raises(UserError, match=r"no column rejected \(it has: prompt, chosen\); rows need `chosen` and"):
         check_columns(load_preferences(str(tmp_path / "a.jsonl"), None, "train"), "a.jsonl")
+
+
+def test_ratings_without_a_prompt_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"completion": "a", "reward": 1.0}\n')
+    rows = load_preferences(str(tmp_path / "a.jsonl"), None, "train")
+    for kind in (VALUES, HEADS):
+        with pytest.raises(UserError, match="no column prompt"):
+            check_columns(rows, "a.jsonl", kind.columns)
+    check_columns(rows.rename_column("completion", "chosen").add_column("rejected", ["b"]), "a.jsonl")

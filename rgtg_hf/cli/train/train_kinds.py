@@ -65,7 +65,7 @@ REWARDS = Kind(
 VALUES = Kind(
     "train-values",
     "value model",
-    ("completion", "reward"),
+    ("prompt", "completion", "reward"),
     (),
     "Train a prefix value model on rated responses. The options are those of `trl reward` and a few more.",
     "--num_layers 10 \\\n      --dataset_name rollouts.jsonl --output_dir value_model",
@@ -77,7 +77,7 @@ VALUES = Kind(
 HEADS = Kind(
     "train-head",
     "steering head",
-    ("completion", "reward"),
+    ("prompt", "completion", "reward"),
     (),
     "Train a steering head on rated responses of a policy. The options are those of `trl reward` and a few more.",
     "\\\n      --dataset_name rollouts.jsonl --output_dir my_head",

@@ -28,5 +28,7 @@ def test_pairs_are_refused_by_their_columns(policy_folder, tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     arguments = ["--model_name_or_path", policy_folder, "--dataset_name", str(tmp_path / "pairs.jsonl")]
     assert main(["train-values", *arguments, "--output_dir", str(tmp_path / "out"), *OPTIONS]) == 2
-    assert "has no column completion and no column reward" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no column completion and no column reward" in said
+    assert "rows need `prompt`, `completion` and `reward`\n" in said
     assert not (tmp_path / "out").exists()
