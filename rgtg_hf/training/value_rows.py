@@ -60,7 +60,8 @@ def rollout_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
         if row.get("finished") is False:
             ids = ids[:-1]
     if not 0 < prompt_length < len(ids):
-        raise ValueError(f"{'no prompt' if prompt_length < 1 else 'an empty response'}: both need at least one token")
+        lacks = "no token of the prompt before the response" if prompt_length < 1 else "an empty response"
+        raise ValueError(f"{lacks}: both need at least one token")
     ratios = row.get("log_ratios") or []
     if ratios and len(ratios) != len(ids) - prompt_length:
         raise ValueError(f"{len(ratios)} `log_ratios`, but its response has {len(ids) - prompt_length} tokens")

@@ -55,7 +55,7 @@ def test_tokens_that_are_given_are_taken():
         ({"prompt": None}, "no usable `prompt`"),
         ({"completion": ""}, "no usable `completion`"),
         ({"prompt_ids": [5], "completion_ids": []}, "an empty response"),
-        ({"prompt_ids": [], "completion_ids": [5]}, "no prompt"),
+        ({"prompt_ids": [], "completion_ids": [5]}, "no token of the prompt"),
         ({"log_ratios": [0.5]}, "1 `log_ratios`, but its response has 3 tokens"),
     ],
 )
