@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from benchmarks.models import DEVICE
 from benchmarks.values.rollout_models import GUIDE_BETA
 from benchmarks.values.value_sampler import ValueSampler
+from rgtg_hf import RewardGuidanceConfig
 from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
@@ -17,6 +18,7 @@ from rgtg_hf.evaluation.cards import cards_responses
 from rgtg_hf.evaluation.prompts import with_instruction
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
+from rgtg_hf.rewards.value_model import as_reward_model
 
 __all__ = ["BaselineSampler"]
 
@@ -31,6 +33,8 @@ BLOCKWISE = (4,)
 GUIDED_BEST = (2, 4)
 # In nats per standard deviation of the rewards of a prompt's responses.
 ADVANTAGES = (1.5, 2.7, 4.5, 7.5)
+PARTICLES, ROWS = (1.0, 2.0), 8
+DEFAULT_BETA = 3.0  # of a value model, in the same unit
 TARGETS = (0.0, 1.0)  # of CARDS: standard deviations of the policy's rewards above their mean
 CARDS_EVERY = 4  # the prompts that CARDS gets: it reads everything again at each try
 
@@ -40,7 +44,7 @@ class BaselineSampler(ValueSampler):
 
     order: ClassVar[tuple[str, ...]] = (
         *("policy", "prompted", "advantages", "value", "pargs_rollouts", "head_rollouts", "args", "dpo", "genarm"),
-        *("best_of_n", "guided_best_of_n", "blockwise", "guided_blockwise", "cards"),
+        *("best_of_n", "guided_best_of_n", "blockwise", "guided_blockwise", "particles", "cards"),
     )
     scorers: ClassVar[tuple[str, ...]] = ("value",)
     value_betas: ClassVar[tuple[float, ...]] = (0.0,)
@@ -61,6 +65,14 @@ class BaselineSampler(ValueSampler):
 
     def _guided_best_of_n(self) -> None:
         self._choose_guided("value_guided_best_of_n", GUIDED_BEST, block_size=self.settings["max_new_tokens"])
+
+    def _particles(self) -> None:
+        name = "value_particles"
+        if self._missing(name, PARTICLES) and (model := self._reward_model("value")) is not None:
+            default = RewardGuidanceConfig.from_pretrained(self.folder / f"{self.task}-value-{self.seed}").beta
+            for beta in PARTICLES:
+                settings = {"n": ROWS, "beta": beta * default / DEFAULT_BETA}
+                self._keep(name, beta, partial(self._search, as_reward_model(model), "resample", **settings))
 
     def _prompted(self) -> None:
         policy, tokenizer = self._models

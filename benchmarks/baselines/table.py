@@ -11,7 +11,7 @@ that file, so that seeds can run on different days and machines. It writes its t
 
 from __future__ import annotations
 
-from benchmarks.baselines.baseline_sampler import CARDS_EVERY, INSTRUCTIONS, BaselineSampler
+from benchmarks.baselines.baseline_sampler import CARDS_EVERY, INSTRUCTIONS, ROWS, BaselineSampler
 from benchmarks.baselines.page import write_page
 from benchmarks.paper.table import make_parser, settings_of
 from benchmarks.pieces import Shown, compare_at, keep_figures, rows_of
@@ -37,6 +37,7 @@ SHOWN = {
     "value_guided_best_of_n": Shown("best-of-n, guided by advantages", "{n:g}", "0", True, "{n:g} rows"),
     "value_blockwise": Shown("block-wise by the value", "{n:g}", "{n:g}", True, "{n:g} rows"),
     "value_guided_blockwise": Shown("block-wise, guided by advantages", "{n:g}", "{n:g}", True, "{n:g} rows"),
+    "value_particles": Shown("particles by the value", f"{ROWS}", f"{ROWS}", True, f"{ROWS} rows, beta {{n:g}}"),
     "cards": Shown(f"CARDS (every {CARDS_EVERY}th prompt)", "1", "1", True, "target {n:+g} sd"),
 }
 CURVES = ("prompted", "advantages", "pargs_rollouts", "value_b0", "head_rollouts", "args", "genarm", "dpo")
