@@ -8,9 +8,8 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 from benchmarks.models import DEVICE
-from benchmarks.values.rollout_models import GUIDE_BETA
+from benchmarks.values.rollout_models import GUIDE_BETA, rated_rollouts
 from benchmarks.values.value_sampler import ValueSampler
-from rgtg_hf import RewardGuidanceConfig
 from rgtg_hf.cli.demo.demo_rows import training_prompts
 from rgtg_hf.cli.prompt_files import encode_prompts
 from rgtg_hf.decoding.padding import kept_ids
@@ -19,6 +18,7 @@ from rgtg_hf.evaluation.prompts import with_instruction
 from rgtg_hf.evaluation.sampling import SampledResponses
 from rgtg_hf.rewards.sequence_rewards import sequence_rewards
 from rgtg_hf.rewards.value_model import as_reward_model
+from rgtg_hf.training.surplus import reward_unit, surpluses
 
 __all__ = ["BaselineSampler"]
 
@@ -34,7 +34,6 @@ GUIDED_BEST = (2, 4)
 # In nats per standard deviation of the rewards of a prompt's responses.
 ADVANTAGES = (1.5, 2.7, 4.5, 7.5)
 PARTICLES, ROWS = (1.0, 2.0), 8
-DEFAULT_BETA = 3.0  # of a value model, in the same unit
 TARGETS = (0.0, 1.0)  # of CARDS: standard deviations of the policy's rewards above their mean
 CARDS_EVERY = 4  # the prompts that CARDS gets: it reads everything again at each try
 
@@ -69,10 +68,16 @@ class BaselineSampler(ValueSampler):
     def _particles(self) -> None:
         name = "value_particles"
         if self._missing(name, PARTICLES) and (model := self._reward_model("value")) is not None:
-            default = RewardGuidanceConfig.from_pretrained(self.folder / f"{self.task}-value-{self.seed}").beta
+            unit = self._reward_unit()
             for beta in PARTICLES:
-                settings = {"n": ROWS, "beta": beta * default / DEFAULT_BETA}
+                settings = {"n": ROWS, "beta": beta / unit}
                 self._keep(name, beta, partial(self._search, as_reward_model(model), "resample", **settings))
+
+    def _reward_unit(self) -> float:
+        """The standard deviation of the rewards of a prompt's responses, of those that trained the models."""
+        rows = rated_rollouts(self.folder, self.task, self.seed)
+        prompts, rewards = [tuple(row["prompt_ids"]) for row in rows], [row["reward"] for row in rows]
+        return reward_unit(surpluses(prompts, rewards, [1.0] * len(rows)))
 
     def _prompted(self) -> None:
         policy, tokenizer = self._models
