@@ -24,7 +24,7 @@ def return_targets(rewards: Tensor, bins: Tensor, kind: str) -> Tensor:
     Returns:
         float32, shape `[batch, bins]`.
     """
-    rewards = torch.minimum(torch.maximum(rewards, bins[0]), bins[-1])
+    rewards = rewards.clamp(bins[0], bins[-1])
     if kind == "two_hot":
         return two_hot(rewards, bins)
     width = bins[1] - bins[0]

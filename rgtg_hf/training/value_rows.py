@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,11 +87,18 @@ def rewards_of(dataset: Dataset, name: str) -> list[float]:
     _check_rows(dataset, name)
     rewards = []
     for number, reward in enumerate(dataset["reward"]):
-        try:
+        with _row_named(number, name):
             rewards.append(_usable_reward(reward))
-        except ValueError as error:
-            raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
     return rewards
+
+
+@contextmanager
+def _row_named(number: int, name: str) -> Iterator[None]:
+    """Adds to an error about a row which one it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
 
 
 def _check_rows(dataset: Dataset, name: str) -> None:
@@ -137,22 +145,20 @@ def located_rollouts(
         return not low - slack <= reward <= high + slack
 
     def locate(row: dict[str, Any], number: int) -> dict[str, Any]:
-        try:
+        with _row_named(number, name):
             found = rollout_ids(row, tokenizer)
-            if is_outside(found["reward"]) and not may_be_outside:
+            if not may_be_outside and is_outside(found["reward"]):
                 raise ValueError(
                     f"a reward of {found['reward']:g}, but the histogram goes from {low:g} to {high:g}: set "
                     "`value_range` so that it holds all rewards"
                 )
-        except ValueError as error:
-            raise ValueError(f"Row {number + 1} of the {name} data set has {error}.") from error
         return found
 
     found = dataset.map(locate, with_indices=True, remove_columns=dataset.column_names, desc="Locating responses")
     kept = found if max_length is None else found.filter(lambda row: len(row["input_ids"]) <= max_length)
     if not len(kept):
         raise ValueError(f"All {len(found)} rows of the {name} data set are longer than `max_length` ({max_length}).")
-    if outside := sum(map(is_outside, kept["reward"])):
+    if may_be_outside and (outside := sum(map(is_outside, kept["reward"]))):
         logger.warning(
             "%d of the %d rewards of the %s data set are outside of the histogram, which goes from %g to %g. In the "
             "loss the nearest bin stands for them. Other metrics take them as they are.",
